@@ -1,0 +1,161 @@
+"""What every adapter is: facts, and one pure function. Discovery is by folder and by entry point."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from functools import cache
+from importlib import import_module
+from importlib.metadata import entry_points
+from pkgutil import iter_modules
+from typing import ClassVar, Generic, TypeVar, cast
+
+import msgspec
+
+from adapters._models import Binding, Link, Settings
+from adapters._spec import Dedupe, Door, ProviderSpec, QuantityRule, Request, Row, Usage
+
+__all__ = ["Adapter", "encode_row", "provider", "providers"]
+
+S = TypeVar("S", bound=Settings)
+B = TypeVar("B", bound=Binding)
+L = TypeVar("L", bound=Link)
+
+GROUP = "usage_gateway.adapters"
+"""The entry-point group in which others ship their own adapters."""
+
+_ENCODER = msgspec.json.Encoder(decimal_format="number")
+
+
+class Adapter(ABC, Generic[S, B, L]):
+    """One provider, as one destination has it configured."""
+
+    spec: ClassVar[ProviderSpec]
+    Settings: ClassVar[type[Settings]]
+
+    def __init__(self, settings: S) -> None:
+        self.settings = settings
+
+    @property
+    def door(self) -> Door:
+        """The endpoint that these settings choose."""
+        profile = getattr(self.settings, "profile", next(iter(self.spec.doors)))
+        return self.spec.doors[profile]
+
+    @property
+    def base_url(self) -> str:
+        """Where requests go, without a slash at the end."""
+        return (self.settings.base_url or self.spec.base_url).rstrip("/")
+
+    @property
+    def secrets(self) -> tuple[str, ...]:
+        """What must never be seen."""
+        return (self.settings.api_key.get_secret_value(),)
+
+    @property
+    def dedupe(self) -> Dedupe | None:
+        """How repeats are told, with the window that the settings give."""
+        dedupe = self.door.dedupe
+        if dedupe is None or dedupe.setting is None:
+            return dedupe
+        window: timedelta = getattr(self.settings, dedupe.setting)
+        return Dedupe(window=window, repeat=dedupe.repeat, different=dedupe.different)
+
+    @property
+    def quantity(self) -> QuantityRule:
+        """Which quantities can be sent, with what the settings allow."""
+        rule = self.door.quantity
+        if rule.negative is not None and getattr(self.settings, rule.negative):
+            return QuantityRule(
+                places=rule.places,
+                minimum=None if rule.maximum is None else -rule.maximum,
+                maximum=rule.maximum,
+                digits=rule.digits,
+                as_string=rule.as_string,
+            )
+        return rule
+
+    @property
+    def allows_absolute(self) -> bool:
+        """Whether an event with `kind: absolute` may be sent."""
+        return self.door.absolute is not None and bool(getattr(self.settings, self.door.absolute))
+
+    @abstractmethod
+    def encode(self, usage: Usage[B, L]) -> Row:
+        """Say one event in the provider's words. Pure: no clock, no rounding, no defaults of its own."""
+
+    def request(self, rows: list[bytes]) -> Request:
+        """Frame encoded rows as the one request that carries them.
+
+        `rows` is what `encode_row` gave, at most `door.max_rows`; for a door of single rows, one.
+        """
+        match self.door.rows:
+            case "one":
+                (body,) = rows
+            case "list":
+                body = b"[" + b",".join(rows) + b"]"
+            case (under,):
+                body = b'{"' + under.encode() + b'":[' + b",".join(rows) + b"]}"
+        return Request(
+            method=self.door.method,
+            url=self.base_url + self.door.path,
+            headers={
+                **self.spec.auth.headers(self.settings.api_key.get_secret_value()),
+                "content-type": "application/json",
+                "accept": "application/json",
+            },
+            body=body,
+        )
+
+    def wire_quantity(self, quantity: Decimal) -> Decimal | int | str:
+        """Return a quantity as the door takes it: exact, as a whole number, a JSON number or a string."""
+        if self.door.quantity.as_string:
+            return format(quantity, "f")
+        return int(quantity) if quantity == quantity.to_integral_value() else quantity
+
+    def wire_time(self, instant: datetime) -> int | str:
+        """Return an instant as the door takes it."""
+        if self.door.time.style == "epoch_ms":
+            return (instant - _EPOCH) // timedelta(milliseconds=1)
+        fine = "microseconds" if instant.microsecond % 1000 else "milliseconds" if instant.microsecond else "seconds"
+        return instant.astimezone(UTC).replace(tzinfo=None).isoformat(timespec=fine) + "Z"
+
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+def encode_row(row: Row) -> bytes:
+    """Return a row as JSON on one line, UTF-8 unescaped, every digit kept."""
+    return _ENCODER.encode(row)
+
+
+AnyAdapter = Adapter[Settings, Binding, Link]
+
+
+@cache
+def providers() -> Mapping[str, type[AnyAdapter]]:
+    """Return every adapter that can be found, by provider name: those of this folder, then entry points.
+
+    Raises ValueError where two claim one name.
+    """
+    found: dict[str, type[AnyAdapter]] = {}
+    package = import_module("adapters")
+    modules = [
+        import_module(f"adapters.{module.name}")
+        for module in iter_modules(package.__path__)
+        if not module.name.startswith("_")
+    ]
+    classes: list[object] = [thing for module in modules for thing in vars(module).values()]
+    classes += [point.load() for point in entry_points(group=GROUP)]
+    for thing in classes:
+        if isinstance(thing, type) and issubclass(thing, Adapter) and "spec" in thing.__dict__:
+            adapter = cast("type[AnyAdapter]", thing)
+            name = adapter.spec.name
+            if found.setdefault(name, adapter) is not adapter:
+                raise ValueError(f"two adapters claim the provider name {name!r}")
+    return dict(sorted(found.items()))
+
+
+def provider(name: str) -> type[AnyAdapter]:
+    """Return one adapter. Raises KeyError where there is none of that name."""
+    return providers()[name]

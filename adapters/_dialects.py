@@ -1,0 +1,242 @@
+"""The shelf of dialects: how providers say what became of each row, and how their simulators say it.
+
+A dialect reads a reply into outcomes by key, or returns `None`: "these are not my words". It never decides
+what a refusal means for the peers, whether to resend, or what silence of the whole answer means; the core does.
+`render` is the inverse, for the simulators: it answers as the vendor would, given the truth about each row.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol, TypeGuard, cast
+
+import msgspec
+
+from adapters._spec import Door, JsonValue, Outcome, Reply, Row, Rule, Sent, State
+from adapters._words import at, judge_row, sentence
+from canonical_schema import ErrorCode
+
+__all__ = ["Dialect", "EchoedRows", "IndexedFailures", "OneVerdict", "TwoLists", "refuse"]
+
+Truth = Mapping[str, Outcome]
+"""What the simulator decided about each row, by key: accepted, duplicate or rejected with a code."""
+
+
+class Dialect(Protocol):
+    """How a provider reports on the rows of one request."""
+
+    def read(self, door: Door, reply: Reply, sent: Sequence[Sent]) -> Mapping[str, Outcome] | None:
+        """Return outcomes by key for the rows this reply speaks of, or `None` if it is not understood."""
+        ...
+
+    def render(self, door: Door, sent: Sequence[Sent], truth: Truth) -> Reply:
+        """Answer as the vendor would."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OneVerdict:
+    """One status for the whole request (Flexprice, Paygentic events)."""
+
+    success: int
+    says: Row
+    """The vendor's body on success."""
+    id_at: str | None = None
+    """Where a one-row door answers with its own id for the row."""
+
+    def read(self, door: Door, reply: Reply, sent: Sequence[Sent]) -> Mapping[str, Outcome] | None:
+        if reply.status != self.success:
+            return None
+        theirs = None if self.id_at is None else _text(next(at(reply.json, self.id_at), None))
+        accepted = Outcome(state=State.ACCEPTED, status=reply.status, provider_event_id=theirs)
+        return {row.key: accepted for row in sent}
+
+    def render(self, door: Door, sent: Sequence[Sent], truth: Truth) -> Reply:
+        if any(outcome.state is State.REJECTED for outcome in truth.values()):
+            return refuse(door, sent, truth)
+        body = dict(self.says)
+        if self.id_at is not None:
+            body[self.id_at] = f"{door.roles.key}_{sent[0].key}"
+        return _json(self.success, body)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IndexedFailures:
+    """A bare list of the rows that failed, by position; the others are stored (Wingback)."""
+
+    statuses: tuple[int, ...]
+    """Where the list was seen or must be expected; the simulator answers with the first."""
+    index: str
+    status: str
+    """The member that holds a row's own status."""
+    text: str
+    """Where a failure keeps its words."""
+
+    def read(self, door: Door, reply: Reply, sent: Sequence[Sent]) -> Mapping[str, Outcome] | None:
+        if reply.status not in self.statuses:
+            return None
+        failures: JsonValue | None = reply.json
+        if failures is None and not reply.body.strip() and reply.status < 300:
+            failures = ()
+        if not _is_list(failures) or (not failures and reply.status >= 300):
+            return None
+        outcomes = {row.key: Outcome(state=State.ACCEPTED, status=reply.status) for row in sent}
+        seen = set[int]()
+        for failure in failures:
+            index, status = _member(failure, self.index), _member(failure, self.status)
+            if not _is_index(index, len(sent)) or index in seen or not isinstance(status, int):
+                return None
+            seen.add(index)
+            if status >= 400:
+                words = next((text for text in at(failure, self.text) if isinstance(text, str)), "")
+                outcomes[sent[index].key] = judge_row(door, words, status)
+        return outcomes
+
+    def render(self, door: Door, sent: Sequence[Sent], truth: Truth) -> Reply:
+        failures: list[Row] = []
+        for index, row in enumerate(sent):
+            outcome = truth[row.key]
+            if outcome.state is State.REJECTED:
+                says, _ = sentence(door, outcome, row, index)
+                failures.append({self.index: index, self.status: 400, **_nested(self.text, says)})
+        return _json(self.statuses[0], failures)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EchoedRows:
+    """The rows that are new, echoed; those that were there before are left out (Flowglad)."""
+
+    success: int
+    under: str
+    key: str
+    id: str
+
+    def read(self, door: Door, reply: Reply, sent: Sequence[Sent]) -> Mapping[str, Outcome] | None:
+        rows = _member(reply.json, self.under)
+        if reply.status != self.success or not _is_list(rows):
+            return None
+        outcomes = {row.key: Outcome(state=State.DUPLICATE, status=reply.status) for row in sent}
+        for row in rows:
+            key = _member(row, self.key)
+            if not isinstance(key, str) or key not in outcomes:
+                return None
+            theirs = _text(_member(row, self.id))
+            outcomes[key] = Outcome(state=State.ACCEPTED, status=reply.status, provider_event_id=theirs)
+        return outcomes
+
+    def render(self, door: Door, sent: Sequence[Sent], truth: Truth) -> Reply:
+        if any(outcome.state is State.REJECTED for outcome in truth.values()):
+            return refuse(door, sent, truth)
+        new = [row for row in sent if truth[row.key].state is State.ACCEPTED]
+        return _json(self.success, {self.under: [{self.id: f"usage_event_{row.key}", **row.row} for row in new]})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TwoLists:
+    """A list of what is stored and a list of what is not; a row in neither, or in both, is unknown (Paygentic)."""
+
+    full: int
+    partial: int
+    stored: str
+    failed: str
+    key: str
+    id: str
+    index: str
+    text: str
+    also: Row
+    """Other members of the vendor's body, as constants."""
+
+    def read(self, door: Door, reply: Reply, sent: Sequence[Sent]) -> Mapping[str, Outcome] | None:
+        stored, failed = _member(reply.json, self.stored), _member(reply.json, self.failed)
+        if reply.status >= 500 or not _is_list(stored) or not _is_list(failed):
+            return None
+        outcomes: dict[str, Outcome] = {}
+        known = {row.key for row in sent}
+        for row in stored:
+            key = _member(row, self.key)
+            if isinstance(key, str) and key in known:
+                theirs = _text(_member(row, self.id))
+                outcomes[key] = Outcome(state=State.ACCEPTED, status=reply.status, provider_event_id=theirs)
+        for failure in failed:
+            key = self._failed_key(failure, sent)
+            if key is None:
+                return None
+            if key in outcomes:
+                outcomes[key] = Outcome(
+                    state=State.UNKNOWN,
+                    code=ErrorCode.PROTOCOL_ERROR,
+                    message="the provider lists the row as stored and as failed",
+                    status=reply.status,
+                )
+                continue
+            outcomes[key] = judge_row(door, _text(_member(failure, self.text)) or "", None)
+        return outcomes
+
+    def _failed_key(self, failure: JsonValue, sent: Sequence[Sent]) -> str | None:
+        key, index = _member(failure, self.key), _member(failure, self.index)
+        named = sent[index].key if _is_index(index, len(sent)) else None
+        if not isinstance(key, str):
+            return named
+        if named is not None and named != key:
+            return None
+        return key if any(row.key == key for row in sent) else None
+
+    def render(self, door: Door, sent: Sequence[Sent], truth: Truth) -> Reply:
+        stored: list[Row] = []
+        failed: list[Row] = []
+        for index, row in enumerate(sent):
+            outcome = truth[row.key]
+            if outcome.state is State.REJECTED:
+                says, _ = sentence(door, outcome, row, index)
+                failed.append({self.index: index, self.text: says, self.key: row.key})
+            else:
+                stored.append({self.id: f"usg_{row.key}", **row.row})
+        counts = {"total": len(sent), "successful": len(stored), "failed": len(failed)}
+        body: Row = {**self.also, self.stored: stored, self.failed: failed, "summary": counts}
+        return _json(self.partial if failed else self.full, body)
+
+
+def refuse(door: Door, sent: Sequence[Sent], truth: Truth) -> Reply:
+    """Refuse a whole request as the vendor does: the first bad row decides, in the vendor's words."""
+    index, row = next((i, row) for i, row in enumerate(sent) if truth[row.key].state is State.REJECTED)
+    says, rule = sentence(door, truth[row.key], row, index)
+    status = rule.statuses[0] if isinstance(rule, Rule) else 400
+    body = _nested(door.envelope.text[0], says)
+    if door.envelope.code and rule is not None and rule.code is not None:
+        body = {**body, **_nested(door.envelope.code[0], rule.code)}
+    return _json(status, body)
+
+
+def _json(status: int, body: JsonValue) -> Reply:
+    encoded = _ENCODER.encode(body)
+    return Reply(
+        status=status,
+        headers={"content-type": "application/json"},
+        body=encoded,
+        json=cast("JsonValue", msgspec.json.decode(encoded)),
+    )
+
+
+_ENCODER = msgspec.json.Encoder(decimal_format="number")
+
+
+def _nested(path: str, value: JsonValue) -> Row:
+    """Return an object that holds `value` at the dotted path; `*` becomes a member of some name."""
+    for name in reversed(path.split(".")):
+        value = {"error" if name == "*" else name: value}
+    return cast("Row", value)
+
+
+def _member(value: JsonValue | None, name: str) -> JsonValue | None:
+    return value.get(name) if isinstance(value, Mapping) else None
+
+
+def _text(value: JsonValue | None) -> str | None:
+    return value if isinstance(value, str) else None
+
+
+def _is_list(value: JsonValue | None) -> TypeGuard[Sequence[JsonValue]]:
+    return isinstance(value, list | tuple)
+
+
+def _is_index(value: JsonValue | None, length: int) -> TypeGuard[int]:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < length

@@ -1,0 +1,183 @@
+"""The verdict: one total function from what came back to one outcome for every row sent."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from email.utils import parsedate_to_datetime
+from re import search
+
+from adapters._spec import Door, Fault, FaultKind, Outcome, Refusal, Reply, Sent, State
+from adapters._words import cleaned, issues, words
+from canonical_schema import ErrorCode
+
+__all__ = ["settle"]
+
+_NOT_HERE = frozenset({301, 302, 307, 308, 404, 405, 410, 421})
+_REFUSALS = frozenset({400, 409, 413, 422})
+_TOO_LARGE = 413
+
+
+def settle(
+    door: Door, reply: Reply | Fault, sent: Sequence[Sent], *, now: datetime, hide: Sequence[str] = ()
+) -> Mapping[str, Outcome]:
+    """Give every row of one request exactly one outcome.
+
+    The result has the keys of `sent`, in that order, whatever came back. A reply that neither a rule nor the
+    dialect can read is judged by its status alone, and is then never `accepted` and never `rejected`.
+    `hide` are secrets that no message may show; values of the rows are hidden as well.
+
+    Never raises: a dialect that fails counts as an unreadable reply.
+    """
+    if isinstance(reply, Fault):
+        return dict.fromkeys((row.key for row in sent), _fault(reply))
+    try:
+        read = _read(door, reply, sent)
+    except Exception:  # noqa: BLE001  a dialect that fails counts as an unreadable reply, whatever its bug
+        read = None
+    if read is None:
+        read = dict.fromkeys((row.key for row in sent), _by_status(reply))
+    wait = _retry_after(reply, now)
+    by_key = {row.key: row for row in sent}
+    return {key: _finished(door, read.get(key, _silent(reply)), row, sent, hide, wait) for key, row in by_key.items()}
+
+
+def _read(door: Door, reply: Reply, sent: Sequence[Sent]) -> Mapping[str, Outcome] | None:
+    if 200 <= reply.status < 300:
+        return door.dialect.read(door, reply, sent)
+    text, code = words(door, reply)
+    for rule in door.rules:
+        if rule.row or reply.status not in rule.statuses or (rule.code is not None and rule.code != code):
+            continue
+        match = None if rule.text is None else search(rule.text, text)
+        if rule.text is not None and match is None:
+            continue
+        verdict = Outcome(
+            state=rule.state,
+            code=rule.error,
+            message=text,
+            status=reply.status,
+            provider_code=code,
+            reduce=rule.error is ErrorCode.PAYLOAD_TOO_LARGE,
+        )
+        index = match.groupdict().get("index") if match is not None else None
+        return _blame(door, sent, verdict, None if index is None else {int(index): text})
+    if not 400 <= reply.status < 500:
+        return None
+    refused = Outcome(
+        state=State.REJECTED,
+        code=ErrorCode.PAYLOAD_TOO_LARGE if reply.status == _TOO_LARGE else ErrorCode.PROVIDER_REJECTED,
+        message=text,
+        status=reply.status,
+        provider_code=code,
+        reduce=reply.status == _TOO_LARGE,
+    )
+    named = issues(door, reply)
+    if named is not None:
+        return _blame(door, sent, refused, named)
+    by_row = door.dialect.read(door, reply, sent)
+    if by_row is None and text and reply.status in _REFUSALS:
+        return _blame(door, sent, refused, None)
+    return by_row
+
+
+def _blame(
+    door: Door, sent: Sequence[Sent], verdict: Outcome, named: Mapping[int | None, str] | None
+) -> Mapping[str, Outcome]:
+    """Spread a verdict: on the rows it names, with their peers free to go again; else on all alike."""
+    if verdict.state is not State.REJECTED:
+        return dict.fromkeys((row.key for row in sent), verdict)
+    if named is None or any(index is None or index >= len(sent) for index in named):
+        return dict.fromkeys((row.key for row in sent), replace(verdict, state=State.REFUSED))
+    peer = Outcome(
+        state=State.NOT_STORED,
+        code=ErrorCode.PROVIDER_REJECTED,
+        message="the provider refused the batch for another row",
+        status=verdict.status,
+        may_be_stored=door.refusal is Refusal.SOME,
+    )
+    return {
+        row.key: replace(verdict, message=named[index] or verdict.message) if index in named else peer
+        for index, row in enumerate(sent)
+    }
+
+
+def _finished(
+    door: Door, outcome: Outcome, row: Sent, sent: Sequence[Sent], hide: Sequence[str], wait: timedelta | None
+) -> Outcome:
+    """Apply what holds for every door: who is to blame when alone, what a refusal leaves open, clean words."""
+    state, may_be_stored = outcome.state, outcome.may_be_stored
+    if state is State.REFUSED:
+        may_be_stored = door.refusal is Refusal.SOME
+        if len(sent) == 1:
+            state, may_be_stored = State.REJECTED, False
+        elif may_be_stored and door.dedupe is None:
+            state = State.UNKNOWN
+    elif state is State.NOT_STORED and may_be_stored and door.dedupe is None:
+        state = State.UNKNOWN
+    shown = sent if outcome.state is State.REFUSED else (row,)
+    return replace(
+        outcome,
+        state=state,
+        may_be_stored=may_be_stored or state is State.UNKNOWN,
+        message=cleaned(outcome.message, shown, hide) if outcome.message else "",
+        retry_after=wait if state not in {State.ACCEPTED, State.DUPLICATE, State.REJECTED} else None,
+    )
+
+
+def _fault(fault: Fault) -> Outcome:
+    if fault.kind is FaultKind.NEVER_LEFT:
+        code = ErrorCode.TIMEOUT if fault.timeout else ErrorCode.PROVIDER_UNAVAILABLE
+        message = f"the request never left: {fault.name}"
+        return Outcome(state=State.NOT_STORED, code=code, message=message)
+    code = ErrorCode.TIMEOUT if fault.timeout else ErrorCode.PROVIDER_UNAVAILABLE
+    message = f"no answer after sending: {fault.name}"
+    return Outcome(state=State.UNKNOWN, code=code, message=message, may_be_stored=True)
+
+
+def _silent(reply: Reply) -> Outcome:
+    return Outcome(
+        state=State.UNKNOWN,
+        code=ErrorCode.PROTOCOL_ERROR,
+        message="the provider's answer does not mention this row",
+        status=reply.status,
+    )
+
+
+def _by_status(reply: Reply) -> Outcome:
+    """Judge a reply whose words nobody knows. What was not processed by HTTP's own meaning may go again."""
+    status = reply.status
+    if status in {401, 407}:
+        message = "the provider refused our credentials: check api_key, and that it is for this base_url"
+        return Outcome(state=State.BLOCKED, code=ErrorCode.UNAUTHORIZED, message=message, status=status)
+    if status in {402, 403}:
+        message = "the provider does not permit this account or key to report usage"
+        return Outcome(state=State.BLOCKED, code=ErrorCode.FORBIDDEN, message=message, status=status)
+    if status in _NOT_HERE:
+        message = "nothing takes usage at this address: check base_url"
+        return Outcome(state=State.BLOCKED, code=ErrorCode.PROTOCOL_ERROR, message=message, status=status)
+    if status == 429:
+        message = "the provider asks to slow down"
+        return Outcome(state=State.NOT_STORED, code=ErrorCode.RATE_LIMITED, message=message, status=status)
+    if status == _TOO_LARGE:
+        message = "the provider calls the request too large"
+        return Outcome(
+            state=State.REFUSED, code=ErrorCode.PAYLOAD_TOO_LARGE, message=message, status=status, reduce=True
+        )
+    if status >= 500:
+        message = "the provider failed after taking the request"
+        return Outcome(state=State.UNKNOWN, code=ErrorCode.PROVIDER_UNAVAILABLE, message=message, status=status)
+    message = "the provider's answer cannot be read"
+    return Outcome(state=State.UNKNOWN, code=ErrorCode.PROTOCOL_ERROR, message=message, status=status)
+
+
+def _retry_after(reply: Reply, now: datetime) -> timedelta | None:
+    """Read `Retry-After` in both forms; a date in the past is no wait, nonsense is no word."""
+    value = reply.headers.get("retry-after", "").strip()
+    if value.isascii() and value.isdigit():
+        return timedelta(seconds=min(int(value[:9]), 86_400))
+    try:
+        then = parsedate_to_datetime(value)
+    except ValueError:
+        return None
+    wait = (then if then.tzinfo is not None else then.replace(tzinfo=UTC)) - now
+    return min(max(wait, timedelta(0)), timedelta(days=1))

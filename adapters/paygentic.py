@@ -1,0 +1,247 @@
+"""Paygentic: two doors that must never be mixed for one merchant.
+
+`events` takes one event a request and queues it. `usage-v0`, the older door, takes batches of billable metrics
+and answers row by row; it was taken out of the vendor's description in April 2026 and may fail on newer plans.
+"""
+
+from datetime import date, timedelta
+from decimal import Decimal
+from typing import Literal, Self
+
+from pydantic import Field, model_validator
+
+from adapters._base import Adapter
+from adapters._dialects import OneVerdict, TwoLists
+from adapters._models import Binding, Duration, Link, Settings
+from adapters._spec import (
+    Bearer,
+    Dedupe,
+    Door,
+    Envelope,
+    JsonValue,
+    ProviderSpec,
+    QuantityRule,
+    Refusal,
+    Roles,
+    Row,
+    Rule,
+    Source,
+    State,
+    TimeRule,
+    Usage,
+)
+from adapters._text import texts
+from canonical_schema import ErrorCode
+
+__all__ = ["Paygentic"]
+
+SEEN = date(2026, 11, 23)
+SPEC = "https://github.com/paygentic/cli/tree/ed6977762a99de5acabccc2b1819856841f3a869"
+LEGACY = "https://github.com/paygentic/sdk-node/tree/ef1973134f26e57dd288c342cdc28955c4bfdacc"
+SOURCE = "usage-gateway"
+"""Constant, since the vendor may tell repeats by source and key together."""
+
+
+class PaygenticSettings(Settings):
+    """Which door, and for whom."""
+
+    profile: Literal["events", "usage-v0"] = Field(default="events", description="Never mix both for one merchant.")
+    merchant_id: str | None = Field(default=None, pattern=r"^org_\w+$", description="`org_...`; usage-v0 needs it.")
+    dedupe_window: Duration = Field(
+        default=timedelta(hours=24), description="How long a repeat is told; the vendor names no figure."
+    )
+
+    @model_validator(mode="after")
+    def _merchant(self) -> Self:
+        if self.profile == "usage-v0" and self.merchant_id is None:
+            raise ValueError("profile usage-v0 needs merchant_id: your organization's `org_...` id")
+        return self
+
+
+class EventBinding(Binding):
+    """A meter is an event type; the vendor's metric says which member of `data` holds the quantity."""
+
+    names = ("event_type",)
+    default = "event_type"
+
+    event_type: str | None = Field(default=None, min_length=1, description="The metric's `eventType`.")
+    quantity_field: str = Field(default="quantity", min_length=1, description="The metric's `valueProperty`.")
+
+
+class MetricBinding(Binding):
+    """A meter is a billable metric, with a unit price where its price model is dynamic."""
+
+    names = ("billable_metric_id",)
+
+    billable_metric_id: str | None = Field(default=None, min_length=1, description="`bm_...`.")
+    price: Decimal | None = Field(default=None, ge=0, description="Per unit, in major units of the currency.")
+    entitlement_id: str | None = Field(default=None, min_length=1, description="A reservation of funds: `com_...`.")
+
+    def together(self) -> object:
+        return self.entitlement_id
+
+
+class SubjectLink(Link):
+    """The canonical id serves as `externalSubject`, where its characters allow it."""
+
+    names = ("external_subject", "customer_id")
+    default = "external_subject"
+
+    external_subject: str | None = Field(default=None, pattern=r"^[a-zA-Z0-9_-]{1,255}$")
+    customer_id: str | None = Field(default=None, pattern=r"^cus_\w+$")
+
+
+class CustomerLink(Link):
+    """Only Paygentic's own ids are taken."""
+
+    names = ("customer_id",)
+
+    customer_id: str | None = Field(default=None, pattern=r"^cus_\w+$", description="`cus_...`.")
+
+
+DEDUPE = Dedupe(window=timedelta(hours=24), setting="dedupe_window", repeat="same", different="unverified")
+TIME = TimeRule(style="rfc3339", resolution=timedelta(milliseconds=1))
+ENVELOPE = Envelope(text=("message",), code=("error", "code"), issues=("errors",), at="field")
+
+EVENTS = Door(
+    path="/v0/events",
+    rows="one",
+    binding=EventBinding,
+    link=SubjectLink,
+    roles=Roles(
+        key="idempotencyKey",
+        customer=("externalSubject", "subject"),
+        meter=("type",),
+        quantity="data.{quantity}",
+        timestamp="timestamp",
+    ),
+    quantity=QuantityRule(places=15, minimum=-(Decimal(10) ** 15), maximum=Decimal(10) ** 15, digits=15),
+    time=TIME,
+    dedupe=DEDUPE,
+    refusal=Refusal.WHOLE,
+    receipt="queued",
+    dialect=OneVerdict(success=202, says={"object": "event"}, id_at="id"),
+    envelope=ENVELOPE,
+    rules=(
+        Rule(
+            statuses=(422,),
+            code="invalid_event_type",
+            state=State.REJECTED,
+            error=ErrorCode.UNKNOWN_BINDING,
+            says="No billable metric has this event type",
+        ),
+        Rule(statuses=(404,), code="not_found", state=State.REJECTED, error=ErrorCode.UNKNOWN_CUSTOMER),
+    ),
+    aggregations=frozenset({"sum", "count", "max", "latest", "unique"}),
+    corrections="none by event; negative quantities are taken",
+)
+
+USAGE_V0 = Door(
+    path="/v0/usage/batch",
+    rows=("events",),
+    max_rows=1000,
+    binding=MetricBinding,
+    link=CustomerLink,
+    roles=Roles(
+        key="idempotencyKey",
+        customer=("customerId",),
+        meter=("properties[].billableMetricId",),
+        quantity="properties[].quantity",
+        timestamp="timestamp",
+    ),
+    quantity=QuantityRule(places=0, minimum=Decimal(1), maximum=Decimal(2**53 - 1)),
+    time=TIME,
+    several_measures=True,
+    zero="refused",
+    dedupe=DEDUPE,
+    refusal=Refusal.SOME,
+    dialect=TwoLists(
+        full=201,
+        partial=207,
+        stored="successful",
+        failed="failed",
+        key="idempotencyKey",
+        id="id",
+        index="index",
+        text="error",
+        also={"object": "batchUsageEvents"},
+    ),
+    envelope=ENVELOPE,
+    rules=(
+        Rule(
+            row=True,
+            statuses=(207,),
+            text="Invalid billable metric ID",
+            state=State.REJECTED,
+            error=ErrorCode.UNKNOWN_BINDING,
+            says="Invalid billable metric ID",
+        ),
+        Rule(
+            row=True,
+            statuses=(207,),
+            text="Customer not found",
+            state=State.REJECTED,
+            error=ErrorCode.UNKNOWN_CUSTOMER,
+            says="Customer not found",
+        ),
+    ),
+    aggregations=frozenset({"sum", "count"}),
+    corrections="refund of a whole event, then a new one under a new key",
+)
+
+
+class Paygentic(Adapter[PaygenticSettings, EventBinding | MetricBinding, SubjectLink | CustomerLink]):
+    """Paygentic's metered events, and its older usage batches."""
+
+    Settings = PaygenticSettings
+    spec = ProviderSpec(
+        name="paygentic",
+        title="Paygentic",
+        base_url="https://api.paygentic.io",
+        auth=Bearer(),
+        doors={"events": EVENTS, "usage-v0": USAGE_V0},
+        sources=(
+            Source(url=SPEC, seen=SEEN, grade="docs", fact="events: one a request, 202, deduplicated after the answer"),
+            Source(url=LEGACY, seen=SEEN, grade="docs", fact="usage-v0: 201 or 207 with successful, failed, summary"),
+            Source(
+                url=LEGACY, seen=SEEN, grade="docs", fact="usage-v0: whole quantities of at least 1, price a string"
+            ),
+            Source(url=SPEC, seen=SEEN, grade="unverified", fact="dedupe window and scope; numbers read as doubles"),
+            Source(
+                url=LEGACY, seen=SEEN, grade="unverified", fact="whether usage-v0 still answers; a wholly failed batch"
+            ),
+        ),
+        cautions=(
+            "usage-v0 was withdrawn from the vendor's description on 2026-04-27; use it only where your plan needs it.",
+            "An accepted event is queued: nothing in the answer proves that it was billed.",
+        ),
+    )
+
+    def encode(self, usage: Usage[EventBinding | MetricBinding, SubjectLink | CustomerLink]) -> Row:
+        row: dict[str, JsonValue] = {"idempotencyKey": usage.key, "timestamp": self.wire_time(usage.timestamp)}
+        if isinstance(usage.link, SubjectLink) and isinstance(usage.binding, EventBinding):
+            ours, theirs = usage.link.external_subject, usage.link.customer_id
+            quantity = {usage.binding.quantity_field: self.wire_quantity(usage.quantity)}
+            return row | {
+                "type": usage.binding.event_type,
+                "source": SOURCE,
+                **({"externalSubject": ours} if theirs is None else {"subject": theirs}),
+                "data": {**usage.properties, **quantity},
+            }
+        metrics = [(measure.binding, measure.quantity) for measure in usage.measures]
+        row |= {
+            "customerId": usage.link.customer_id,
+            "merchantId": self.settings.merchant_id,
+            "properties": [
+                {
+                    "billableMetricId": metric.billable_metric_id,
+                    "quantity": self.wire_quantity(quantity),
+                    **({} if metric.price is None else {"price": format(metric.price, "f")}),
+                }
+                for metric, quantity in metrics
+                if isinstance(metric, MetricBinding)
+            ],
+        }
+        if (entitlement := usage.binding.together()) is not None:
+            row["entitlementId"] = str(entitlement)
+        return row | {"metadata": texts(usage.properties)} if usage.properties else row

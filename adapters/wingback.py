@@ -1,0 +1,156 @@
+"""Wingback: a bare array of additive rows, answered with the rows that failed. There is no idempotency of any kind.
+
+A repeat is billed again, so an answer that was lost leaves its rows `unknown`: compare the entitlement
+counters, then resolve. A second validation runs later at the vendor and is never reported back.
+"""
+
+from datetime import date, timedelta
+from decimal import Decimal
+
+from pydantic import Field
+
+from adapters._base import Adapter
+from adapters._dialects import IndexedFailures
+from adapters._models import Binding, Link, Settings
+from adapters._spec import (
+    Door,
+    Envelope,
+    HeaderKey,
+    JsonValue,
+    ProviderSpec,
+    QuantityRule,
+    Rate,
+    Refusal,
+    Roles,
+    Row,
+    Rule,
+    Source,
+    State,
+    TimeRule,
+    Usage,
+)
+from adapters._text import texts
+from canonical_schema import ErrorCode
+
+__all__ = ["Wingback"]
+
+SEEN = date(2026, 11, 23)
+BULK = "https://docs.wingback.com/api-reference/usage/post_c_usage_bulk"
+SINGLE = "https://docs.wingback.com/api-reference/usage/post_c_usage"
+
+
+class WingbackSettings(Settings):
+    """The vendor's words leave two things open; both stay off until an operator has tried them in the sandbox."""
+
+    allow_absolute: bool = Field(default=False, description="Send `kind: absolute` as `is_absolute`.")
+    allow_negative: bool = Field(default=False, description="Send negative quantities as negative units.")
+
+
+class FeatureBinding(Binding):
+    """A meter is a feature."""
+
+    names = ("feature_slug",)
+    default = "feature_slug"
+
+    feature_slug: str | None = Field(default=None, min_length=1, description="The metered feature's slug.")
+
+
+class CustomerLink(Link):
+    """Only Wingback's own ids are taken."""
+
+    names = ("customer_id",)
+
+    customer_id: str | None = Field(
+        default=None,
+        pattern=r"(?i)^cust_[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$",
+        description="Wingback's id for the customer: `Cust_<uuid>`.",
+    )
+
+
+class Wingback(Adapter[WingbackSettings, FeatureBinding, CustomerLink]):
+    """Wingback's bulk usage upload."""
+
+    Settings = WingbackSettings
+    spec = ProviderSpec(
+        name="wingback",
+        title="Wingback",
+        base_url="https://api.wingback.com",
+        auth=HeaderKey(name="wb-key"),
+        doors={
+            "bulk": Door(
+                path="/v1/c/usage/bulk",
+                max_rows=1000,
+                binding=FeatureBinding,
+                link=CustomerLink,
+                roles=Roles(
+                    key=None,
+                    customer=("customer_id",),
+                    meter=("feature_slug",),
+                    quantity="units",
+                    timestamp="timestamp",
+                ),
+                quantity=QuantityRule(
+                    places=12, minimum=Decimal(0), maximum=Decimal(10) ** 26, as_string=True, negative="allow_negative"
+                ),
+                time=TimeRule(style="rfc3339", resolution=timedelta(microseconds=1)),
+                absolute="allow_absolute",
+                dedupe=None,
+                refusal=Refusal.SOME,
+                dialect=IndexedFailures(
+                    statuses=(200, 201, 202, 207, 400, 422), index="index", status="status", text="feedback.*.value"
+                ),
+                envelope=Envelope(text=("feedback.*.value",)),
+                rules=(
+                    Rule(
+                        row=True,
+                        statuses=(400,),
+                        text="Contract not found",
+                        state=State.REJECTED,
+                        error=ErrorCode.UNKNOWN_CUSTOMER,
+                        says="Contract not found",
+                    ),
+                    Rule(
+                        row=True,
+                        statuses=(400,),
+                        text="before contract activation",
+                        state=State.REJECTED,
+                        error=ErrorCode.OUTSIDE_TIME_WINDOW,
+                    ),
+                    Rule(
+                        row=True,
+                        statuses=(400,),
+                        text="(?i)feature not found",
+                        state=State.REJECTED,
+                        error=ErrorCode.UNKNOWN_BINDING,
+                        says="Feature not found",
+                    ),
+                ),
+                rates=(Rate(requests=100, rows=150_000, per=timedelta(minutes=1)),),
+                aggregations=frozenset({"sum", "count"}),
+                corrections="none; a negative quantity may be taken (allow_negative)",
+            )
+        },
+        sources=(
+            Source(url=BULK, seen=SEEN, grade="docs", fact="bare array, indexed failures, the others are committed"),
+            Source(url=BULK, seen=SEEN, grade="docs", fact="100 requests and 150,000 events a minute"),
+            Source(url=SINGLE, seen=SEEN, grade="docs", fact="units: 12 places, up to about 10^26; no idempotency"),
+            Source(url=BULK, seen=SEEN, grade="unverified", fact="status of a partly refused bulk; rows in a request"),
+            Source(
+                url=BULK, seen=SEEN, grade="unverified", fact="negative units, is_absolute, unknown feature's words"
+            ),
+        ),
+        cautions=(
+            "No idempotency: a lost answer is parked as unknown, never resent.",
+            "A later validation stage at the vendor drops rows without telling anyone; reconcile the counters.",
+        ),
+    )
+
+    def encode(self, usage: Usage[FeatureBinding, CustomerLink]) -> Row:
+        row: dict[str, JsonValue] = {
+            "customer_id": usage.link.customer_id,
+            "feature_slug": usage.binding.feature_slug,
+            "units": self.wire_quantity(usage.quantity),
+            "timestamp": self.wire_time(usage.timestamp),
+            "metadata": {**texts(usage.properties), "gateway_event_id": usage.event_id},
+        }
+        return {**row, "is_absolute": True} if usage.absolute else row
