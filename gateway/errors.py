@@ -22,9 +22,7 @@ class ConfigurationError(GatewayError):
 class RequestRefused(GatewayError):
     """Raised when a request as a whole is refused, before anything is stored."""
 
-    def __init__(
-        self, status: int, code: ErrorCode, detail: str, *, headers: dict[str, str] | None = None
-    ) -> None:
+    def __init__(self, status: int, code: ErrorCode, detail: str, *, headers: dict[str, str] | None = None) -> None:
         super().__init__(detail)
         self.status = status
         self.code = code

@@ -1,0 +1,230 @@
+"""The HTTP API: every endpoint, and what each request leaves in the log."""
+
+import contextlib
+import math
+import re
+import time
+import uuid
+from collections.abc import AsyncGenerator
+from typing import Any, cast
+from urllib.parse import unquote
+
+import msgspec
+import structlog
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from canonical_schema import BatchResult, ErrorCode, Event
+from gateway import __version__
+from gateway.access import tenant_of
+from gateway.destinations import described
+from gateway.errors import RequestRefused
+from gateway.intake import Bad, decoded, parse, too_large
+from gateway.keys import Keyring
+from gateway.keys import Scope as KeyScope
+from gateway.listing import page, read_filter
+from gateway.problems import HANDLERS, problem
+from gateway.service import Ack, Gateway
+
+__all__ = ["create_app"]
+
+log = structlog.get_logger("gateway.http")
+
+DEFAULT_WAIT = 10.0
+LONGEST_WAIT = 300.0
+
+
+def create_app(gateway: Gateway) -> ASGIApp:
+    """Return the service as an ASGI application that starts and stops the gateway with its lifespan."""
+
+    @contextlib.asynccontextmanager
+    async def lifespan(_: Starlette) -> AsyncGenerator[None]:
+        await gateway.start()
+        try:
+            yield
+        finally:
+            await gateway.stop()
+
+    api = _Api(gateway)
+    app = Starlette(
+        routes=[
+            Route("/v1/events", api.post_events, methods=["POST"]),
+            Route("/v1/events", api.list_events, methods=["GET"]),
+            Route("/v1/events/{id:path}", api.get_event, methods=["GET"]),
+            Route("/v1/explain", api.explain, methods=["POST"]),
+            Route("/v1/destinations", api.destinations, methods=["GET"]),
+            Route("/v1/destinations/{name}", api.destination, methods=["GET"]),
+            Route("/livez", api.livez, methods=["GET"]),
+            Route("/readyz", api.readyz, methods=["GET"]),
+            Route("/version", api.version, methods=["GET"]),
+        ],
+        exception_handlers=cast("Any", HANDLERS),
+        lifespan=lifespan,
+    )
+    app.router.redirect_slashes = False
+    return _Requests(app)
+
+
+class _Api:
+    """The endpoints, over one gateway."""
+
+    def __init__(self, gateway: Gateway) -> None:
+        self._gateway = gateway
+        self._keys = Keyring(gateway.configuration.auth.keys)
+
+    async def post_events(self, request: Request) -> Response:
+        tenant = self._tenant(request, "events:write")
+        ack, wait = self._patience(request)
+        sent = await self._sent(request)
+        result = await self._gateway.accept(tenant, sent, ack, wait)
+        return _json(result, _status(result))
+
+    async def list_events(self, request: Request) -> Response:
+        tenant = self._tenant(request, "events:read")
+        return _json(await page(self._gateway.ledger, tenant, read_filter(request.query_params)))
+
+    async def get_event(self, request: Request) -> Response:
+        tenant = self._tenant(request, "events:read")
+        # The id may hold a slash, plain or escaped: what was sent, decoded once.
+        raw = cast("bytes", request.scope.get("raw_path") or request.scope["path"].encode())
+        event_id = unquote(raw.partition(b"?")[0].decode("ascii", "replace").partition("/v1/events/")[2])
+        found = await self._gateway.event(tenant, event_id)
+        if found is None:
+            raise RequestRefused(404, ErrorCode.NOT_FOUND, "no event of this tenant has this id")
+        return _json(found)
+
+    async def explain(self, request: Request) -> Response:
+        tenant = self._tenant(request, "events:read")
+        sent = await self._sent(request)
+        return _json(self._gateway.explain(tenant, sent))
+
+    async def destinations(self, request: Request) -> Response:
+        self._tenant(request, "events:read")
+        return _json({"data": await described(self._gateway)})
+
+    async def destination(self, request: Request) -> Response:
+        self._tenant(request, "events:read")
+        name = request.path_params["name"]
+        found = [one for one in await described(self._gateway) if one["name"] == name]
+        if not found:
+            raise RequestRefused(404, ErrorCode.NOT_FOUND, "no destination of this name is configured")
+        return _json(found[0])
+
+    async def livez(self, request: Request) -> Response:
+        return _json({"status": "ok"})
+
+    async def readyz(self, request: Request) -> Response:
+        await self._gateway.ledger.depth()  # raises where the ledger is gone
+        return _json({"status": "ok", "ledger": {"durability": self._gateway.ledger.durability}})
+
+    async def version(self, request: Request) -> Response:
+        return _json({"name": "usage-gateway", "version": __version__})
+
+    def _tenant(self, request: Request, scope: KeyScope) -> str:
+        return tenant_of(request, self._keys, scope)
+
+    def _patience(self, request: Request) -> tuple[Ack, float]:
+        """Return what the answer waits for and for how long at most, from `?ack=` and `Prefer`."""
+        ack = request.query_params.get("ack", self._gateway.configuration.intake.ack)
+        if ack not in {"stored", "required", "all"}:
+            detail = f"ack: there is no {ack[:32]!r}; one of stored, required, all"
+            raise RequestRefused(400, ErrorCode.INVALID_REQUEST, detail)
+        wait = DEFAULT_WAIT
+        for preference in request.headers.get("prefer", "").split(","):
+            name, _, value = (part.strip() for part in preference.partition("="))
+            if name.lower() == "respond-async":
+                ack = "stored"
+            elif name.lower() == "wait" and re.fullmatch(r"\d{1,9}(\.\d{1,6})?", value):
+                wait = min(float(value), LONGEST_WAIT)
+        return cast("Ack", ack), wait
+
+    async def _sent(self, request: Request) -> list[Event | Bad]:
+        intake = self._gateway.configuration.intake
+        length = request.headers.get("content-length", "0")
+        if length.isdigit() and int(length) > intake.max_bytes:
+            raise too_large(intake.max_bytes)
+        body = bytearray()
+        async for chunk in request.stream():
+            body += chunk
+            if len(body) > intake.max_bytes:
+                raise too_large(intake.max_bytes)
+        encoding = request.headers.get("content-encoding", "").strip().lower()
+        media_type = request.headers.get("content-type", "application/json")
+        return parse(decoded(bytes(body), encoding, intake.max_bytes), media_type, intake.max_events)
+
+
+_encoder = msgspec.json.Encoder(decimal_format="string")
+
+
+def _json(body: object, status: int = 200) -> Response:
+    return Response(_encoder.encode(body), status_code=status, media_type="application/json")
+
+
+def _status(result: BatchResult) -> int:
+    """Return the HTTP status of an answer, from what became of its events."""
+    summary = result["summary"]
+    total = summary["total"]
+    if summary["invalid"] + summary["conflict"] == total:
+        return 422
+    if summary["delivered"] == total:
+        return 200
+    return 202 if summary["delivered"] + summary["pending"] == total else 207
+
+
+class _Requests:
+    """Gives every request an id, and writes one line for each that ends."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        given = dict(scope["headers"]).get(b"x-request-id", b"").decode("latin-1")
+        request_id = given if re.fullmatch(r"[A-Za-z0-9._-]{1,64}", given) else f"req_{uuid.uuid4().hex}"
+        scope["gateway.request_id"] = request_id
+        began = time.perf_counter()
+        status = 0
+
+        async def sending(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                message["headers"] = [*message["headers"], (b"x-request-id", request_id.encode())]
+            await send(message)
+
+        with structlog.contextvars.bound_contextvars(request_id=request_id):
+            try:
+                await self._app(scope, receive, sending)
+            except Exception as error:
+                log.error("request.failed", error=type(error).__name__, where=_where(error))
+                if status:
+                    raise
+                detail = "the gateway failed; what it had stored stays stored, so send the same events again"
+                answer = problem(Request(scope), 500, ErrorCode.LEDGER_UNAVAILABLE, detail)
+                await answer(scope, receive, sending)
+            log.info(
+                "request.done",
+                method=scope["method"],
+                path=_template(scope["path"]),
+                status=status,
+                ms=math.ceil((time.perf_counter() - began) * 1000),
+                key=scope.get("gateway.key"),
+            )
+
+
+def _template(path: str) -> str:
+    """Return a path without what it names: ids are the sender's."""
+    return "/v1/events/{id}" if path.startswith("/v1/events/") else path[:64]
+
+
+def _where(error: BaseException) -> str:
+    """Return where an exception was raised, which says nothing about the data that raised it."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    return "" if trace is None else f"{trace.tb_frame.f_code.co_filename.rpartition('/')[2]}:{trace.tb_lineno}"

@@ -1,0 +1,313 @@
+"""One destination's own way: take due work, render it, ship it, come back for more. No lane waits for another."""
+
+import asyncio
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+import msgspec
+import structlog
+
+from adapters import Fault, Outcome, Reply, State
+from canonical_schema import ErrorCode, ErrorItem
+from gateway.board import Board
+from gateway.catalogue import Catalogue
+from gateway.configuration_sections import Delivery
+from gateway.ledger import AttemptRow, Change, Code, Group, Ledger, Part, Portion, Work, WorkState
+from gateway.rendering import Turned, encoded, render
+from gateway.shipment import FRAME, Item, Shipper, kept, packed
+from gateway.times import Clock, from_micros, to_micros
+from gateway.transport import Transport
+from gateway.verdict import Next, backoff, error_item, may_resend, next_step
+
+__all__ = ["Health", "Lane"]
+
+log = structlog.get_logger("gateway.lane")
+
+SINGLES = 64
+"""How many rows of a one-row door share one intent to send."""
+
+
+@dataclass(slots=True)
+class Health:
+    """How a lane is doing, for people and for its own pace."""
+
+    last_error: ErrorItem | None = None
+    last_error_at: datetime | None = None
+    last_success_at: datetime | None = None
+    failures: int = 0
+    """Requests in a row without a usable answer: while there are any, one delivery at a time is tried."""
+    blocked: bool = False
+    """The provider refuses us as a whole."""
+    not_before: datetime | None = None
+    """When the next request may be made: our own backoff, or the server's word."""
+
+
+class Lane:
+    """Everything between the ledger and one provider."""
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        catalogue: Catalogue,
+        ledger: Ledger,
+        transport: Transport,
+        board: Board,
+        clock: Clock,
+        delivery: Delivery,
+        rng: random.Random | None = None,
+    ) -> None:
+        self.name = name
+        self.health = Health()
+        self._adapter = catalogue.destinations[name].adapter
+        self._catalogue = catalogue
+        self._ledger = ledger
+        self._board = board
+        self._clock = clock
+        self._retry = delivery.retry
+        self._max_in_flight = delivery.max_in_flight
+        self._rng = rng or random.Random()
+        self._wake = asyncio.Event()
+        self._sending: set[asyncio.Task[None]] = set()
+        self._stopping = False
+        self._holding = False
+        self._stranded = False
+        self._shipper = Shipper(
+            name,
+            self._adapter,
+            transport,
+            clock,
+            max_in_flight=delivery.max_in_flight,
+            judge=self._judge,
+            write=self._write,
+            noted=self._noted,
+        )
+
+    def wake(self) -> None:
+        """Tell the lane that there may be work."""
+        self._wake.set()
+
+    async def run(self) -> None:
+        """Deliver until stopped."""
+        while not self._stopping:
+            try:
+                until = await self.step()
+            except Exception as error:  # noqa: BLE001  the edge of a lane: whatever happens in it, it goes on
+                log.error("lane.failed", destination=self.name, error=type(error).__name__)
+                until = self._clock.now() + timedelta(seconds=1)
+            await self._clock.wait(self._wake, until)
+
+    async def stop(self, grace: timedelta) -> None:
+        """Send nothing new; let what is in flight finish. What does not is in doubt at the next start."""
+        self._stopping = True
+        self.wake()
+        if self._sending:
+            await asyncio.wait(self._sending, timeout=grace.total_seconds())
+
+    async def idle(self) -> None:
+        """Return when nothing is in flight."""
+        while self._sending:
+            await asyncio.wait(self._sending)
+
+    async def recover(self) -> None:
+        """Take up where the last process ended: what it was sending may have arrived."""
+        now = self._clock.now()
+        await self._doubt(now)
+        for state in (WorkState.HELD, WorkState.BLOCKED):
+            await self._ledger.release(self.name, state, to_micros(now))
+
+    async def _doubt(self, now: datetime) -> None:
+        """Judge what was being sent when nobody was left to hear the answer."""
+        for work in await self._ledger.held(self.name, WorkState.SENDING):
+            outcome = Outcome(
+                state=State.UNKNOWN,
+                code=ErrorCode.PROVIDER_UNAVAILABLE,
+                message="the gateway stopped between sending this and hearing the answer",
+            )
+            group = msgspec.structs.replace(work.group, attempts=work.group.attempts + 1)
+            following = self._judge(outcome, group, now)
+            await self._write([self._moved(work, work.members, group, following, work.parts, now)], [])
+            becomes = following.code.status.value
+            log.warning("lane.recovered", destination=self.name, rows=len(work.members), becomes=becomes)
+
+    async def step(self) -> datetime | None:
+        """Start sending what is due; return when to look again, `None` for when the lane is woken."""
+        self._wake.clear()
+        now, health, door = self._clock.now(), self.health, self._adapter.door
+        waiting = health.not_before is not None and now < health.not_before
+        if self._stranded and not self._sending:
+            self._stranded = False
+            await self._doubt(now)
+        if health.blocked:
+            await self._hold()
+            if not waiting and not self._sending:
+                await self._ledger.release(self.name, WorkState.HELD, to_micros(now), pieces=1)
+        elif self._holding:
+            self._holding = False
+            await self._ledger.release(self.name, WorkState.HELD, to_micros(now))
+        if waiting:
+            return health.not_before
+        room = (1 if health.failures else self._max_in_flight) - len(self._sending)
+        if room <= 0:
+            return None
+        rows = 1 if health.failures else door.max_rows if door.max_rows > 1 else SINGLES
+        works = await self._ledger.take(self.name, to_micros(now), rows * room)
+        items, turned = self._prepared(works, now)
+        if turned:
+            await self._write(turned, [])
+        for shipment in packed(items, rows, door.max_bytes if door.max_rows > 1 else 2**31)[:room]:
+            await self._intend(shipment, works, now)
+            task = asyncio.create_task(self._shipper.ship(shipment))
+            self._sending.add(task)
+            task.add_done_callback(self._sent)
+        if len(self._sending) >= (1 if health.failures else self._max_in_flight):
+            return None
+        if health.blocked:
+            return now if works else None
+        due = await self._ledger.next_due(self.name)
+        return None if due is None else from_micros(due)
+
+    # Before sending: what each delivery looks like at the provider, or why it is not sent.
+
+    def _prepared(self, works: Sequence[Work], now: datetime) -> tuple[list[Item], list[Change]]:
+        items: list[Item] = []
+        turned: list[Change] = []
+        for work in works:
+            group = work.group
+            if group.doubt and not may_resend(self._adapter.dedupe, group, now):
+                following = Next(code=Code.UNKNOWN, doubt=group.doubt, error=group.error)
+                turned.append(self._moved(work, work.members, group, following, work.parts, now))
+                continue
+            away: dict[tuple[Code, str], tuple[Turned, list[int]]] = {}
+            for place, index in enumerate(work.members):
+                made = self._rendered(work, place, now) if work.parts is None else work.parts[place]
+                if isinstance(made, Turned):
+                    why = made.error["message"] if made.error else ""
+                    away.setdefault((made.code, why), (made, []))[1].append(index)
+                else:
+                    items.append(Item(work.id, work.batch, index, group, made))
+            for reason, members in away.values():
+                following = Next(code=reason.code, doubt=0, error=reason.error)
+                turned.append(self._moved(work, members, group, following, None, now))
+        return items, turned
+
+    def _rendered(self, work: Work, place: int, now: datetime) -> list[Part] | Turned:
+        made = render(self._catalogue, self.name, work.tenant, work.events[place], from_micros(work.received), now)
+        if isinstance(made, Turned):
+            return made
+        parts = encoded(made)
+        if any(len(part.row) + FRAME > self._adapter.door.max_bytes for part in parts):
+            message = f"the event is larger than {self._adapter.spec.title} takes: send fewer or shorter properties"
+            return Turned(Code.REJECTED, ErrorItem(code=ErrorCode.PAYLOAD_TOO_LARGE, message=message, retryable=False))
+        return parts
+
+    def _moved(
+        self,
+        work: Work,
+        members: list[int],
+        group: Group,
+        following: Next,
+        parts: list[list[Part]] | None,
+        now: datetime,
+    ) -> Change:
+        state = _STATES.get(following.code)
+        return Change(
+            work=work.id,
+            batch=work.batch,
+            destination=self.name,
+            members=members,
+            code=following.code,
+            group=None if state is None else kept(group, following, state, now),
+            parts=parts,
+        )
+
+    async def _intend(self, shipment: Sequence[Item], works: Sequence[Work], now: datetime) -> None:
+        """Make the intent to send durable, before the first byte leaves."""
+        by_id = {work.id: work for work in works}
+        portions: dict[int, Portion] = {}
+        for item in shipment:
+            portion = portions.setdefault(item.work, Portion(work=by_id[item.work], members=[], parts=[]))
+            portion.members.append(item.index)
+            portion.parts.append(item.parts)
+        ids = await self._ledger.intend(list(portions.values()), to_micros(now))
+        holders = dict(zip(portions, ids, strict=True))
+        for item in shipment:
+            item.work = holders[item.work]
+            if item.group.sent is None:
+                item.group = msgspec.structs.replace(item.group, sent=to_micros(now))
+
+    # After sending.
+
+    def _judge(self, outcome: Outcome, group: Group, now: datetime) -> Next:
+        return next_step(
+            outcome,
+            group,
+            dedupe=self._adapter.dedupe,
+            queued=self._adapter.door.receipt == "queued",
+            retry=self._retry,
+            now=now,
+            jitter=self._jitter,
+        )
+
+    def _jitter(self, ceiling: float) -> float:
+        return self._rng.uniform(0, ceiling)
+
+    async def _write(self, changes: Sequence[Change], attempts: Sequence[AttemptRow]) -> None:
+        await self._ledger.settle(changes, attempts)
+        for change in changes:
+            if change.code is not Code.RETRYING:
+                self._board.post(change.batch, self.name, change.members)
+
+    def _noted(self, reply: Reply | Fault, outcomes: Mapping[str, Outcome], now: datetime) -> None:
+        """Learn from an answer how to go on, and write the one line that tells of the attempt."""
+        health = self.health
+        told = dict[str, int]()
+        for outcome in outcomes.values():
+            told[outcome.state] = told.get(outcome.state, 0) + 1
+        troubled = [outcome for outcome in outcomes.values() if outcome.state in _TROUBLE]
+        if len(troubled) < len(outcomes):
+            health.failures, health.blocked, health.not_before = 0, False, None
+            health.last_success_at = now
+        else:
+            outcome = troubled[0]
+            if health.not_before is None or now >= health.not_before:  # those in flight together fail once
+                health.failures += 1
+            health.blocked = outcome.state is State.BLOCKED
+            health.last_error, health.last_error_at = error_item(outcome), now
+            wait = max(backoff(self._retry, health.failures, self._jitter), outcome.retry_after or timedelta(0))
+            health.not_before = max(now + wait, health.not_before or now)
+        log.info(
+            "attempt.settled",
+            destination=self.name,
+            provider=self._adapter.spec.name,
+            rows=len(outcomes),
+            http_status=None if isinstance(reply, Fault) else reply.status,
+            fault=reply.name if isinstance(reply, Fault) else None,
+            **{state.value: told.get(state, 0) for state in State},
+        )
+
+    async def _hold(self) -> None:
+        """Show everything that waits behind a refusal of the whole as blocked."""
+        assert self.health.last_error is not None
+        self._holding = True
+        for batch, members in (await self._ledger.hold(self.name, self.health.last_error)).items():
+            self._board.post(batch, self.name, members)
+
+    def _sent(self, task: asyncio.Task[None]) -> None:
+        self._sending.discard(task)
+        self.wake()
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self._stranded = True
+            log.error("lane.shipment_failed", destination=self.name, error=type(error).__name__)
+
+
+_TROUBLE = frozenset({State.NOT_STORED, State.UNKNOWN, State.BLOCKED})
+_STATES = {
+    Code.RETRYING: WorkState.READY,
+    Code.BLOCKED: WorkState.BLOCKED,
+    Code.UNKNOWN: WorkState.UNKNOWN,
+    Code.REJECTED: WorkState.REJECTED,
+    Code.DEAD: WorkState.DEAD,
+}

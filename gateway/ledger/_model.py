@@ -1,0 +1,342 @@
+"""What the ledger keeps, whatever it is kept in.
+
+Work is stored and moved by batch: what one flush recorded is a *batch*, an event is its place there (a *ref*).
+A *track* holds one status byte for each event of a batch at one destination. *Work* is a group of deliveries of
+one batch to one destination that share a fate: all that is unsettled, and all that ended without being delivered.
+Delivered events leave nothing but their byte and the attempts. Times are microseconds since 1970, UTC.
+"""
+
+from collections.abc import Mapping, Sequence
+from enum import IntEnum, StrEnum
+from typing import Protocol
+
+import msgspec
+
+from canonical_schema import DeliveryStatus, ErrorItem, Event, FilterReason, Receipt
+
+__all__ = [
+    "AttemptRow",
+    "Change",
+    "Claim",
+    "ClaimKind",
+    "Code",
+    "Group",
+    "Ledger",
+    "Part",
+    "Plan",
+    "Portion",
+    "QueueDepth",
+    "Snapshot",
+    "Track",
+    "Work",
+    "WorkState",
+    "ref_of",
+    "split_ref",
+]
+
+PLACES = 1 << 16
+"""Places in a batch; a ref is `batch * PLACES + index`."""
+
+
+def ref_of(batch: int, index: int) -> int:
+    """Return the ref of an event."""
+    return batch * PLACES + index
+
+
+def split_ref(ref: int) -> tuple[int, int]:
+    """Return batch and index of a ref."""
+    return divmod(ref, PLACES)
+
+
+class Code(IntEnum):
+    """A delivery's status as one byte, with what distinguishes deliveries of the same status."""
+
+    NONE = 0
+    """No delivery to this destination."""
+    PENDING = 1
+    RETRYING = 2
+    BLOCKED = 3
+    ACCEPTED = 4
+    ACCEPTED_QUEUED = 5
+    DUPLICATE = 6
+    DUPLICATE_UNEXPECTED = 7
+    REJECTED = 8
+    UNKNOWN = 9
+    DEAD = 10
+    NO_BINDING = 11
+    NO_ROUTE = 12
+    ZERO = 13
+
+    @property
+    def status(self) -> DeliveryStatus:
+        """The status that clients see. Raises KeyError for `NONE`."""
+        return _STATUS[self]
+
+    @property
+    def reason(self) -> FilterReason | None:
+        """Why the delivery is filtered, if it is."""
+        return _REASON.get(self)
+
+    @property
+    def receipt(self) -> Receipt | None:
+        """`queued` where the provider only queues what it takes."""
+        return "queued" if self is Code.ACCEPTED_QUEUED else None
+
+
+_STATUS = {
+    Code.PENDING: DeliveryStatus.PENDING,
+    Code.RETRYING: DeliveryStatus.RETRYING,
+    Code.BLOCKED: DeliveryStatus.BLOCKED,
+    Code.ACCEPTED: DeliveryStatus.ACCEPTED,
+    Code.ACCEPTED_QUEUED: DeliveryStatus.ACCEPTED,
+    Code.DUPLICATE: DeliveryStatus.DUPLICATE,
+    Code.DUPLICATE_UNEXPECTED: DeliveryStatus.DUPLICATE,
+    Code.REJECTED: DeliveryStatus.REJECTED,
+    Code.UNKNOWN: DeliveryStatus.UNKNOWN,
+    Code.DEAD: DeliveryStatus.DEAD,
+    Code.NO_BINDING: DeliveryStatus.FILTERED,
+    Code.NO_ROUTE: DeliveryStatus.FILTERED,
+    Code.ZERO: DeliveryStatus.FILTERED,
+}
+_REASON: dict[Code, FilterReason] = {Code.NO_BINDING: "no_binding", Code.NO_ROUTE: "route", Code.ZERO: "zero"}
+
+
+class Plan(msgspec.Struct, frozen=True, kw_only=True):
+    """Where an event goes, decided when it is stored. Shared by all events of a meter."""
+
+    live: tuple[str, ...] = ()
+    shadow: tuple[str, ...] = ()
+    filtered: tuple[tuple[str, Code], ...] = ()
+    """Live destinations that are not for this event, with why."""
+
+
+class ClaimKind(StrEnum):
+    """What an id turned out to be."""
+
+    NEW = "new"
+    REPLAY = "replay"
+    CONFLICT = "conflict"
+
+
+class Claim(msgspec.Struct, frozen=True):
+    """The ledger's answer for one event: stored now, stored before, or stored before with other content."""
+
+    ref: int
+    kind: ClaimKind
+    fields: tuple[str, ...] = ()
+    """In a conflict: the members that differ."""
+
+
+class Part(msgspec.Struct, array_like=True):
+    """One row of a delivery, as it was rendered and as it stands."""
+
+    name: str
+    """Empty where the delivery is one row."""
+    key: str
+    row: bytes
+    code: Code = Code.PENDING
+    provider_event_id: str | None = None
+    error: ErrorItem | None = None
+
+
+class WorkState(StrEnum):
+    """Where a group of deliveries stands."""
+
+    READY = "ready"
+    SENDING = "sending"
+    """The intent to send is durable; after a crash it may or may not have arrived."""
+    BLOCKED = "blocked"
+    """An operator must act for this delivery: no link, say."""
+    HELD = "held"
+    """An operator must act for the destination as a whole: credentials, say. Shown as blocked."""
+    UNKNOWN = "unknown"
+    REJECTED = "rejected"
+    DEAD = "dead"
+
+
+class Group(msgspec.Struct, kw_only=True):
+    """What a group of deliveries shares."""
+
+    state: WorkState
+    due: int
+    attempts: int = 0
+    doubt: int = 0
+    """0 certainly not stored, 1 perhaps by a refused batch, 2 perhaps by a request without an answer."""
+    since: int
+    """When the oldest of them was recorded."""
+    sent: int | None = None
+    """When the first request that may have stored them began."""
+    error: ErrorItem | None = None
+
+
+class Work(msgspec.Struct, kw_only=True):
+    """A group of deliveries of one batch to one destination, with the events themselves."""
+
+    id: int
+    destination: str
+    batch: int
+    tenant: str
+    received: int
+    group: Group
+    members: list[int]
+    """Indexes in the batch."""
+    events: list[Event]
+    """In the order of `members`."""
+    parts: list[list[Part]] | None
+    """In the order of `members`: what was rendered for sending, once it was."""
+
+
+class Portion(msgspec.Struct, kw_only=True):
+    """Members of one work that are about to be sent, as rendered."""
+
+    work: Work
+    members: list[int]
+    parts: list[list[Part]]
+
+
+class Change(msgspec.Struct, kw_only=True):
+    """What becomes of some members of one work."""
+
+    work: int
+    batch: int
+    destination: str
+    members: list[int]
+    code: Code
+    group: Group | None
+    """`None`: settled for good; nothing but the status stays."""
+    parts: list[list[Part]] | None = None
+    """Kept with the group, where it was rendered. In the order of `members`."""
+
+
+class AttemptRow(msgspec.Struct, kw_only=True):
+    """One request, as far as it concerned one batch."""
+
+    batch: int
+    destination: str
+    members: list[int]
+    at: int
+    duration_ms: int
+    http_status: int | None
+    outcome: str
+    """What became of most members; the others stand in `others`."""
+    error: ErrorItem | None = None
+    others: dict[int, tuple[str, ErrorItem | None]] = {}
+    provider_event_ids: dict[int, str] = {}
+
+
+class Track(msgspec.Struct, kw_only=True):
+    """One destination's view of a batch."""
+
+    destination: str
+    provider: str
+    shadow: bool
+    codes: bytes
+    """One `Code` for each event of the batch."""
+    work: list[tuple[Group, list[int]]]
+    attempts: list[AttemptRow]
+    parts: dict[int, list[Part]]
+    """For deliveries of several rows, by index."""
+
+
+class Snapshot(msgspec.Struct, kw_only=True):
+    """A batch as it stands."""
+
+    batch: int
+    tenant: str
+    received: int
+    events: list[Event]
+    tracks: list[Track]
+
+
+class QueueDepth(msgspec.Struct, kw_only=True):
+    """What waits for one destination."""
+
+    ready: int = 0
+    sending: int = 0
+    blocked: int = 0
+    oldest: int | None = None
+    """When the oldest of them was recorded."""
+
+
+class Ledger(Protocol):
+    """What every backend does. Each call is atomic and durable when it returns.
+
+    Every method raises `LedgerUnavailable` when nothing can be promised.
+    """
+
+    durability: str
+    """What survives what, in a word or two, for `/readyz`."""
+
+    async def open(self) -> None:
+        """Make the ledger usable: schema, lock, threads."""
+        ...
+
+    async def close(self) -> None:
+        """Finish what was asked for, then let go."""
+        ...
+
+    async def record(
+        self, tenant: str, received: int, events: Sequence[Event], plans: Sequence[Plan]
+    ) -> Sequence[Claim]:
+        """Claim the ids, store the new events and enqueue their deliveries; the answers keep the order."""
+        ...
+
+    async def find(self, tenant: str, event_id: str) -> int | None:
+        """Return the ref of an id, if it is known."""
+        ...
+
+    async def snapshots(self, batches: Sequence[int]) -> Mapping[int, Snapshot]:
+        """Return batches as they stand, by number; unknown ones are left out."""
+        ...
+
+    async def batches_before(self, batch: int | None, limit: int) -> Sequence[int]:
+        """Return batch numbers below `batch` (or from the newest), newest first."""
+        ...
+
+    async def take(self, destination: str, now: int, limit: int) -> Sequence[Work]:
+        """Return ready work that is due, oldest due first, at most `limit` deliveries; the last may be a part."""
+        ...
+
+    async def next_due(self, destination: str) -> int | None:
+        """Return when the next ready work is due."""
+        ...
+
+    async def intend(self, portions: Sequence[Portion], now: int) -> Sequence[int]:
+        """Write down that these are about to be sent; return the work that now holds each portion."""
+        ...
+
+    async def settle(self, changes: Sequence[Change], attempts: Sequence[AttemptRow]) -> None:
+        """Write down what became of what was sent."""
+        ...
+
+    async def held(self, destination: str, state: WorkState) -> Sequence[Work]:
+        """Return all work of one state: what was being sent when the process died, what is blocked."""
+        ...
+
+    async def hold(self, destination: str, error: ErrorItem) -> Mapping[int, Sequence[int]]:
+        """Hold everything that is ready, for a reason that concerns all; return indexes by batch."""
+        ...
+
+    async def release(self, destination: str, state: WorkState, now: int, pieces: int | None = None) -> int:
+        """Make what is held or blocked ready again, all or some pieces of work; return how many pieces."""
+        ...
+
+    async def unrouted(self) -> Sequence[tuple[int, str, Sequence[Event], Sequence[int]]]:
+        """Return events without any live delivery: batch, tenant, events, indexes."""
+        ...
+
+    async def route(self, batch: int, members: Sequence[int], plans: Sequence[Plan], now: int) -> None:
+        """Give unrouted events their deliveries."""
+        ...
+
+    async def depth(self) -> Mapping[str, QueueDepth]:
+        """Return what waits, by destination."""
+        ...
+
+    async def counts(self) -> Mapping[str, Mapping[DeliveryStatus, int]]:
+        """Count all deliveries by destination and status."""
+        ...
+
+    async def name(self, providers: Mapping[str, str]) -> None:
+        """Remember which provider stands behind each destination."""
+        ...

@@ -1,0 +1,101 @@
+"""How the ledger's values stand in columns: packed, compressed, exact."""
+
+import threading
+from array import array
+from collections.abc import Iterable, Sequence
+from hashlib import blake2b
+
+import msgspec
+import zstandard
+
+from canonical_schema import ErrorItem, Event, decode_event, encode_event
+from gateway.ledger._model import AttemptRow, Part
+
+__all__ = [
+    "DIGEST",
+    "digest",
+    "pack_attempt",
+    "pack_error",
+    "pack_events",
+    "pack_members",
+    "pack_parts",
+    "unpack_attempt",
+    "unpack_error",
+    "unpack_events",
+    "unpack_members",
+    "unpack_parts",
+]
+
+DIGEST = 16
+"""Bytes of an id's digest."""
+
+
+class _Zstd(threading.local):
+    """A compressor and a decompressor for each thread: neither may be shared."""
+
+    def __init__(self) -> None:
+        self.compress = zstandard.ZstdCompressor(level=1).compress
+        self.decompress = zstandard.ZstdDecompressor().decompress
+
+
+_zstd = _Zstd()
+_parts_decoder = msgspec.msgpack.Decoder(list[list[Part]])
+_attempt_decoder = msgspec.msgpack.Decoder(AttemptRow)
+_pack = msgspec.msgpack.Encoder().encode
+
+
+def digest(tenant: str, event_id: str) -> bytes:
+    """Return what an id is known by: tenant and id cannot be mistaken for another pair's."""
+    return blake2b(f"{tenant}\0{event_id}".encode(), digest_size=DIGEST).digest()
+
+
+def pack_members(members: Iterable[int]) -> bytes:
+    """Return indexes as two bytes each."""
+    return array("H", members).tobytes()
+
+
+def unpack_members(packed: bytes) -> list[int]:
+    """Return the indexes of `pack_members`."""
+    return array("H", packed).tolist()
+
+
+def pack_events(events: Sequence[Event]) -> bytes:
+    """Return events as compressed lines."""
+    return _zstd.compress(b"\n".join(encode_event(event) for event in events))
+
+
+def unpack_events(packed: bytes) -> list[Event]:
+    """Return the events of `pack_events`."""
+    return [decode_event(line) for line in _zstd.decompress(packed).split(b"\n")]
+
+
+def pack_parts(parts: Sequence[Sequence[Part]] | None) -> bytes | None:
+    """Return rendered rows, compressed."""
+    return None if parts is None else _zstd.compress(_pack(parts))
+
+
+def unpack_parts(packed: bytes | None) -> list[list[Part]] | None:
+    """Return the rows of `pack_parts`."""
+    if packed is None:
+        return None
+    return _parts_decoder.decode(_zstd.decompress(packed))
+
+
+def pack_attempt(attempt: AttemptRow) -> bytes:
+    """Return an attempt, compressed."""
+    return _zstd.compress(_pack(attempt))
+
+
+def unpack_attempt(packed: bytes) -> AttemptRow:
+    """Return the attempt of `pack_attempt`."""
+    return _attempt_decoder.decode(_zstd.decompress(packed))
+
+
+def pack_error(error: ErrorItem | None) -> bytes | None:
+    """Return an error as JSON."""
+    return None if error is None else msgspec.json.encode(error)
+
+
+def unpack_error(packed: bytes | None) -> ErrorItem | None:
+    """Return the error of `pack_error`."""
+    return None if packed is None else msgspec.json.decode(packed, type=ErrorItem)

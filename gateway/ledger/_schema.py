@@ -1,0 +1,56 @@
+"""The tables of the embedded ledger, and how a file of an older version becomes one of this version."""
+
+import sqlite3
+from pathlib import Path
+
+from gateway.errors import LedgerUnavailable
+
+__all__ = ["VERSION", "connect", "upgrade"]
+
+VERSION = 1
+
+_TABLES = """
+CREATE TABLE batches (
+    batch INTEGER PRIMARY KEY, tenant TEXT NOT NULL, received INTEGER NOT NULL, size INTEGER NOT NULL,
+    body BLOB NOT NULL
+);
+CREATE TABLE ids (digest BLOB PRIMARY KEY, ref INTEGER NOT NULL) WITHOUT ROWID;
+CREATE TABLE tracks (
+    batch INTEGER NOT NULL, destination TEXT NOT NULL, shadow INTEGER NOT NULL, codes BLOB NOT NULL,
+    PRIMARY KEY (batch, destination)
+) WITHOUT ROWID;
+CREATE TABLE work (
+    id INTEGER PRIMARY KEY, destination TEXT NOT NULL, batch INTEGER NOT NULL, members BLOB NOT NULL,
+    state TEXT NOT NULL, due INTEGER NOT NULL, attempts INTEGER NOT NULL, doubt INTEGER NOT NULL,
+    since INTEGER NOT NULL, sent INTEGER, error BLOB, parts BLOB
+);
+CREATE INDEX work_due ON work (destination, state, due);
+CREATE INDEX work_batch ON work (batch, destination);
+CREATE TABLE attempts (id INTEGER PRIMARY KEY, batch INTEGER NOT NULL, destination TEXT NOT NULL, body BLOB NOT NULL);
+CREATE INDEX attempts_batch ON attempts (batch, destination);
+CREATE TABLE parts (
+    batch INTEGER NOT NULL, destination TEXT NOT NULL, place INTEGER NOT NULL, body BLOB NOT NULL,
+    PRIMARY KEY (batch, destination, place)
+) WITHOUT ROWID;
+CREATE TABLE unrouted (batch INTEGER PRIMARY KEY, members BLOB NOT NULL);
+CREATE TABLE destinations (name TEXT PRIMARY KEY, provider TEXT NOT NULL) WITHOUT ROWID;
+"""
+
+
+def connect(path: Path) -> sqlite3.Connection:
+    """Open the file so that what is committed survives kill -9 and power loss."""
+    connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=10)
+    for pragma in ("journal_mode=WAL", "synchronous=FULL", "temp_store=MEMORY", "cache_size=-65536"):
+        connection.execute(f"PRAGMA {pragma}")
+    return connection
+
+
+def upgrade(connection: sqlite3.Connection) -> None:
+    """Make the schema this version's. Raises LedgerUnavailable for a file that a newer version wrote."""
+    (found,) = connection.execute("PRAGMA user_version").fetchone()
+    if found > VERSION:
+        raise LedgerUnavailable(
+            f"the ledger has schema version {found} and this is a gateway for version {VERSION}: install a newer one"
+        )
+    if found == 0:
+        connection.executescript(f"BEGIN IMMEDIATE; {_TABLES} PRAGMA user_version = {VERSION}; COMMIT;")

@@ -1,0 +1,244 @@
+"""Writes about deliveries: the intent to send, what became of it, blocking, routing."""
+
+import sqlite3
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
+
+from canonical_schema import ErrorItem
+from gateway.ledger._model import AttemptRow, Change, Code, Group, Part, Plan, Portion, WorkState
+from gateway.ledger._recording import enqueue
+from gateway.ledger._rows import (
+    pack_attempt,
+    pack_error,
+    pack_members,
+    pack_parts,
+    unpack_error,
+    unpack_members,
+    unpack_parts,
+)
+
+__all__ = ["WorkRow", "group_of", "hold", "intend", "prepare", "release", "route", "settle"]
+
+
+class WorkRow(NamedTuple):
+    """A row of the table `work`, in its order."""
+
+    id: int
+    destination: str
+    batch: int
+    members: bytes
+    state: str
+    due: int
+    attempts: int
+    doubt: int
+    since: int
+    sent: int | None
+    error: bytes | None
+    parts: bytes | None
+
+
+def group_of(row: WorkRow) -> Group:
+    """Return what the deliveries of a row share."""
+    return Group(
+        state=WorkState(row.state),
+        due=row.due,
+        attempts=row.attempts,
+        doubt=row.doubt,
+        since=row.since,
+        sent=row.sent,
+        error=unpack_error(row.error),
+    )
+
+
+def prepare(connection: sqlite3.Connection) -> None:
+    """Give the connection the numbers that let one statement walk a packed column."""
+    connection.execute("CREATE TEMP TABLE numbers (i INTEGER PRIMARY KEY)")
+    connection.execute(
+        "INSERT INTO numbers WITH RECURSIVE n(i) AS (SELECT 0 UNION ALL SELECT i + 1 FROM n WHERE i < 65535)"
+        " SELECT i FROM n"
+    )
+
+
+def intend(connection: sqlite3.Connection, portions: Sequence[Portion], now: int) -> list[int]:
+    """Mark portions as being sent, splitting work where only a part of it goes."""
+    ids: list[int] = []
+    for portion in portions:
+        group = portion.work.group
+        sent = now if group.sent is None else group.sent
+        (held,) = connection.execute("SELECT members FROM work WHERE id = ?", (portion.work.id,)).fetchone()
+        if len(held) == 2 * len(portion.members):
+            connection.execute(
+                "UPDATE work SET state = 'sending', sent = ?, parts = ?, error = NULL WHERE id = ?",
+                (sent, pack_parts(portion.parts), portion.work.id),
+            )
+            ids.append(portion.work.id)
+            continue
+        _take_out(connection, portion.work.id, set(portion.members))
+        going = Group(
+            state=WorkState.SENDING,
+            due=group.due,
+            attempts=group.attempts,
+            doubt=group.doubt,
+            since=group.since,
+            sent=sent,
+        )
+        ids.append(
+            _insert(connection, portion.work.destination, portion.work.batch, portion.members, going, portion.parts)
+        )
+    return ids
+
+
+def settle(connection: sqlite3.Connection, changes: Sequence[Change], attempts: Sequence[AttemptRow]) -> None:
+    """Take members out of the work that held them, give them their status, and keep what is not done."""
+    codes: dict[tuple[int, str], bytearray] = {}
+    for change in changes:
+        _take_out(connection, change.work, set(change.members))
+        if change.group is not None:
+            _insert(connection, change.destination, change.batch, change.members, change.group, change.parts)
+        track = _codes(connection, codes, change.batch, change.destination)
+        for index in change.members:
+            track[index] = change.code
+        for index, parts in zip(change.members, change.parts or (), strict=False):
+            if len(parts) > 1:
+                connection.execute(
+                    "INSERT OR REPLACE INTO parts VALUES (?, ?, ?, ?)",
+                    (change.batch, change.destination, index, pack_parts([parts])),
+                )
+    _write_codes(connection, codes)
+    connection.executemany(
+        "INSERT INTO attempts (batch, destination, body) VALUES (?, ?, ?)",
+        [(attempt.batch, attempt.destination, pack_attempt(attempt)) for attempt in attempts],
+    )
+
+
+def hold(connection: sqlite3.Connection, destination: str, error: ErrorItem) -> dict[int, list[int]]:
+    """Hold all that is ready."""
+    rows = connection.execute(
+        "UPDATE work SET state = 'held', error = ? WHERE destination = ? AND state = 'ready'"
+        " RETURNING batch, members, attempts",
+        (pack_error(error), destination),
+    ).fetchall()
+    return _mark(connection, destination, rows, lambda _: Code.BLOCKED)
+
+
+def release(connection: sqlite3.Connection, destination: str, state: WorkState, now: int, pieces: int | None) -> int:
+    """Make what is held or blocked ready."""
+    rows = connection.execute(
+        "UPDATE work SET state = 'ready', due = ?1 WHERE id IN (SELECT id FROM work WHERE destination = ?2"
+        " AND state = ?3 ORDER BY id LIMIT ?4) RETURNING batch, members, attempts",
+        (now, destination, state, -1 if pieces is None else pieces),
+    ).fetchall()
+    _mark(connection, destination, rows, lambda attempts: Code.RETRYING if attempts else Code.PENDING)
+    return len(rows)
+
+
+def route(connection: sqlite3.Connection, batch: int, members: Sequence[int], plans: Sequence[Plan], now: int) -> None:
+    """Give events that had no way their deliveries."""
+    (packed,) = connection.execute("SELECT members FROM unrouted WHERE batch = ?", (batch,)).fetchone()
+    size = _size(connection, batch)
+    still = [index for index, plan in zip(members, plans, strict=True) if not plan.live]
+    left = sorted(set(unpack_members(packed)).difference(members))
+    connection.execute("DELETE FROM unrouted WHERE batch = ?", (batch,))
+    known: dict[str, bytes] = dict(
+        connection.execute("SELECT destination, codes FROM tracks WHERE batch = ?", (batch,))
+    )
+    fresh = [
+        Plan(
+            live=plan.live,
+            shadow=tuple(name for name in plan.shadow if not _has(known.get(name), index)),
+            filtered=plan.filtered,
+        )
+        for index, plan in zip(members, plans, strict=True)
+    ]
+    enqueue(connection, batch, members, fresh, now, size)
+    if left or still:
+        connection.execute(
+            "INSERT OR REPLACE INTO unrouted VALUES (?, ?)", (batch, pack_members(sorted({*left, *still})))
+        )
+
+
+def _has(codes: bytes | None, index: int) -> bool:
+    return codes is not None and codes[index] != Code.NONE
+
+
+def _size(connection: sqlite3.Connection, batch: int) -> int:
+    (size,) = connection.execute("SELECT size FROM batches WHERE batch = ?", (batch,)).fetchone()
+    return size
+
+
+def _take_out(connection: sqlite3.Connection, work: int, members: set[int]) -> None:
+    """Take members out of a piece of work; nothing of it is left where they were all."""
+    packed, parts = connection.execute("SELECT members, parts FROM work WHERE id = ?", (work,)).fetchone()
+    held = unpack_members(packed)
+    left = [index for index in held if index not in members]
+    if not left:
+        connection.execute("DELETE FROM work WHERE id = ?", (work,))
+        return
+    rendered = unpack_parts(parts)
+    if rendered is not None:
+        rendered = [rows for index, rows in zip(held, rendered, strict=True) if index not in members]
+    connection.execute(
+        "UPDATE work SET members = ?, parts = ? WHERE id = ?", (pack_members(left), pack_parts(rendered), work)
+    )
+
+
+def _insert(
+    connection: sqlite3.Connection,
+    destination: str,
+    batch: int,
+    members: Sequence[int],
+    group: Group,
+    parts: Sequence[Sequence[Part]] | None,
+) -> int:
+    cursor = connection.execute(
+        "INSERT INTO work (destination, batch, members, state, due, attempts, doubt, since, sent, error, parts)"
+        " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        (
+            destination,
+            batch,
+            pack_members(members),
+            group.state,
+            group.due,
+            group.attempts,
+            group.doubt,
+            group.since,
+            group.sent,
+            pack_error(group.error),
+            pack_parts(parts),
+        ),
+    )
+    return cursor.lastrowid or 0
+
+
+def _mark(
+    connection: sqlite3.Connection,
+    destination: str,
+    rows: Sequence[tuple[int, bytes, int]],
+    code: Callable[[int], Code],
+) -> dict[int, list[int]]:
+    codes: dict[tuple[int, str], bytearray] = {}
+    marked: dict[int, list[int]] = {}
+    for batch, packed, attempts in rows:
+        track = _codes(connection, codes, batch, destination)
+        for index in unpack_members(packed):
+            track[index] = code(attempts)
+            marked.setdefault(batch, []).append(index)
+    _write_codes(connection, codes)
+    return marked
+
+
+def _codes(
+    connection: sqlite3.Connection, codes: dict[tuple[int, str], bytearray], batch: int, destination: str
+) -> bytearray:
+    key = (batch, destination)
+    if key not in codes:
+        row = connection.execute("SELECT codes FROM tracks WHERE batch = ? AND destination = ?", key).fetchone()
+        codes[key] = bytearray(row[0])
+    return codes[key]
+
+
+def _write_codes(connection: sqlite3.Connection, codes: Mapping[tuple[int, str], bytearray]) -> None:
+    connection.executemany(
+        "UPDATE tracks SET codes = ? WHERE batch = ? AND destination = ?",
+        [(bytes(track), batch, destination) for (batch, destination), track in codes.items()],
+    )

@@ -1,0 +1,327 @@
+"""The embedded ledger: SQLite on disk, WAL, full synchronisation, one writer thread with group commit."""
+
+import asyncio
+import fcntl
+import sqlite3
+import threading
+from collections import Counter, OrderedDict, defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import IO, TypeVar
+
+from canonical_schema import DeliveryStatus, ErrorItem, Event
+from gateway.errors import LedgerUnavailable
+from gateway.ledger import _settling
+from gateway.ledger._model import (
+    AttemptRow,
+    Change,
+    Claim,
+    Code,
+    Plan,
+    Portion,
+    QueueDepth,
+    Snapshot,
+    Track,
+    Work,
+    WorkState,
+)
+from gateway.ledger._recording import Entry, record
+from gateway.ledger._rows import digest, unpack_attempt, unpack_events, unpack_members, unpack_parts
+from gateway.ledger._schema import connect, upgrade
+from gateway.ledger._settling import WorkRow, group_of
+from gateway.ledger._writer import Writer
+
+__all__ = ["SqliteLedger"]
+
+T = TypeVar("T")
+
+CACHED_EVENTS = 50_000
+"""How many decoded events are kept at hand: those just recorded are the next to be sent."""
+
+
+class SqliteLedger:
+    """A `Ledger` in one file, for one process."""
+
+    durability = "fsync"
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._cache = _EventCache()
+        self._lock: IO[str] | None = None
+        self._readers = ThreadPoolExecutor(1, thread_name_prefix="ledger-reader")
+
+    async def open(self) -> None:
+        """Take the file for this process and make its schema this version's.
+
+        Raises LedgerUnavailable where another process has it, or it cannot be written.
+        """
+        try:
+            self._lock = self.path.with_name(self.path.name + ".lock").open("w")
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            connection = connect(self.path)
+            upgrade(connection)
+            self._reader = connect(self.path)
+        except BlockingIOError:
+            raise LedgerUnavailable(f"{self.path} is in use by another gateway process") from None
+        except (OSError, sqlite3.Error) as error:
+            raise LedgerUnavailable(f"{self.path} cannot be opened for writing: {error}") from error
+        _settling.prepare(connection)
+        self._connection = connection
+        self._writer = Writer(connection)
+
+    async def close(self) -> None:
+        """Finish what was asked for, then let go of the file."""
+        await self._writer.stop()
+        self._readers.shutdown(wait=True)
+        self._connection.close()
+        self._reader.close()
+        if self._lock is not None:
+            self._lock.close()
+
+    async def record(
+        self, tenant: str, received: int, events: Sequence[Event], plans: Sequence[Plan]
+    ) -> Sequence[Claim]:
+        entry = Entry(tenant, received, events, plans, [digest(tenant, event.id) for event in events])
+
+        def write(connection: sqlite3.Connection) -> tuple[Sequence[Claim], int | None, list[Event]]:
+            return record(connection, entry, self._peek)
+
+        claims, batch, stored = await self._writer.do(write)
+        if batch is not None:
+            self._cache.put(batch, stored)
+        return claims
+
+    async def find(self, tenant: str, event_id: str) -> int | None:
+        def read(connection: sqlite3.Connection) -> int | None:
+            row = connection.execute("SELECT ref FROM ids WHERE digest = ?", (digest(tenant, event_id),)).fetchone()
+            return None if row is None else row[0]
+
+        return await self._read(read)
+
+    async def snapshots(self, batches: Sequence[int]) -> Mapping[int, Snapshot]:
+        return await self._read(
+            lambda connection: {
+                snapshot.batch: snapshot
+                for batch in batches
+                if (snapshot := self._snapshot(connection, batch)) is not None
+            }
+        )
+
+    async def batches_before(self, batch: int | None, limit: int) -> Sequence[int]:
+        below = 2**62 if batch is None else batch
+
+        def read(connection: sqlite3.Connection) -> list[int]:
+            rows = connection.execute(
+                "SELECT batch FROM batches WHERE batch < ? ORDER BY batch DESC LIMIT ?", (below, limit)
+            )
+            return [found for (found,) in rows]
+
+        return await self._read(read)
+
+    async def take(self, destination: str, now: int, limit: int) -> Sequence[Work]:
+        def read(connection: sqlite3.Connection) -> list[Work]:
+            taken: list[Work] = []
+            rows = connection.execute(
+                f"SELECT {_WORK} FROM work WHERE destination = ? AND state = 'ready' AND due <= ? ORDER BY due, id",
+                (destination, now),
+            )
+            room = limit
+            for row in rows:
+                work = self._work(connection, WorkRow(*row), room)
+                taken.append(work)
+                room -= len(work.members)
+                if room <= 0:
+                    break
+            rows.close()
+            return taken
+
+        return await self._read(read)
+
+    async def next_due(self, destination: str) -> int | None:
+        def read(connection: sqlite3.Connection) -> int | None:
+            query = "SELECT min(due) FROM work WHERE destination = ? AND state = 'ready'"
+            (due,) = connection.execute(query, (destination,)).fetchone()
+            return due
+
+        return await self._read(read)
+
+    async def intend(self, portions: Sequence[Portion], now: int) -> Sequence[int]:
+        return await self._writer.do(lambda connection: _settling.intend(connection, portions, now))
+
+    async def settle(self, changes: Sequence[Change], attempts: Sequence[AttemptRow]) -> None:
+        await self._writer.do(lambda connection: _settling.settle(connection, changes, attempts))
+
+    async def held(self, destination: str, state: WorkState) -> Sequence[Work]:
+        def read(connection: sqlite3.Connection) -> list[Work]:
+            rows = connection.execute(
+                f"SELECT {_WORK} FROM work WHERE destination = ? AND state = ? ORDER BY id", (destination, state)
+            ).fetchall()
+            return [self._work(connection, WorkRow(*row)) for row in rows]
+
+        return await self._read(read)
+
+    async def hold(self, destination: str, error: ErrorItem) -> Mapping[int, Sequence[int]]:
+        return await self._writer.do(lambda connection: _settling.hold(connection, destination, error))
+
+    async def release(self, destination: str, state: WorkState, now: int, pieces: int | None = None) -> int:
+        return await self._writer.do(lambda connection: _settling.release(connection, destination, state, now, pieces))
+
+    async def unrouted(self) -> Sequence[tuple[int, str, Sequence[Event], Sequence[int]]]:
+        def read(connection: sqlite3.Connection) -> list[tuple[int, str, Sequence[Event], Sequence[int]]]:
+            query = "SELECT batch, tenant, members FROM unrouted JOIN batches USING (batch) ORDER BY batch"
+            found: list[tuple[int, str, Sequence[Event], Sequence[int]]] = []
+            for batch, tenant, packed in connection.execute(query).fetchall():
+                events, members = self._load(connection, batch), unpack_members(packed)
+                found.append((batch, tenant, [events[index] for index in members], members))
+            return found
+
+        return await self._read(read)
+
+    async def route(self, batch: int, members: Sequence[int], plans: Sequence[Plan], now: int) -> None:
+        await self._writer.do(lambda connection: _settling.route(connection, batch, members, plans, now))
+
+    async def depth(self) -> Mapping[str, QueueDepth]:
+        def read(connection: sqlite3.Connection) -> dict[str, QueueDepth]:
+            depths: defaultdict[str, QueueDepth] = defaultdict(QueueDepth)
+            query = """
+                SELECT destination, state, sum(length(members) / 2), min(since) FROM work
+                WHERE state IN ('ready', 'sending', 'blocked', 'held') GROUP BY destination, state
+            """
+            for destination, state, count, since in connection.execute(query):
+                depth = depths[destination]
+                match state:
+                    case WorkState.READY:
+                        depth.ready = count
+                    case WorkState.SENDING:
+                        depth.sending = count
+                    case _:
+                        depth.blocked += count
+                depth.oldest = since if depth.oldest is None else min(depth.oldest, since)
+            return depths
+
+        return await self._read(read)
+
+    async def counts(self) -> Mapping[str, Mapping[DeliveryStatus, int]]:
+        def read(connection: sqlite3.Connection) -> dict[str, Mapping[DeliveryStatus, int]]:
+            bytes_seen: defaultdict[str, Counter[int]] = defaultdict(Counter)
+            for destination, codes in connection.execute("SELECT destination, codes FROM tracks"):
+                bytes_seen[destination].update(codes)
+            counted: dict[str, Mapping[DeliveryStatus, int]] = {}
+            for destination, seen in bytes_seen.items():
+                statuses: Counter[DeliveryStatus] = Counter()
+                for code, count in seen.items():
+                    if code != Code.NONE:
+                        statuses[Code(code).status] += count
+                counted[destination] = dict(statuses)
+            return counted
+
+        return await self._read(read)
+
+    async def name(self, providers: Mapping[str, str]) -> None:
+        rows = list(providers.items())
+
+        def write(connection: sqlite3.Connection) -> None:
+            connection.executemany("INSERT OR REPLACE INTO destinations VALUES (?, ?)", rows)
+
+        await self._writer.do(write)
+
+    async def _read(self, query: Callable[[sqlite3.Connection], T]) -> T:
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._readers, query, self._reader)
+        except sqlite3.Error as error:
+            raise LedgerUnavailable(f"the ledger cannot be read: {error}") from error
+
+    def _load(self, connection: sqlite3.Connection, batch: int) -> Sequence[Event]:
+        events = self._peek(connection, batch)
+        self._cache.put(batch, events)
+        return events
+
+    def _peek(self, connection: sqlite3.Connection, batch: int) -> Sequence[Event]:
+        """Return a batch's events without remembering them: inside a transaction they may yet be taken back."""
+        events = self._cache.get(batch)
+        if events is None:
+            (body,) = connection.execute("SELECT body FROM batches WHERE batch = ?", (batch,)).fetchone()
+            events = unpack_events(body)
+        return events
+
+    def _work(self, connection: sqlite3.Connection, row: WorkRow, room: int | None = None) -> Work:
+        query = "SELECT tenant, received FROM batches WHERE batch = ?"
+        tenant, received = connection.execute(query, (row.batch,)).fetchone()
+        events, members = self._load(connection, row.batch), unpack_members(row.members)[:room]
+        parts = unpack_parts(row.parts)
+        return Work(
+            id=row.id,
+            destination=row.destination,
+            batch=row.batch,
+            tenant=tenant,
+            received=received,
+            group=group_of(row),
+            members=members,
+            events=[events[index] for index in members],
+            parts=None if parts is None else parts[:room],
+        )
+
+    def _snapshot(self, connection: sqlite3.Connection, batch: int) -> Snapshot | None:
+        found = connection.execute("SELECT tenant, received FROM batches WHERE batch = ?", (batch,)).fetchone()
+        if found is None:
+            return None
+        tenant, received = found
+        query = """
+            SELECT destination, coalesce(provider, ''), shadow, codes FROM tracks
+            LEFT JOIN destinations ON name = destination WHERE batch = ? ORDER BY destination
+        """
+        tracks = {
+            destination: Track(
+                destination=destination,
+                provider=provider,
+                shadow=bool(shadow),
+                codes=codes,
+                work=[],
+                attempts=[],
+                parts={},
+            )
+            for destination, provider, shadow, codes in connection.execute(query, (batch,))
+        }
+        for row in connection.execute(f"SELECT {_WORK} FROM work WHERE batch = ?", (batch,)):
+            piece = WorkRow(*row)
+            tracks[piece.destination].work.append((group_of(piece), unpack_members(piece.members)))
+        query = "SELECT destination, body FROM attempts WHERE batch = ? ORDER BY id"
+        for destination, body in connection.execute(query, (batch,)):
+            tracks[destination].attempts.append(unpack_attempt(body))
+        query = "SELECT destination, place, body FROM parts WHERE batch = ?"
+        for destination, place, body in connection.execute(query, (batch,)):
+            tracks[destination].parts[place] = (unpack_parts(body) or [[]])[0]
+        return Snapshot(
+            batch=batch,
+            tenant=tenant,
+            received=received,
+            events=list(self._load(connection, batch)),
+            tracks=list(tracks.values()),
+        )
+
+
+_WORK = ", ".join(WorkRow._fields)
+
+
+class _EventCache:
+    """The events of the newest batches, decoded. Asked from several threads."""
+
+    def __init__(self) -> None:
+        self._batches: OrderedDict[int, Sequence[Event]] = OrderedDict()
+        self._events = 0
+        self._lock = threading.Lock()
+
+    def get(self, batch: int) -> Sequence[Event] | None:
+        with self._lock:
+            return self._batches.get(batch)
+
+    def put(self, batch: int, events: Sequence[Event]) -> None:
+        with self._lock:
+            if batch in self._batches:
+                return
+            self._batches[batch] = events
+            self._events += len(events)
+            while self._events > CACHED_EVENTS and len(self._batches) > 1:
+                _, dropped = self._batches.popitem(last=False)
+                self._events -= len(dropped)

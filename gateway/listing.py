@@ -1,0 +1,138 @@
+"""`GET /v1/events`: events by what they are and what became of them, newest first, a page at a time."""
+
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any
+
+import msgspec
+
+from canonical_schema import DeliveryStatus, ErrorCode, EventStatus, format_time, parse_time
+from gateway.errors import RequestRefused
+from gateway.ledger import Code, Ledger, ref_of, split_ref
+from gateway.merge import View
+from gateway.times import from_micros
+
+__all__ = ["Filter", "page", "read_filter"]
+
+PAGE = 100
+SCANNED = 400
+"""Batches that one page looks at; a page may come back short, with a cursor to go on."""
+
+
+class Filter(msgspec.Struct, frozen=True, kw_only=True):
+    """What to list. `None` is anything."""
+
+    status: str | None = None
+    destination: str | None = None
+    customer: str | None = None
+    meter: str | None = None
+    since: datetime | None = None
+    until: datetime | None = None
+    limit: int = PAGE
+    cursor: int | None = None
+
+
+def read_filter(query: Mapping[str, str]) -> Filter:
+    """Return the filter of a query string. Raises RequestRefused for names and values that mean nothing."""
+    known = {"status", "destination", "customer", "meter", "from", "to", "limit", "cursor"}
+    for name in query:
+        if name not in known:
+            raise _refused(f"unknown filter {name[:64]!r}: there are {', '.join(sorted(known))}")
+    status = query.get("status")
+    statuses = sorted({*EventStatus, *DeliveryStatus} - {EventStatus.INVALID, EventStatus.CONFLICT})
+    if status is not None and status not in statuses:
+        raise _refused(f"status: there is no {status[:64]!r}; one of {', '.join(statuses)}")
+    return Filter(
+        status=status,
+        destination=query.get("destination"),
+        customer=query.get("customer"),
+        meter=query.get("meter"),
+        since=_time(query, "from"),
+        until=_time(query, "to"),
+        limit=_number(query, "limit", 1, 1000) or PAGE,
+        cursor=_number(query, "cursor", 0, 2**62),
+    )
+
+
+async def page(ledger: Ledger, tenant: str, wanted: Filter) -> dict[str, Any]:
+    """Return one page: `data`, and `next_cursor` where there may be more."""
+    below = wanted.cursor
+    data: list[dict[str, Any]] = []
+    scanned = 0
+    while scanned < SCANNED:
+        start = None if below is None else split_ref(below)[0] + 1
+        batches = await ledger.batches_before(start, 20)
+        if not batches:
+            return {"data": data}
+        snapshots = await ledger.snapshots(batches)
+        for batch in batches:
+            scanned += 1
+            snapshot = snapshots[batch]
+            if snapshot.tenant == tenant:
+                view = View(snapshot)
+                for index in range(len(snapshot.events) - 1, -1, -1):
+                    ref = ref_of(batch, index)
+                    if (below is None or ref < below) and _matches(view, index, wanted):
+                        data.append(_shown(view, index))
+                        if len(data) == wanted.limit:
+                            return {"data": data, "next_cursor": str(ref)}
+            below = ref_of(batch, 0)
+        if below == 0:
+            return {"data": data}
+    return {"data": data, "next_cursor": str(below)}
+
+
+def _matches(view: View, index: int, wanted: Filter) -> bool:
+    event = view.snapshot.events[index]
+    if wanted.customer is not None and event.customer != wanted.customer:
+        return False
+    if wanted.meter is not None and event.meter != wanted.meter:
+        return False
+    when = event.timestamp or from_micros(view.snapshot.received)
+    if (wanted.since is not None and when < wanted.since) or (wanted.until is not None and when >= wanted.until):
+        return False
+    codes: dict[str, Code] = view.codes(index)
+    if wanted.destination is not None:
+        code = codes.get(wanted.destination)
+        return code is not None and wanted.status in {None, code.status}
+    if wanted.status is None:
+        return True
+    if wanted.status in set(EventStatus):
+        return view.status(index) == wanted.status
+    return any(code.status == wanted.status for code in codes.values())
+
+
+def _shown(view: View, index: int) -> dict[str, Any]:
+    event = view.snapshot.events[index]
+    received = from_micros(view.snapshot.received)
+    return {
+        "id": event.id,
+        "status": view.status(index),
+        "received_at": format_time(received),
+        "customer": event.customer,
+        "meter": event.meter,
+        "timestamp": format_time(event.timestamp or received),
+        "deliveries": view.deliveries(index),
+    }
+
+
+def _time(query: Mapping[str, str], name: str) -> datetime | None:
+    if name not in query:
+        return None
+    try:
+        return parse_time(query[name].replace(" ", "+"))
+    except ValueError as error:
+        raise _refused(f"{name}: {error}") from None
+
+
+def _number(query: Mapping[str, str], name: str, least: int, most: int) -> int | None:
+    if name not in query:
+        return None
+    text = query[name]
+    if not (text.isascii() and text.isdigit() and least <= int(text[:20]) <= most):
+        raise _refused(f"{name}: must be a whole number from {least} to {most}")
+    return int(text)
+
+
+def _refused(detail: str) -> RequestRefused:
+    return RequestRefused(400, ErrorCode.INVALID_REQUEST, detail)

@@ -1,0 +1,42 @@
+"""Logs as one JSON object a line, on standard error. Nothing of a request's content is ever put in them."""
+
+import json
+import logging
+import sys
+from typing import TextIO
+
+import structlog
+
+__all__ = ["configure"]
+
+
+def configure(stream: TextIO | None = None, level: int = logging.INFO) -> None:
+    """Send every log line of this process to `stream` as JSON, those of libraries from WARNING up."""
+    structlog.configure(
+        processors=[
+            structlog.contextvars.merge_contextvars,
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            structlog.processors.JSONRenderer(),
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(level),
+        logger_factory=structlog.PrintLoggerFactory(stream or sys.stderr),
+        cache_logger_on_first_use=False,
+    )
+    handler = logging.StreamHandler(stream or sys.stderr)
+    handler.setFormatter(_Library())
+    logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
+
+
+class _Library(logging.Formatter):
+    """A library's line. An exception is named but not told: its text may hold a customer's data."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        raised = record.exc_info[0] if record.exc_info else None
+        line = {
+            "event": "library",
+            "logger": record.name,
+            "level": record.levelname.lower(),
+            "message": record.getMessage()[:300] if raised is None else raised.__name__,
+        }
+        return json.dumps(line)

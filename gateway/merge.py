@@ -1,0 +1,197 @@
+"""Many answers, one answer: what every provider said about every event of a request."""
+
+from collections.abc import Iterable, Mapping, Sequence
+
+from canonical_schema import (
+    Attempt,
+    BatchResult,
+    DeliveryDetail,
+    DeliveryResult,
+    DeliveryStatus,
+    ErrorItem,
+    EventDetail,
+    EventResult,
+    EventStatus,
+    PartResult,
+    Summary,
+    event_json,
+    event_status,
+    format_time,
+)
+from gateway.ledger import AttemptRow, Code, Group, Part, Plan, Snapshot, Track
+from gateway.times import from_micros
+
+__all__ = ["View", "batch_result", "fresh", "refused"]
+
+_NOT_MINE = frozenset({Code.NO_BINDING, Code.NO_ROUTE})
+
+
+class View:
+    """A batch of the ledger, read event by event."""
+
+    def __init__(self, snapshot: Snapshot) -> None:
+        self.snapshot = snapshot
+        self._tracks = [_TrackView(track) for track in snapshot.tracks]
+
+    def status(self, index: int) -> EventStatus:
+        """Return what became of one event."""
+        return event_status(
+            track.code(index).status
+            for track in self._tracks
+            if not track.shadow and track.code(index) not in _NOT_MINE and track.code(index) is not Code.NONE
+        )
+
+    def open(self, index: int) -> list[str]:
+        """Return the live destinations where one event has not ended, blocked ones left out."""
+        return [
+            track.name
+            for track in self._tracks
+            if not track.shadow and track.code(index) in {Code.PENDING, Code.RETRYING}
+        ]
+
+    def codes(self, index: int) -> dict[str, Code]:
+        """Return one event's status bytes, by destination."""
+        return {track.name: track.code(index) for track in self._tracks if track.code(index) is not Code.NONE}
+
+    def deliveries(self, index: int) -> dict[str, DeliveryResult]:
+        """Return one event's deliveries, as clients see them."""
+        return {track.name: track.result(index) for track in self._tracks if track.code(index) is not Code.NONE}
+
+    def result(self, position: int, index: int, *, replayed: bool) -> EventResult:
+        """Return one event's entry in the answer to a request."""
+        return EventResult(
+            index=position,
+            id=self.snapshot.events[index].id,
+            status=self.status(index),
+            stored=True,
+            replayed=replayed,
+            deliveries=self.deliveries(index),
+        )
+
+    def detail(self, index: int) -> EventDetail:
+        """Return everything that is known of one event."""
+        event, received = self.snapshot.events[index], from_micros(self.snapshot.received)
+        shown = event_json(event)
+        shown.setdefault("timestamp", format_time(received))
+        return EventDetail(
+            id=event.id,
+            status=self.status(index),
+            received_at=format_time(received),
+            event=shown,
+            deliveries={
+                track.name: DeliveryDetail(**track.result(index), history=track.history(index))
+                for track in self._tracks
+                if track.code(index) is not Code.NONE
+            },
+        )
+
+
+class _TrackView:
+    """One destination's view of a batch, read event by event."""
+
+    def __init__(self, track: Track) -> None:
+        self.name = track.destination
+        self.shadow = track.shadow
+        self._track = track
+        self._groups: dict[int, Group] = {index: group for group, members in track.work for index in members}
+        self._attempts: dict[int, list[AttemptRow]] = {}
+        for attempt in track.attempts:
+            for index in attempt.members:
+                self._attempts.setdefault(index, []).append(attempt)
+
+    def code(self, index: int) -> Code:
+        return Code(self._track.codes[index])
+
+    def result(self, index: int) -> DeliveryResult:
+        code, attempts = self.code(index), self._attempts.get(index, [])
+        group, parts = self._groups.get(index), self._track.parts.get(index)
+        made = DeliveryResult(provider=self._track.provider, status=code.status, attempts=len(attempts))
+        theirs = next((row.provider_event_ids[index] for row in attempts if index in row.provider_event_ids), None)
+        if theirs is not None:
+            made["provider_event_id"] = theirs
+        _tell(made, code)
+        if self.shadow:
+            made["shadow"] = True
+        if group is not None:
+            if code is Code.RETRYING:
+                made["next_attempt_at"] = format_time(from_micros(group.due))
+            if group.error is not None:
+                made["error"] = group.error
+        if parts is not None:
+            made["parts"] = {part.name: _part(part) for part in parts}
+        return made
+
+    def history(self, index: int) -> list[Attempt]:
+        return [_attempt(attempt, index) for attempt in self._attempts.get(index, [])]
+
+
+def _tell(made: DeliveryResult | PartResult, code: Code) -> None:
+    if code.receipt is not None:
+        made["receipt"] = code.receipt
+    if code.reason is not None:
+        made["reason"] = code.reason
+    if code is Code.DUPLICATE_UNEXPECTED:
+        made["unexpected"] = True
+
+
+def _part(part: Part) -> PartResult:
+    made = PartResult(status=part.code.status)
+    if part.provider_event_id is not None:
+        made["provider_event_id"] = part.provider_event_id
+    _tell(made, part.code)
+    if part.error is not None:
+        made["error"] = part.error
+    return made
+
+
+def _attempt(attempt: AttemptRow, index: int) -> Attempt:
+    outcome, error = attempt.others.get(index, (attempt.outcome, attempt.error))
+    made = Attempt(at=format_time(from_micros(attempt.at)), duration_ms=attempt.duration_ms, outcome=outcome)
+    if attempt.http_status is not None:
+        made["http_status"] = attempt.http_status
+    if error is not None:
+        made["error"] = error
+    return made
+
+
+def fresh(plan: Plan, providers: Mapping[str, str]) -> tuple[EventStatus, dict[str, DeliveryResult]]:
+    """Return status and deliveries of an event that was stored just now and not looked at since."""
+    made: dict[str, DeliveryResult] = {}
+    for name in plan.live:
+        made[name] = DeliveryResult(provider=providers[name], status=DeliveryStatus.PENDING, attempts=0)
+    for name in plan.shadow:
+        made[name] = DeliveryResult(provider=providers[name], status=DeliveryStatus.PENDING, attempts=0, shadow=True)
+    for name, code in plan.filtered:
+        made[name] = DeliveryResult(provider=providers[name], status=code.status, attempts=0)
+        _tell(made[name], code)
+    return event_status(DeliveryStatus.PENDING for _ in plan.live), made
+
+
+def refused(position: int, event_id: str | None, status: EventStatus, error: ErrorItem) -> EventResult:
+    """Return the entry of an event that was not stored."""
+    made = EventResult(index=position, status=status, stored=False, replayed=False, deliveries={}, error=error)
+    if event_id is not None:
+        made["id"] = event_id
+    return made
+
+
+def batch_result(batch_id: str, results: Sequence[EventResult]) -> BatchResult:
+    """Return the answer to a request, with its counts."""
+    return BatchResult(object="batch_result", batch_id=batch_id, summary=_summary(results), results=list(results))
+
+
+def _summary(results: Iterable[EventResult]) -> Summary:
+    counts = dict.fromkeys(EventStatus, 0)
+    for result in results:
+        counts[result["status"]] += 1
+    return Summary(
+        total=sum(counts.values()),
+        delivered=counts[EventStatus.DELIVERED],
+        pending=counts[EventStatus.PENDING],
+        partial=counts[EventStatus.PARTIAL],
+        failed=counts[EventStatus.FAILED],
+        unknown=counts[EventStatus.UNKNOWN],
+        unrouted=counts[EventStatus.UNROUTED],
+        invalid=counts[EventStatus.INVALID],
+        conflict=counts[EventStatus.CONFLICT],
+    )

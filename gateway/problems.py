@@ -1,0 +1,55 @@
+"""Requests that are refused as a whole, as RFC 9457 problem details."""
+
+from http import HTTPStatus
+
+import msgspec
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+
+from canonical_schema import ErrorCode, Problem
+from gateway.errors import LedgerUnavailable, RequestRefused
+
+__all__ = ["HANDLERS", "problem"]
+
+_BY_STATUS = {
+    404: (ErrorCode.NOT_FOUND, "nothing is here: see the README for the endpoints"),
+    405: (ErrorCode.METHOD_NOT_ALLOWED, "this endpoint takes another method"),
+}
+
+
+def problem(
+    request: Request, status: int, code: ErrorCode, detail: str, headers: dict[str, str] | None = None
+) -> Response:
+    """Return a problem response with the request's id."""
+    body = Problem(
+        type=f"urn:usage-gateway:problem:{code}",
+        title=HTTPStatus(status).phrase,
+        status=status,
+        detail=detail,
+        code=code,
+        request_id=str(request.scope.get("gateway.request_id", "")),
+    )
+    return Response(
+        msgspec.json.encode(body), status_code=status, media_type="application/problem+json", headers=headers
+    )
+
+
+async def _refused(request: Request, error: Exception) -> Response:
+    assert isinstance(error, RequestRefused)
+    return problem(request, error.status, error.code, error.detail, error.headers)
+
+
+async def _unavailable(request: Request, error: Exception) -> Response:
+    assert isinstance(error, LedgerUnavailable)
+    detail = f"{error}; nothing of this request is promised: keep the events and send them again"
+    return problem(request, 503, ErrorCode.LEDGER_UNAVAILABLE, detail, {"retry-after": str(error.retry_after)})
+
+
+async def _http(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    code, detail = _BY_STATUS.get(error.status_code, (ErrorCode.INVALID_REQUEST, str(error.detail)))
+    return problem(request, error.status_code, code, detail, dict(error.headers or {}))
+
+
+HANDLERS = {RequestRefused: _refused, LedgerUnavailable: _unavailable, HTTPException: _http}

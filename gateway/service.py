@@ -1,0 +1,213 @@
+"""The gateway itself: accepts events, keeps the lanes going, answers what became of them."""
+
+import asyncio
+import random
+import uuid
+from collections.abc import Mapping, Sequence
+from datetime import timedelta
+from typing import Any, Literal
+
+import httpx
+import structlog
+
+from canonical_schema import BatchResult, ErrorCode, ErrorItem, Event, EventDetail, EventResult, EventStatus
+from gateway.board import Board
+from gateway.catalogue import Catalogue
+from gateway.configuration import Configuration
+from gateway.explaining import explain
+from gateway.intake import Bad, admit
+from gateway.lane import Lane
+from gateway.ledger import Claim, ClaimKind, Ledger, Plan, split_ref
+from gateway.merge import View, batch_result, fresh, refused
+from gateway.times import Clock, SystemClock, to_micros
+from gateway.transport import Transport
+
+__all__ = ["Ack", "Gateway"]
+
+log = structlog.get_logger("gateway.service")
+
+Ack = Literal["stored", "required", "all"]
+
+
+class Gateway:
+    """One process's gateway. Start it before use; stop it to lose nothing."""
+
+    def __init__(
+        self,
+        configuration: Configuration,
+        ledger: Ledger,
+        *,
+        clock: Clock | None = None,
+        mounts: Mapping[str, httpx.AsyncBaseTransport] | None = None,
+        rng: random.Random | None = None,
+    ) -> None:
+        """`mounts` puts something else than the network under a destination: a simulator, a test's answers."""
+        self.configuration = configuration
+        self.catalogue = Catalogue(configuration)
+        self.ledger = ledger
+        self.clock = clock or SystemClock()
+        self.board = Board()
+        self._providers = {name: one.provider for name, one in configuration.destinations.items()}
+        self._transports: dict[str, Transport] = {}
+        self.lanes: dict[str, Lane] = {}
+        self._tasks: list[asyncio.Task[None]] = []
+        for name, destination in configuration.destinations.items():
+            if destination.mode == "off":
+                continue
+            transport = Transport(
+                destination.adapter,
+                timeout=configuration.delivery.timeout,
+                connections=configuration.delivery.max_in_flight,
+                mount=(mounts or {}).get(name),
+            )
+            self._transports[name] = transport
+            self.lanes[name] = Lane(
+                name,
+                catalogue=self.catalogue,
+                ledger=ledger,
+                transport=transport,
+                board=self.board,
+                clock=self.clock,
+                delivery=configuration.delivery,
+                rng=rng,
+            )
+
+    async def open(self) -> None:
+        """Open the ledger and take up what the last process left; nothing is sent yet."""
+        await self.ledger.open()
+        await self.ledger.name(self._providers)
+        for lane in self.lanes.values():
+            await lane.recover()
+        await self._shelve()
+        await self._route_unrouted()
+
+    async def start(self) -> None:
+        """Open, and begin to deliver."""
+        await self.open()
+        self._tasks = [asyncio.create_task(lane.run()) for lane in self.lanes.values()]
+
+    async def stop(self, grace: timedelta = timedelta(seconds=30)) -> None:
+        """Let requests in flight finish within the grace, then close. Never cancels a send before that."""
+        await asyncio.gather(*(lane.stop(grace) for lane in self.lanes.values()))
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        for transport in self._transports.values():
+            await transport.close()
+        await self.ledger.close()
+
+    async def accept(self, tenant: str, sent: Sequence[Event | Bad], ack: Ack, wait: float) -> BatchResult:
+        """Store what is good, wait for what `ack` says, at most `wait` seconds, and tell what became of each.
+
+        Raises LedgerUnavailable where nothing can be promised; then nothing is stored.
+        """
+        now = self.clock.now()
+        configuration = self.configuration
+        admitted = list(admit(sent, self.catalogue, configuration.intake, now, configuration.retention.events))
+        events = [event for event in admitted if isinstance(event, Event)]
+        plans = [self.catalogue.plan(tenant, event.meter) for event in events]
+        with self.board.watch() as watch:
+            claims = await self.ledger.record(tenant, to_micros(now), events, plans) if events else ()
+            self._wake(claims, plans)
+            views = await self._views({split_ref(claim.ref)[0] for claim in claims if claim.kind is ClaimKind.REPLAY})
+            if ack != "stored" and wait > 0:
+                awaited = self._awaited(claims, plans, views, ack)
+                if awaited:
+                    await watch.until_ended(awaited, wait)
+        if ack != "stored":
+            views = await self._views({split_ref(claim.ref)[0] for claim in claims})
+        results = self._results(admitted, claims, plans, views)
+        return batch_result(f"bat_{uuid.uuid4().hex}", results)
+
+    async def event(self, tenant: str, event_id: str) -> EventDetail | None:
+        """Return everything that is known of an event, or `None`."""
+        ref = await self.ledger.find(tenant, event_id)
+        if ref is None:
+            return None
+        batch, index = split_ref(ref)
+        return (await self._views({batch}))[batch].detail(index)
+
+    def explain(self, tenant: str, sent: Sequence[Event | Bad]) -> dict[str, Any]:
+        """Return what would be sent, and every refusal that can be foreseen."""
+        now = self.clock.now()
+        configuration = self.configuration
+        admitted = list(admit(sent, self.catalogue, configuration.intake, now, configuration.retention.events))
+        return explain(self.catalogue, tenant, admitted, now)
+
+    def _wake(self, claims: Sequence[Claim], plans: Sequence[Plan]) -> None:
+        going = {plan for claim, plan in zip(claims, plans, strict=True) if claim.kind is ClaimKind.NEW}
+        for name in {name for plan in going for name in (*plan.live, *plan.shadow)}:
+            self.lanes[name].wake()
+        if any(not plan.live for plan in going):
+            log.warning("events.unrouted", hint="stored; add a meter or a binding, they go on at the next start")
+
+    def _awaited(
+        self, claims: Sequence[Claim], plans: Sequence[Plan], views: Mapping[int, View], ack: Ack
+    ) -> set[tuple[int, int, str]]:
+        """Return the deliveries whose end the answer waits for."""
+        counted = {
+            name
+            for name, destination in self.catalogue.destinations.items()
+            if destination.mode == "live" and (ack == "all" or destination.required)
+        }
+        awaited: set[tuple[int, int, str]] = set()
+        for claim, plan in zip(claims, plans, strict=True):
+            batch, index = split_ref(claim.ref)
+            if claim.kind is ClaimKind.NEW:
+                open_at: Sequence[str] = plan.live
+            elif claim.kind is ClaimKind.REPLAY and batch in views:
+                open_at = views[batch].open(index)
+            else:
+                continue
+            awaited.update((batch, index, name) for name in open_at if name in counted)
+        return awaited
+
+    def _results(
+        self, admitted: Sequence[Event | Bad], claims: Sequence[Claim], plans: Sequence[Plan], views: Mapping[int, View]
+    ) -> list[EventResult]:
+        results: list[EventResult] = []
+        recorded = iter(zip(claims, plans, strict=True))
+        for position, event in enumerate(admitted):
+            if isinstance(event, Bad):
+                results.append(refused(position, event.event_id, EventStatus.INVALID, event.error))
+                continue
+            claim, plan = next(recorded)
+            batch, index = split_ref(claim.ref)
+            if claim.kind is ClaimKind.CONFLICT:
+                fields = ", ".join(claim.fields)
+                message = f"id: came before with other content ({fields} differ): send this under an id of its own"
+                error = ErrorItem(code=ErrorCode.CONFLICT, message=message, field="id", fields=list(claim.fields))
+                results.append(refused(position, event.id, EventStatus.CONFLICT, error))
+            elif batch in views:
+                results.append(views[batch].result(position, index, replayed=claim.kind is ClaimKind.REPLAY))
+            else:
+                status, deliveries = fresh(plan, self._providers)
+                results.append(
+                    EventResult(
+                        index=position, id=event.id, status=status, stored=True, replayed=False, deliveries=deliveries
+                    )
+                )
+        return results
+
+    async def _views(self, batches: set[int]) -> dict[int, View]:
+        if not batches:
+            return {}
+        return {batch: View(found) for batch, found in (await self.ledger.snapshots(sorted(batches))).items()}
+
+    async def _shelve(self) -> None:
+        """Show the work of destinations that are switched off or gone as blocked."""
+        for name in await self.ledger.depth():
+            if name not in self.lanes:
+                message = f"destination {name} is switched off or removed: configure it again, and this goes on"
+                error = ErrorItem(code=ErrorCode.PROVIDER_UNAVAILABLE, message=message, retryable=True)
+                await self.ledger.hold(name, error)
+
+    async def _route_unrouted(self) -> None:
+        """Give events that had no way the way that today's configuration has for them."""
+        now = to_micros(self.clock.now())
+        for batch, tenant, events, members in await self.ledger.unrouted():
+            plans = [self.catalogue.plan(tenant, event.meter) for event in events]
+            found = [(index, plan) for index, plan in zip(members, plans, strict=True) if plan.live]
+            if found:
+                await self.ledger.route(batch, [index for index, _ in found], [plan for _, plan in found], now)
+                log.info("events.routed", batch=batch, events=len(found))

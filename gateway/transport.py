@@ -1,0 +1,106 @@
+"""The only module that talks to providers: one request out, one reply or one fault back."""
+
+import asyncio
+from datetime import timedelta
+
+import aiohttp
+import httpx
+import msgspec
+from httpx_aiohttp import AiohttpTransport
+
+from adapters import AnyAdapter, Fault, FaultKind, Reply, Request
+from gateway import __version__
+
+__all__ = ["Transport"]
+
+MAX_REPLY = 16 * 2**20
+"""Bytes of a reply that are read; more makes it unreadable."""
+
+
+class Transport:
+    """The connections of one destination.
+
+    A provider that cannot tell repeats gets a fresh connection each time: a stale one that breaks
+    while we write cannot be told from a lost answer.
+    """
+
+    def __init__(
+        self,
+        adapter: AnyAdapter,
+        *,
+        timeout: timedelta,
+        connections: int,
+        mount: httpx.AsyncBaseTransport | None = None,
+    ) -> None:
+        seconds = timeout.total_seconds()
+        self._total = seconds * 2
+        self._client = httpx.AsyncClient(
+            transport=mount or _pool(connections, reuse=adapter.door.dedupe is not None),
+            timeout=httpx.Timeout(connect=min(10.0, seconds), read=seconds, write=seconds, pool=seconds),
+            headers={"user-agent": f"usage-gateway/{__version__}"},
+            follow_redirects=False,
+            trust_env=False,
+        )
+
+    async def send(self, request: Request) -> Reply | Fault:
+        """Send one request. Never raises for what a network or a provider does."""
+        try:
+            async with asyncio.timeout(self._total):
+                return await self._exchange(request)
+        except TimeoutError:
+            return Fault(kind=FaultKind.NO_ANSWER, name="Timeout", timeout=True)
+        except (httpx.HTTPError, httpx.InvalidURL, httpx.StreamError, aiohttp.ClientError, OSError) as error:
+            return _fault(error)
+
+    async def close(self) -> None:
+        """Close every connection."""
+        await self._client.aclose()
+
+    async def _exchange(self, request: Request) -> Reply | Fault:
+        sent = self._client.build_request(
+            request.method, request.url, headers=dict(request.headers), content=request.body
+        )
+        response = await self._client.send(sent, stream=True)
+        try:
+            body = bytearray()
+            async for chunk in response.aiter_bytes():
+                body += chunk
+                if len(body) > MAX_REPLY:
+                    return Fault(kind=FaultKind.NO_ANSWER, name="ReplyTooLarge")
+        finally:
+            await response.aclose()
+        try:
+            decoded = msgspec.json.decode(body) if body else None
+        except (msgspec.DecodeError, UnicodeDecodeError):
+            decoded = None
+        headers = {name.lower(): value for name, value in response.headers.items()}
+        return Reply(status=response.status_code, headers=headers, body=bytes(body), json=decoded)
+
+
+def _pool(connections: int, *, reuse: bool) -> httpx.AsyncBaseTransport:
+    # httpx's own pool costs milliseconds a request at 64 in flight and leaks slots under cancellation.
+    def session() -> aiohttp.ClientSession:
+        return aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(limit=connections, force_close=not reuse),
+            cookie_jar=aiohttp.DummyCookieJar(),
+        )
+
+    return AiohttpTransport(client=session)
+
+
+_NEVER_LEFT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, httpx.UnsupportedProtocol, httpx.InvalidURL)
+_NEVER_LEFT_BELOW = (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError, aiohttp.InvalidURL)
+
+
+def _fault(error: Exception) -> Fault:
+    # httpx-aiohttp calls every ClientConnectionError a ConnectTimeout, a reset while waiting for the answer among
+    # them. Such a request may have arrived, so the exception underneath decides.
+    # https://github.com/karpetrosyan/httpx-aiohttp
+    cause = error.__cause__ if isinstance(error.__cause__, aiohttp.ClientError) else None
+    never_left = isinstance(error, _NEVER_LEFT) if cause is None else isinstance(cause, _NEVER_LEFT_BELOW)
+    named = cause or error
+    return Fault(
+        kind=FaultKind.NEVER_LEFT if never_left else FaultKind.NO_ANSWER,
+        name=type(named).__name__,
+        timeout=isinstance(named, httpx.TimeoutException | TimeoutError),
+    )

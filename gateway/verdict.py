@@ -1,0 +1,135 @@
+"""What to do about an outcome: done, again, parked, blocked or given up. Pure; the money rules live here."""
+
+from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime, timedelta
+
+import msgspec
+
+from adapters import Dedupe, Outcome, State
+from canonical_schema import ErrorCode, ErrorItem, worst
+from gateway.configuration_sections import Retry
+from gateway.ledger import Code, Group, Part
+from gateway.times import from_micros
+
+__all__ = ["Next", "backoff", "combined", "error_item", "may_resend", "next_step"]
+
+NO_DOUBT = 0
+REFUSED_BATCH = 1
+"""A refused batch may have stored it, had it been good. Its own refusal, alone, settles that."""
+LOST_ANSWER = 2
+"""A request without an answer may have stored it. Only the provider's dedupe, or reading back, settles that."""
+
+
+class Next(msgspec.Struct, frozen=True, kw_only=True):
+    """What becomes of a row, or of a delivery."""
+
+    code: Code
+    doubt: int
+    wait: timedelta | None = None
+    """Set where it is sent again: how long from now."""
+    error: ErrorItem | None = None
+    provider_event_id: str | None = None
+
+
+def next_step(
+    outcome: Outcome,
+    group: Group,
+    *,
+    dedupe: Dedupe | None,
+    queued: bool,
+    retry: Retry,
+    now: datetime,
+    jitter: Callable[[float], float],
+) -> Next:
+    """Decide about one row.
+
+    `group` is what held before this attempt, with the attempt counted and its beginning in `sent`. Doubt is
+    sticky: a rejection that follows a lost answer is not a rejection. `jitter` draws from 0 to its argument.
+    """
+    doubt = group.doubt
+    error = error_item(outcome)
+    match outcome.state:
+        case State.ACCEPTED:
+            code = Code.ACCEPTED_QUEUED if queued else Code.ACCEPTED
+            return Next(code=code, doubt=doubt, provider_event_id=outcome.provider_event_id)
+        case State.DUPLICATE:
+            code = Code.DUPLICATE if doubt else Code.DUPLICATE_UNEXPECTED
+            return Next(code=code, doubt=doubt, provider_event_id=outcome.provider_event_id)
+        case State.REJECTED:
+            if doubt == LOST_ANSWER:
+                return Next(code=Code.UNKNOWN, doubt=doubt, error=_doubtful(error))
+            return Next(code=Code.REJECTED, doubt=NO_DOUBT, error=error)
+        case State.BLOCKED:
+            return Next(code=Code.BLOCKED, doubt=doubt, error=error)
+        case State.UNKNOWN:
+            doubt = LOST_ANSWER
+        case State.NOT_STORED | State.REFUSED:
+            doubt = max(doubt, REFUSED_BATCH if outcome.may_be_stored else NO_DOUBT)
+    if doubt and not may_resend(dedupe, group, now):
+        return Next(code=Code.UNKNOWN, doubt=doubt, error=error)
+    if group.attempts >= retry.attempts and now - from_micros(group.since) >= retry.give_up:
+        return Next(code=Code.UNKNOWN if doubt else Code.DEAD, doubt=doubt, error=error)
+    wait = max(backoff(retry, group.attempts, jitter), outcome.retry_after or timedelta(0))
+    return Next(code=Code.RETRYING, doubt=doubt, wait=wait, error=error)
+
+
+def may_resend(dedupe: Dedupe | None, group: Group, now: datetime) -> bool:
+    """Return whether a row that may be stored can be sent again without being billed twice."""
+    if dedupe is None:
+        return False
+    if dedupe.window is None or group.sent is None:
+        return True
+    return now - from_micros(group.sent) < dedupe.window
+
+
+def backoff(retry: Retry, attempts: int, jitter: Callable[[float], float]) -> timedelta:
+    """Return the wait after the `attempts`-th attempt: full jitter below a doubling ceiling."""
+    ceiling = min(retry.max.total_seconds(), retry.first.total_seconds() * 2.0 ** min(attempts - 1, 60))
+    return timedelta(seconds=jitter(ceiling))
+
+
+def error_item(outcome: Outcome) -> ErrorItem | None:
+    """Return an outcome as the error that clients see; `None` for a success."""
+    if outcome.code is None:
+        return None
+    item = ErrorItem(
+        code=outcome.code,
+        message=outcome.message or outcome.code.replace("_", " "),
+        retryable=outcome.state in {State.NOT_STORED, State.UNKNOWN, State.BLOCKED},
+    )
+    if outcome.status is not None:
+        item["provider_status"] = outcome.status
+    if outcome.provider_code is not None:
+        item["provider_code"] = outcome.provider_code
+    return item
+
+
+def combined(parts: Sequence[Part], verdicts: Mapping[str, Next]) -> Next:
+    """Write the rows' verdicts into the parts of a delivery, and return what becomes of the whole.
+
+    A delivery with a row still to be sent goes on; one whose rows all ended is what its worst row is.
+    """
+    doubt = max(verdict.doubt for verdict in verdicts.values())
+    for part in parts:
+        verdict = verdicts.get(part.key)
+        if verdict is not None:
+            part.provider_event_id, part.error = verdict.provider_event_id, verdict.error
+            part.code = Code.PENDING if verdict.code in _GOES_ON else verdict.code
+    going = [verdict for verdict in verdicts.values() if verdict.code in _GOES_ON]
+    if going:
+        last = max(going, key=lambda verdict: (verdict.code is Code.BLOCKED, verdict.wait or timedelta(0)))
+        return msgspec.structs.replace(last, doubt=doubt)
+    if len(parts) == 1:
+        return next(iter(verdicts.values()))
+    status = worst(part.code.status for part in parts)
+    decisive = next(part for part in parts if part.code.status is status)
+    return Next(code=decisive.code, doubt=doubt, error=decisive.error)
+
+
+_GOES_ON = frozenset({Code.RETRYING, Code.BLOCKED})
+
+
+def _doubtful(error: ErrorItem | None) -> ErrorItem:
+    if error is None:
+        return ErrorItem(code=ErrorCode.PROTOCOL_ERROR, message="an earlier request may have stored it")
+    return {**error, "message": f"{error['message']}; an earlier request without an answer may have stored it"}
