@@ -46,6 +46,10 @@ class Destination(Section):
         default="live",
         description="`shadow`: sent and reported, never part of the caller's outcome. `off`: nothing is sent.",
     )
+    rate: Literal["vendor", "none"] = Field(
+        default="vendor",
+        description="`vendor`: keep the rate limits that the vendor states. `none`: as fast as it answers.",
+    )
     required: bool = Field(
         default=True,
         description="Whether `ack=required` waits for it. Absent: true for a live destination, else false.",

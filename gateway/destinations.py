@@ -23,7 +23,7 @@ async def described(gateway: Gateway) -> list[dict[str, Any]]:
             "provider": destination.provider,
             "mode": destination.mode,
             "required": destination.required,
-            "health": "off" if lane is None else _health(lane.health.blocked, lane.health.failures),
+            "health": "off" if lane is None else _health(lane.pace.refused, lane.pace.faults),
             "queue": {
                 "ready": depth.ready,
                 "sending": depth.sending,
@@ -38,10 +38,12 @@ async def described(gateway: Gateway) -> list[dict[str, Any]]:
             for field, when in (
                 ("last_success_at", lane.health.last_success_at),
                 ("last_error_at", lane.health.last_error_at),
-                ("next_attempt_at", lane.health.not_before),
+                ("next_attempt_at", lane.pace.not_before),
             ):
                 if when is not None:
                     one[field] = format_time(when)
+            one["breaker"] = lane.pace.breaker
+            one["window"] = int(lane.pace.window)
             if lane.health.last_error is not None:
                 one["last_error"] = lane.health.last_error
         made.append(one)

@@ -2,6 +2,7 @@
 
 import asyncio
 import random
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -15,11 +16,12 @@ from gateway.board import Board
 from gateway.catalogue import Catalogue
 from gateway.configuration_sections import Delivery
 from gateway.ledger import AttemptRow, Change, Code, Group, Ledger, Part, Portion, Work, WorkState
+from gateway.pace import Heard, Pace
 from gateway.rendering import Turned, encoded, render
 from gateway.shipment import FRAME, Item, Shipper, kept, packed
 from gateway.times import Clock, from_micros, to_micros
 from gateway.transport import Transport
-from gateway.verdict import Next, backoff, error_item, may_resend, next_step
+from gateway.verdict import Next, error_item, may_resend, next_step
 
 __all__ = ["Health", "Lane"]
 
@@ -31,17 +33,11 @@ SINGLES = 64
 
 @dataclass(slots=True)
 class Health:
-    """How a lane is doing, for people and for its own pace."""
+    """What a lane last heard, for people."""
 
     last_error: ErrorItem | None = None
     last_error_at: datetime | None = None
     last_success_at: datetime | None = None
-    failures: int = 0
-    """Requests in a row without a usable answer: while there are any, one delivery at a time is tried."""
-    blocked: bool = False
-    """The provider refuses us as a whole."""
-    not_before: datetime | None = None
-    """When the next request may be made: our own backoff, or the server's word."""
 
 
 class Lane:
@@ -67,8 +63,13 @@ class Lane:
         self._board = board
         self._clock = clock
         self._retry = delivery.retry
-        self._max_in_flight = delivery.max_in_flight
         self._rng = rng or random.Random()
+        self.pace = Pace(
+            self._adapter.door.rates if catalogue.destinations[name].rate == "vendor" else (),
+            delivery.max_in_flight,
+            delivery.retry,
+            self._jitter,
+        )
         self._wake = asyncio.Event()
         self._sending: set[asyncio.Task[None]] = set()
         self._stopping = False
@@ -83,6 +84,7 @@ class Lane:
             judge=self._judge,
             write=self._write,
             noted=self._noted,
+            pace=self.pace,
         )
 
     def wake(self) -> None:
@@ -135,12 +137,12 @@ class Lane:
     async def step(self) -> datetime | None:
         """Start sending what is due; return when to look again, `None` for when the lane is woken."""
         self._wake.clear()
-        now, health, door = self._clock.now(), self.health, self._adapter.door
-        waiting = health.not_before is not None and now < health.not_before
+        now, pace, door = self._clock.now(), self.pace, self._adapter.door
+        waiting = pace.not_before is not None and now < pace.not_before
         if self._stranded and not self._sending:
             self._stranded = False
             await self._doubt(now)
-        if health.blocked:
+        if pace.refused:
             await self._hold()
             if not waiting and not self._sending:
                 await self._ledger.release(self.name, WorkState.HELD, to_micros(now), pieces=1)
@@ -148,23 +150,29 @@ class Lane:
             self._holding = False
             await self._ledger.release(self.name, WorkState.HELD, to_micros(now))
         if waiting:
-            return health.not_before
-        room = (1 if health.failures else self._max_in_flight) - len(self._sending)
-        if room <= 0:
+            return pace.not_before
+        room = pace.room(len(self._sending), now)
+        if room == 0:
             return None
-        rows = 1 if health.failures else door.max_rows if door.max_rows > 1 else SINGLES
+        # While there is trouble one delivery is tried at a time: the smallest batch that tells.
+        rows = 1 if pace.faults else door.max_rows if door.max_rows > 1 else SINGLES
         works = await self._ledger.take(self.name, to_micros(now), rows * room)
         items, turned = self._prepared(works, now)
         if turned:
             await self._write(turned, [])
         for shipment in packed(items, rows, door.max_bytes if door.max_rows > 1 else 2**31)[:room]:
+            count = sum(len(item.rows()) for item in shipment)
+            if door.max_rows > 1:  # a one-row door's requests take their turns one by one, as they leave
+                if wait := pace.wait(count, now):
+                    return now + wait
+                pace.spend(count)
             await self._intend(shipment, works, now)
             task = asyncio.create_task(self._shipper.ship(shipment))
             self._sending.add(task)
             task.add_done_callback(self._sent)
-        if len(self._sending) >= (1 if health.failures else self._max_in_flight):
+        if pace.room(len(self._sending), now) == 0:
             return None
-        if health.blocked:
+        if pace.refused:
             return now if works else None
         due = await self._ledger.next_due(self.name)
         return None if due is None else from_micros(due)
@@ -260,29 +268,27 @@ class Lane:
             if change.code is not Code.RETRYING:
                 self._board.post(change.batch, self.name, change.members)
 
-    def _noted(self, reply: Reply | Fault, outcomes: Mapping[str, Outcome], now: datetime) -> None:
+    def _noted(self, reply: Reply | Fault, outcomes: Mapping[str, Outcome], began: datetime, now: datetime) -> None:
         """Learn from an answer how to go on, and write the one line that tells of the attempt."""
-        health = self.health
-        told = dict[str, int]()
-        for outcome in outcomes.values():
-            told[outcome.state] = told.get(outcome.state, 0) + 1
+        told = Counter(outcome.state for outcome in outcomes.values())
         troubled = [outcome for outcome in outcomes.values() if outcome.state in _TROUBLE]
+        busy = self.pace.room(len(self._sending), began) == 0
         if len(troubled) < len(outcomes):
-            health.failures, health.blocked, health.not_before = 0, False, None
-            health.last_success_at = now
+            self.health.last_success_at = now
+            self.pace.heard(Heard.FINE, began, now, busy=busy)
         else:
             outcome = troubled[0]
-            if health.not_before is None or now >= health.not_before:  # those in flight together fail once
-                health.failures += 1
-            health.blocked = outcome.state is State.BLOCKED
-            health.last_error, health.last_error_at = error_item(outcome), now
-            wait = max(backoff(self._retry, health.failures, self._jitter), outcome.retry_after or timedelta(0))
-            health.not_before = max(now + wait, health.not_before or now)
+            self.health.last_error, self.health.last_error_at = error_item(outcome), now
+            what = _HEARD.get(outcome.state, Heard.FAULT)
+            if outcome.code is ErrorCode.RATE_LIMITED:
+                what = Heard.THROTTLED
+            self.pace.heard(what, began, now, busy=busy, retry_after=outcome.retry_after)
         log.info(
             "attempt.settled",
             destination=self.name,
             provider=self._adapter.spec.name,
             rows=len(outcomes),
+            ms=round((now - began).total_seconds() * 1000),
             http_status=None if isinstance(reply, Fault) else reply.status,
             fault=reply.name if isinstance(reply, Fault) else None,
             **{state.value: told.get(state, 0) for state in State},
@@ -303,6 +309,7 @@ class Lane:
             log.error("lane.shipment_failed", destination=self.name, error=type(error).__name__)
 
 
+_HEARD = {State.BLOCKED: Heard.REFUSED}
 _TROUBLE = frozenset({State.NOT_STORED, State.UNKNOWN, State.BLOCKED})
 _STATES = {
     Code.RETRYING: WorkState.READY,

@@ -2,15 +2,18 @@
 
 import asyncio
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from functools import cached_property
 
 import msgspec
 
 from adapters import AnyAdapter, Fault, Outcome, Reply, Sent, State, settle
+from adapters._spec import JsonValue
 from canonical_schema import ErrorItem
 from gateway.ledger import AttemptRow, Change, Code, Group, Part, WorkState
+from gateway.pace import Pace
 from gateway.times import Clock, to_micros
 from gateway.transport import Transport
 from gateway.verdict import Next, combined, error_item
@@ -93,7 +96,8 @@ class Shipper:
         max_in_flight: int,
         judge: Callable[[Outcome, Group, datetime], Next],
         write: Callable[[Sequence[Change], Sequence[AttemptRow]], Awaitable[None]],
-        noted: Callable[[Reply | Fault, Mapping[str, Outcome], datetime], None],
+        noted: Callable[[Reply | Fault, Mapping[str, Outcome], datetime, datetime], None],
+        pace: Pace,
     ) -> None:
         self._destination = destination
         self._adapter = adapter
@@ -103,6 +107,7 @@ class Shipper:
         self._judge = judge
         self._write = write
         self._noted = noted
+        self._pace = pace
 
     async def ship(self, items: Sequence[Item]) -> None:
         """Send what was intended. Returns when every delivery is settled or scheduled again."""
@@ -110,19 +115,22 @@ class Shipper:
         if self._adapter.door.max_rows == 1:
             await asyncio.gather(*(self._send([row]) for row in rows))
         else:
-            await self._send(rows)
+            await self._send(rows, counted=True)
 
-    async def _send(self, rows: Sequence[Row]) -> None:
+    async def _send(self, rows: Sequence[Row], *, counted: bool = False) -> None:
+        """Send rows as one request. `counted`: the rate limits know of it."""
         items = _items(rows)
         for item in items:
             item.group = msgspec.structs.replace(item.group, attempts=item.group.attempts + 1)
         async with self._slots:
+            if not counted:
+                await self._turn(len(rows))
             began = self._clock.now()
             reply = await self._transport.send(self._adapter.request([part.row for _, part in rows]))
         now = self._clock.now()
-        sent = [Sent(key=part.key, row=msgspec.json.decode(part.row)) for _, part in rows]
+        sent = [Sent(key=part.key, row=_Undecoded(part.row)) for _, part in rows]
         outcomes = settle(self._adapter.door, reply, sent, now=now, hide=self._adapter.secrets)
-        self._noted(reply, outcomes, now)
+        self._noted(reply, outcomes, began, now)
 
         # A batch refused as a whole is bisected; the peers of a named culprit go again at once.
         split = [row for row in rows if outcomes[row[1].key].state is State.REFUSED]
@@ -143,6 +151,12 @@ class Shipper:
             await self._send(split[middle:])
         if again:
             await self._send(again)
+
+    async def _turn(self, rows: int) -> None:
+        """Wait until the vendor's rate limits have room for a request, and count it."""
+        while wait := self._pace.wait(rows, now := self._clock.now()):
+            await self._clock.wait(asyncio.Event(), now + wait)
+        self._pace.spend(rows)
 
     def _changes(self, items: Iterable[Item], now: datetime) -> list[Change]:
         """Return what becomes of the deliveries whose every row has a verdict; alike ones share a change."""
@@ -210,6 +224,26 @@ class Shipper:
                 )
             )
         return made
+
+
+class _Undecoded(Mapping[str, JsonValue]):
+    """A row as it was sent, decoded only where an answer speaks of it."""
+
+    def __init__(self, row: bytes) -> None:
+        self._row = row
+
+    @cached_property
+    def _members(self) -> Mapping[str, JsonValue]:
+        return msgspec.json.decode(self._row)
+
+    def __getitem__(self, name: str) -> JsonValue:
+        return self._members[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._members)
+
+    def __len__(self) -> int:
+        return len(self._members)
 
 
 def _plainly(what: tuple[str, ErrorItem | None]) -> tuple[str, str]:

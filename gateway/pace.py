@@ -1,0 +1,146 @@
+"""How much a lane may send, and when: the vendor's rate limits, a window that adapts, a breaker that probes."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from enum import StrEnum
+
+from adapters import Rate
+from gateway.configuration_sections import Retry
+from gateway.verdict import backoff
+
+__all__ = ["Breaker", "Heard", "Pace"]
+
+BURST = 10
+"""A tenth of a limit may be spent at once; the rest flows evenly, so that no window ever holds more than the limit."""
+OPENS_AFTER = 5
+"""Faults in a row after which the breaker opens."""
+SLOW = 2.0
+"""How many times the usual latency counts as rising."""
+
+
+class Breaker(StrEnum):
+    """Whether a lane sends."""
+
+    CLOSED = "closed"
+    OPEN = "open"
+    """Nothing is sent until the pause is over."""
+    PROBING = "probing"
+    """One small thing is tried."""
+
+
+class Heard(StrEnum):
+    """What a request taught about the provider as a whole."""
+
+    FINE = "fine"
+    THROTTLED = "throttled"
+    FAULT = "fault"
+    """No usable answer: time-out, reset, 5xx, garbage."""
+    REFUSED = "refused"
+    """Our credentials, permissions or address: an operator must act."""
+
+
+@dataclass(slots=True)
+class _Bucket:
+    """Tokens that flow in evenly. Holds at most a tenth of the limit at once."""
+
+    capacity: float
+    flow: float
+    """Tokens a second."""
+    tokens: float
+    at: datetime | None = None
+
+    @classmethod
+    def of(cls, limit: int, per: timedelta) -> "_Bucket":
+        # A window opens on at most `capacity` tokens and less than `limit - capacity + 1` flow in before it closes.
+        capacity = float(max(1, limit // BURST))
+        return cls(capacity, (limit - capacity + 1) / per.total_seconds(), capacity)
+
+    def wait(self, amount: float, now: datetime) -> timedelta:
+        """Return how long until `amount` can be spent; more than fits waits for a full bucket."""
+        if self.at is not None:
+            self.tokens = min(self.capacity, self.tokens + self.flow * max(0.0, (now - self.at).total_seconds()))
+        self.at = now if self.at is None else max(self.at, now)
+        lacking = min(amount, self.capacity) - self.tokens
+        return timedelta(seconds=lacking / self.flow) if lacking > 1e-9 else timedelta(0)
+
+    def spend(self, amount: float) -> None:
+        self.tokens -= amount
+
+
+class Pace:
+    """One lane's pace. Pure but for what it remembers: the clock and the dice are given to it."""
+
+    def __init__(
+        self, rates: Sequence[Rate], max_in_flight: int, retry: Retry, jitter: Callable[[float], float]
+    ) -> None:
+        self._requests = [_Bucket.of(rate.requests, rate.per) for rate in rates]
+        self._rows = [_Bucket.of(rate.rows, rate.per) for rate in rates if rate.rows is not None]
+        self._max = max_in_flight
+        self._retry = retry
+        self._jitter = jitter
+        self._usual: float | None = None
+        self._shrunk: datetime | None = None
+        self.window = min(4.0, float(max_in_flight))
+        """Requests that may be in flight; grows by one a round trip, halves on trouble."""
+        self.faults = 0
+        """Requests in a row without a usable answer."""
+        self.refused = False
+        self.not_before: datetime | None = None
+        """When the next request may leave: our own backoff, or the server's word."""
+
+    @property
+    def breaker(self) -> Breaker:
+        """Where the breaker stands, as of the last answer."""
+        if self.faults < OPENS_AFTER and not self.refused:
+            return Breaker.CLOSED
+        return Breaker.OPEN
+
+    def room(self, in_flight: int, now: datetime) -> int:
+        """Return how many more requests may be in flight."""
+        if self.not_before is not None and now < self.not_before:
+            return 0
+        return max(0, (1 if self.faults or self.refused else int(self.window)) - in_flight)
+
+    def wait(self, rows: int, now: datetime) -> timedelta:
+        """Return how long a request of `rows` has to wait for the vendor's rate limits."""
+        waits = [bucket.wait(1, now) for bucket in self._requests] + [bucket.wait(rows, now) for bucket in self._rows]
+        return max(waits, default=timedelta(0))
+
+    def spend(self, rows: int) -> None:
+        """Count a request that leaves."""
+        for bucket in self._requests:
+            bucket.spend(1)
+        for bucket in self._rows:
+            bucket.spend(rows)
+
+    def heard(
+        self, what: Heard, began: datetime, now: datetime, *, busy: bool, retry_after: timedelta | None = None
+    ) -> None:
+        """Learn from an answer. `busy`: the window was full when the request left."""
+        if what is Heard.FINE:
+            self.faults, self.refused, self.not_before = 0, False, None
+            self._learn((now - began).total_seconds(), began, now, busy=busy)
+            return
+        # What was in flight together fails together, and counts once.
+        if self.not_before is None or began >= self.not_before or what is not Heard.FAULT:
+            self.faults += 1
+        self.refused = what is Heard.REFUSED
+        self._shrink(0.5, began, now)
+        pause = max(backoff(self._retry, self.faults, self._jitter), retry_after or timedelta(0))
+        self.not_before = max(now + pause, self.not_before or now)
+
+    def _learn(self, seconds: float, began: datetime, now: datetime, *, busy: bool) -> None:
+        usual = seconds if self._usual is None else self._usual
+        # The usual falls at once and rises slowly: a provider that slows down is noticed, a new normal is accepted.
+        self._usual = min(usual, seconds) if seconds < usual else usual + (seconds - usual) * 0.02
+        if seconds > usual * SLOW + 0.05:
+            self._shrink(0.9, began, now)
+        elif busy:
+            self.window = min(float(self._max), self.window + 1.0 / self.window)
+
+    def _shrink(self, factor: float, began: datetime, now: datetime) -> None:
+        """Make the window smaller, once for all that left before it was."""
+        if self._shrunk is None or began >= self._shrunk:
+            self.window = max(1.0, self.window * factor)
+            self._shrunk = now
