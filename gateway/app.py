@@ -18,7 +18,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from canonical_schema import BatchResult, ErrorCode, Event
-from gateway import __version__
+from gateway import __version__, repair_api
 from gateway.access import tenant_of
 from gateway.destinations import described
 from gateway.errors import RequestRefused
@@ -57,6 +57,7 @@ def create_app(gateway: Gateway) -> ASGIApp:
             Route("/v1/explain", api.explain, methods=["POST"]),
             Route("/v1/destinations", api.destinations, methods=["GET"]),
             Route("/v1/destinations/{name}", api.destination, methods=["GET"]),
+            *repair_api.routes(gateway, Keyring(gateway.configuration.auth.keys)),
             Route("/livez", api.livez, methods=["GET"]),
             Route("/readyz", api.readyz, methods=["GET"]),
             Route("/version", api.version, methods=["GET"]),

@@ -11,11 +11,12 @@ import msgspec
 import structlog
 
 from adapters import Fault, Outcome, Reply, State
-from canonical_schema import ErrorCode, ErrorItem
+from canonical_schema import ErrorCode, ErrorItem, Event, Kind
 from gateway.board import Board
 from gateway.catalogue import Catalogue
 from gateway.configuration_sections import Delivery
-from gateway.ledger import AttemptRow, Change, Code, Group, Ledger, Part, Portion, Work, WorkState
+from gateway.ledger import AttemptRow, Change, Code, Group, Ledger, Part, Portion, Work, WorkState, ref_of
+from gateway.order import Order
 from gateway.pace import Heard, Pace
 from gateway.rendering import Turned, encoded, render
 from gateway.shipment import FRAME, Item, Shipper, kept, packed
@@ -73,6 +74,7 @@ class Lane:
         self._wake = asyncio.Event()
         self._sending: set[asyncio.Task[None]] = set()
         self._stopping = False
+        self._order = Order()
         self._holding = False
         self._stranded = False
         self._shipper = Shipper(
@@ -117,8 +119,13 @@ class Lane:
         """Take up where the last process ended: what it was sending may have arrived."""
         now = self._clock.now()
         await self._doubt(now)
-        for state in (WorkState.HELD, WorkState.BLOCKED):
+        for state in (WorkState.HELD, WorkState.BLOCKED, WorkState.WAITING):
             await self._ledger.release(self.name, state, to_micros(now))
+        if self._adapter.allows_absolute:
+            for state in (WorkState.READY, WorkState.UNKNOWN):
+                for work in await self._ledger.held(self.name, state):
+                    for index, event in zip(work.members, work.events, strict=True):
+                        self._may_go(work, index, event)
 
     async def _doubt(self, now: datetime) -> None:
         """Judge what was being sent when nobody was left to hear the answer."""
@@ -189,17 +196,39 @@ class Lane:
                 turned.append(self._moved(work, work.members, group, following, work.parts, now))
                 continue
             away: dict[tuple[Code, str], tuple[Turned, list[int]]] = {}
+            waiting: list[int] = []
             for place, index in enumerate(work.members):
+                if not self._may_go(work, index, work.events[place]):
+                    waiting.append(index)
+                    continue
                 made = self._rendered(work, place, now) if work.parts is None else work.parts[place]
                 if isinstance(made, Turned):
                     why = made.error["message"] if made.error else ""
                     away.setdefault((made.code, why), (made, []))[1].append(index)
                 else:
                     items.append(Item(work.id, work.batch, index, group, made))
+            if waiting:
+                held = msgspec.structs.replace(group, state=WorkState.WAITING)
+                turned.append(
+                    Change(
+                        work=work.id,
+                        batch=work.batch,
+                        destination=self.name,
+                        members=waiting,
+                        code=Code.PENDING,
+                        group=held,
+                    )
+                )
             for reason, members in away.values():
                 following = Next(code=reason.code, doubt=0, error=reason.error)
                 turned.append(self._moved(work, members, group, following, None, now))
         return items, turned
+
+    def _may_go(self, work: Work, index: int, event: Event) -> bool:
+        """Return whether nothing that must come first is unsettled."""
+        if event.kind is not Kind.ABSOLUTE:
+            return True
+        return self._order.add((work.tenant, event.customer, event.meter), ref_of(work.batch, index))
 
     def _rendered(self, work: Work, place: int, now: datetime) -> list[Part] | Turned:
         made = render(self._catalogue, self.name, work.tenant, work.events[place], from_micros(work.received), now)
@@ -265,8 +294,16 @@ class Lane:
     async def _write(self, changes: Sequence[Change], attempts: Sequence[AttemptRow]) -> None:
         await self._ledger.settle(changes, attempts)
         for change in changes:
-            if change.code is not Code.RETRYING:
+            if change.code not in {Code.PENDING, Code.RETRYING}:
                 self._board.post(change.batch, self.name, change.members)
+            if change.code not in _UNSETTLED:
+                await self.settled(change.batch, change.members)
+
+    async def settled(self, batch: int, members: Sequence[int]) -> None:
+        """Let absolute values go that waited for these."""
+        if self._order.settled(ref_of(batch, index) for index in members):
+            await self._ledger.release(self.name, WorkState.WAITING, to_micros(self._clock.now()))
+            self.wake()
 
     def _noted(self, reply: Reply | Fault, outcomes: Mapping[str, Outcome], began: datetime, now: datetime) -> None:
         """Learn from an answer how to go on, and write the one line that tells of the attempt."""
@@ -309,6 +346,7 @@ class Lane:
             log.error("lane.shipment_failed", destination=self.name, error=type(error).__name__)
 
 
+_UNSETTLED = frozenset({Code.PENDING, Code.RETRYING, Code.BLOCKED, Code.UNKNOWN})
 _HEARD = {State.BLOCKED: Heard.REFUSED}
 _TROUBLE = frozenset({State.NOT_STORED, State.UNKNOWN, State.BLOCKED})
 _STATES = {

@@ -12,7 +12,7 @@ from gateway.ledger import Code, Ledger, ref_of, split_ref
 from gateway.merge import View
 from gateway.times import from_micros
 
-__all__ = ["Filter", "page", "read_filter"]
+__all__ = ["Filter", "matches", "page", "read_filter"]
 
 PAGE = 100
 SCANNED = 400
@@ -72,7 +72,7 @@ async def page(ledger: Ledger, tenant: str, wanted: Filter) -> dict[str, Any]:
                 view = View(snapshot)
                 for index in range(len(snapshot.events) - 1, -1, -1):
                     ref = ref_of(batch, index)
-                    if (below is None or ref < below) and _matches(view, index, wanted):
+                    if (below is None or ref < below) and matches(view, index, wanted):
                         data.append(_shown(view, index))
                         if len(data) == wanted.limit:
                             return {"data": data, "next_cursor": str(ref)}
@@ -82,7 +82,8 @@ async def page(ledger: Ledger, tenant: str, wanted: Filter) -> dict[str, Any]:
     return {"data": data, "next_cursor": str(below)}
 
 
-def _matches(view: View, index: int, wanted: Filter) -> bool:
+def matches(view: View, index: int, wanted: Filter) -> bool:
+    """Return whether an event is what is wanted."""
     event = view.snapshot.events[index]
     if wanted.customer is not None and event.customer != wanted.customer:
         return False

@@ -127,6 +127,11 @@ class Gateway:
         batch, index = split_ref(ref)
         return (await self._views({batch}))[batch].detail(index)
 
+    def wake(self, destination: str) -> None:
+        """Tell a lane that there may be work, if there is such a lane."""
+        if destination in self.lanes:
+            self.lanes[destination].wake()
+
     def explain(self, tenant: str, sent: Sequence[Event | Bad]) -> dict[str, Any]:
         """Return what would be sent, and every refusal that can be foreseen."""
         now = self.clock.now()

@@ -2,12 +2,14 @@
 
 from gateway.ledger._model import (
     AttemptRow,
+    AuditRow,
     Change,
     Claim,
     ClaimKind,
     Code,
     Group,
     Ledger,
+    Moved,
     Part,
     Plan,
     Portion,
@@ -23,12 +25,14 @@ from gateway.ledger.sqlite import SqliteLedger
 
 __all__ = [
     "AttemptRow",
+    "AuditRow",
     "Change",
     "Claim",
     "ClaimKind",
     "Code",
     "Group",
     "Ledger",
+    "Moved",
     "Part",
     "Plan",
     "Portion",

@@ -13,15 +13,18 @@ from typing import Protocol
 import msgspec
 
 from canonical_schema import DeliveryStatus, ErrorItem, Event, FilterReason, Receipt
+from gateway.errors import GatewayError
 
 __all__ = [
     "AttemptRow",
+    "AuditRow",
     "Change",
     "Claim",
     "ClaimKind",
     "Code",
     "Group",
     "Ledger",
+    "Moved",
     "Part",
     "Plan",
     "Portion",
@@ -149,6 +152,8 @@ class WorkState(StrEnum):
     """An operator must act for this delivery: no link, say."""
     HELD = "held"
     """An operator must act for the destination as a whole: credentials, say. Shown as blocked."""
+    WAITING = "waiting"
+    """An earlier absolute value of the same customer and meter is not settled. Shown as pending."""
     UNKNOWN = "unknown"
     REJECTED = "rejected"
     DEAD = "dead"
@@ -238,6 +243,22 @@ class Track(msgspec.Struct, kw_only=True):
     """For deliveries of several rows, by index."""
 
 
+class AuditRow(msgspec.Struct, kw_only=True, omit_defaults=True):
+    """Who changed what by hand, and why. Written with the change, never changed afterwards."""
+
+    at: int
+    tenant: str
+    actor: str
+    """The name of the key that was used, or of the command."""
+    action: str
+    target: str
+    """An event's id, or what else was changed."""
+    reason: str
+    destination: str | None = None
+    before: str | None = None
+    after: str | None = None
+
+
 class Snapshot(msgspec.Struct, kw_only=True):
     """A batch as it stands."""
 
@@ -256,6 +277,10 @@ class QueueDepth(msgspec.Struct, kw_only=True):
     blocked: int = 0
     oldest: int | None = None
     """When the oldest of them was recorded."""
+
+
+class Moved(GatewayError):
+    """Raised when work changed hands between looking and deciding: look again."""
 
 
 class Ledger(Protocol):
@@ -305,8 +330,29 @@ class Ledger(Protocol):
         """Write down that these are about to be sent; return the work that now holds each portion."""
         ...
 
-    async def settle(self, changes: Sequence[Change], attempts: Sequence[AttemptRow]) -> None:
-        """Write down what became of what was sent."""
+    async def settle(
+        self, changes: Sequence[Change], attempts: Sequence[AttemptRow], audit: Sequence[AuditRow] = ()
+    ) -> None:
+        """Write down what became of what was sent, or what a person decided.
+
+        Raises Moved, and writes nothing, where a piece of work no longer holds what is to be changed.
+        """
+        ...
+
+    async def pieces(self, batch: int, destination: str) -> Sequence[Work]:
+        """Return all work of one batch and destination, whatever its state."""
+        ...
+
+    async def in_state(self, states: Sequence[WorkState], destination: str | None) -> Sequence[tuple[int, str]]:
+        """Return batch and destination of all work in these states, oldest first."""
+        ...
+
+    async def note(self, audit: Sequence[AuditRow]) -> None:
+        """Append to the audit trail."""
+        ...
+
+    async def trail(self, tenant: str, below: int | None, limit: int) -> Sequence[tuple[int, AuditRow]]:
+        """Return the audit trail, newest first, with its numbers; below a number, or from the newest."""
         ...
 
     async def held(self, destination: str, state: WorkState) -> Sequence[Work]:

@@ -33,6 +33,8 @@ CREATE TABLE parts (
     PRIMARY KEY (batch, destination, place)
 ) WITHOUT ROWID;
 CREATE TABLE unrouted (batch INTEGER PRIMARY KEY, members BLOB NOT NULL);
+CREATE TABLE audit (id INTEGER PRIMARY KEY, tenant TEXT NOT NULL, body BLOB NOT NULL);
+CREATE INDEX audit_tenant ON audit (tenant, id);
 CREATE TABLE destinations (name TEXT PRIMARY KEY, provider TEXT NOT NULL) WITHOUT ROWID;
 """
 

@@ -4,8 +4,10 @@ import sqlite3
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
+import msgspec
+
 from canonical_schema import ErrorItem
-from gateway.ledger._model import AttemptRow, Change, Code, Group, Part, Plan, Portion, WorkState
+from gateway.ledger._model import AttemptRow, AuditRow, Change, Code, Group, Moved, Part, Plan, Portion, WorkState
 from gateway.ledger._recording import enqueue
 from gateway.ledger._rows import (
     pack_attempt,
@@ -17,7 +19,7 @@ from gateway.ledger._rows import (
     unpack_parts,
 )
 
-__all__ = ["WorkRow", "group_of", "hold", "intend", "prepare", "release", "route", "settle"]
+__all__ = ["WorkRow", "group_of", "hold", "intend", "note", "prepare", "release", "route", "settle"]
 
 
 class WorkRow(NamedTuple):
@@ -88,7 +90,12 @@ def intend(connection: sqlite3.Connection, portions: Sequence[Portion], now: int
     return ids
 
 
-def settle(connection: sqlite3.Connection, changes: Sequence[Change], attempts: Sequence[AttemptRow]) -> None:
+def settle(
+    connection: sqlite3.Connection,
+    changes: Sequence[Change],
+    attempts: Sequence[AttemptRow],
+    audit: Sequence[AuditRow] = (),
+) -> None:
     """Take members out of the work that held them, give them their status, and keep what is not done."""
     codes: dict[tuple[int, str], bytearray] = {}
     for change in changes:
@@ -108,6 +115,14 @@ def settle(connection: sqlite3.Connection, changes: Sequence[Change], attempts: 
     connection.executemany(
         "INSERT INTO attempts (batch, destination, body) VALUES (?, ?, ?)",
         [(attempt.batch, attempt.destination, pack_attempt(attempt)) for attempt in attempts],
+    )
+    note(connection, audit)
+
+
+def note(connection: sqlite3.Connection, audit: Sequence[AuditRow]) -> None:
+    """Append to the audit trail."""
+    connection.executemany(
+        "INSERT INTO audit (tenant, body) VALUES (?, ?)", [(row.tenant, msgspec.json.encode(row)) for row in audit]
     )
 
 
@@ -168,9 +183,14 @@ def _size(connection: sqlite3.Connection, batch: int) -> int:
 
 def _take_out(connection: sqlite3.Connection, work: int, members: set[int]) -> None:
     """Take members out of a piece of work; nothing of it is left where they were all."""
-    packed, parts = connection.execute("SELECT members, parts FROM work WHERE id = ?", (work,)).fetchone()
+    row = connection.execute("SELECT members, parts FROM work WHERE id = ?", (work,)).fetchone()
+    if row is None:
+        raise Moved(f"work {work} is gone")
+    packed, parts = row
     held = unpack_members(packed)
     left = [index for index in held if index not in members]
+    if len(held) - len(left) != len(members):
+        raise Moved(f"work {work} no longer holds all that was to be changed")
     if not left:
         connection.execute("DELETE FROM work WHERE id = ?", (work,))
         return

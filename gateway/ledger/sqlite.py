@@ -10,11 +10,14 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import IO, TypeVar
 
+import msgspec
+
 from canonical_schema import DeliveryStatus, ErrorItem, Event
 from gateway.errors import LedgerUnavailable
 from gateway.ledger import _settling
 from gateway.ledger._model import (
     AttemptRow,
+    AuditRow,
     Change,
     Claim,
     Code,
@@ -149,8 +152,37 @@ class SqliteLedger:
     async def intend(self, portions: Sequence[Portion], now: int) -> Sequence[int]:
         return await self._writer.do(lambda connection: _settling.intend(connection, portions, now))
 
-    async def settle(self, changes: Sequence[Change], attempts: Sequence[AttemptRow]) -> None:
-        await self._writer.do(lambda connection: _settling.settle(connection, changes, attempts))
+    async def settle(
+        self, changes: Sequence[Change], attempts: Sequence[AttemptRow], audit: Sequence[AuditRow] = ()
+    ) -> None:
+        await self._writer.do(lambda connection: _settling.settle(connection, changes, attempts, audit))
+
+    async def pieces(self, batch: int, destination: str) -> Sequence[Work]:
+        def read(connection: sqlite3.Connection) -> list[Work]:
+            query = f"SELECT {_WORK} FROM work WHERE batch = ? AND destination = ? ORDER BY id"
+            rows = connection.execute(query, (batch, destination)).fetchall()
+            return [self._work(connection, WorkRow(*row)) for row in rows]
+
+        return await self._read(read)
+
+    async def in_state(self, states: Sequence[WorkState], destination: str | None) -> Sequence[tuple[int, str]]:
+        marks = ", ".join("?" for _ in states)
+        query = f"SELECT DISTINCT batch, destination FROM work WHERE state IN ({marks})"
+        if destination is not None:
+            query += " AND destination = ?"
+        values = (*states, *(() if destination is None else (destination,)))
+        return await self._read(lambda connection: connection.execute(query + " ORDER BY batch", values).fetchall())
+
+    async def note(self, audit: Sequence[AuditRow]) -> None:
+        await self._writer.do(lambda connection: _settling.note(connection, audit))
+
+    async def trail(self, tenant: str, below: int | None, limit: int) -> Sequence[tuple[int, AuditRow]]:
+        def read(connection: sqlite3.Connection) -> list[tuple[int, AuditRow]]:
+            query = "SELECT id, body FROM audit WHERE tenant = ? AND id < ? ORDER BY id DESC LIMIT ?"
+            rows = connection.execute(query, (tenant, 2**62 if below is None else below, limit))
+            return [(number, msgspec.json.decode(body, type=AuditRow)) for number, body in rows]
+
+        return await self._read(read)
 
     async def held(self, destination: str, state: WorkState) -> Sequence[Work]:
         def read(connection: sqlite3.Connection) -> list[Work]:
@@ -186,13 +218,13 @@ class SqliteLedger:
             depths: defaultdict[str, QueueDepth] = defaultdict(QueueDepth)
             query = """
                 SELECT destination, state, sum(length(members) / 2), min(since) FROM work
-                WHERE state IN ('ready', 'sending', 'blocked', 'held') GROUP BY destination, state
+                WHERE state IN ('ready', 'waiting', 'sending', 'blocked', 'held') GROUP BY destination, state
             """
             for destination, state, count, since in connection.execute(query):
                 depth = depths[destination]
                 match state:
-                    case WorkState.READY:
-                        depth.ready = count
+                    case WorkState.READY | WorkState.WAITING:
+                        depth.ready += count
                     case WorkState.SENDING:
                         depth.sending = count
                     case _:

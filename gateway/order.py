@@ -1,0 +1,42 @@
+"""Order where it matters: absolute values of one customer and meter go first in, first out, one at a time."""
+
+from bisect import insort
+from collections.abc import Iterable
+
+__all__ = ["Order"]
+
+Key = tuple[str, str, str]
+"""Tenant, customer, meter."""
+
+
+class Order:
+    """One destination's absolute values that are not settled. Additive usage is never in here.
+
+    A head that is blocked, unknown or waiting to be sent again holds its own key, and no other.
+    """
+
+    def __init__(self) -> None:
+        self._queues: dict[Key, list[int]] = {}
+        self._keys: dict[int, Key] = {}
+
+    def add(self, key: Key, ref: int) -> bool:
+        """Take notice of a value; return whether it is the head of its key and may be sent."""
+        queue = self._queues.setdefault(key, [])
+        if ref not in self._keys:
+            self._keys[ref] = key
+            insort(queue, ref)  # refs grow as events are recorded
+        return queue[0] == ref
+
+    def settled(self, refs: Iterable[int]) -> bool:
+        """Forget values that are settled; return whether another may go in the place of one."""
+        freed = False
+        for ref in refs:
+            key = self._keys.pop(ref, None)
+            if key is None:
+                continue
+            queue = self._queues[key]
+            freed = freed or (queue[0] == ref and len(queue) > 1)
+            queue.remove(ref)
+            if not queue:
+                del self._queues[key]
+        return freed

@@ -1,0 +1,195 @@
+"""What a person decides about a delivery: an unknown resolved, a dead letter sent again. Every decision is audited."""
+
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
+
+import msgspec
+
+from canonical_schema import ErrorCode, ErrorItem, Kind
+from gateway.errors import RequestRefused
+from gateway.ledger import AuditRow, Change, Code, Group, Ledger, Moved, Part, Work, WorkState, split_ref
+from gateway.listing import Filter, matches
+from gateway.merge import View
+
+__all__ = ["Actor", "Resolution", "resolve", "retry"]
+
+Resolution = Literal["accepted", "resend", "abandon"]
+Pick = Callable[[Work, int], bool]
+
+_LETTERS = {WorkState.REJECTED: "rejected", WorkState.DEAD: "dead"}
+
+
+class Actor(msgspec.Struct, frozen=True):
+    """Who decides, and why."""
+
+    tenant: str
+    name: str
+    reason: str
+
+
+async def resolve(
+    ledger: Ledger, actor: Actor, event_id: str, destination: str, resolution: Resolution, now: int
+) -> tuple[int, Code]:
+    """Decide one `unknown` delivery: it arrived, it did not and goes again, or it is given up.
+
+    Returns the event's ref and what the delivery is now.
+
+    Raises RequestRefused where there is no such delivery, or it is not unknown.
+    """
+    ref = await ledger.find(actor.tenant, event_id)
+    if ref is None:
+        raise RequestRefused(404, ErrorCode.NOT_FOUND, "no event of this tenant has this id")
+    batch, index = split_ref(ref)
+    work = next((one for one in await ledger.pieces(batch, destination) if index in one.members), None)
+    if work is None or work.group.state is not WorkState.UNKNOWN:
+        detail = f"the delivery to {destination} is not unknown: look at the event, there is nothing to resolve"
+        raise RequestRefused(409, ErrorCode.CONFLICT, detail)
+    parts = None if work.parts is None else work.parts[work.members.index(index)]
+    code, group, parts = _decided(resolution, work.group, parts, now)
+    change = Change(
+        work=work.id,
+        batch=batch,
+        destination=destination,
+        members=[index],
+        code=code,
+        group=group,
+        parts=None if parts is None else [parts],
+    )
+    audit = AuditRow(
+        at=now,
+        tenant=actor.tenant,
+        actor=actor.name,
+        action="resolve",
+        target=event_id,
+        destination=destination,
+        reason=actor.reason,
+        before="unknown",
+        after=resolution,
+    )
+    try:
+        await ledger.settle([change], [], [audit])
+    except Moved:
+        raise RequestRefused(409, ErrorCode.CONFLICT, "somebody else decided this delivery: look again") from None
+    return ref, code
+
+
+def _decided(
+    resolution: Resolution, before: Group, parts: list[Part] | None, now: int
+) -> tuple[Code, Group | None, list[Part] | None]:
+    doubtful = [part for part in parts or () if part.code in {Code.UNKNOWN, Code.PENDING}]
+    match resolution:
+        case "accepted":
+            for part in doubtful:
+                part.code, part.error = Code.ACCEPTED, None
+            return Code.ACCEPTED, None, parts if parts is not None and len(parts) > 1 else None
+        case "resend":
+            for part in doubtful:
+                part.code, part.error = Code.PENDING, None
+            group = Group(state=WorkState.READY, due=now, attempts=before.attempts, since=now)
+            return Code.RETRYING, group, parts
+        case "abandon":
+            error = ErrorItem(code=ErrorCode.PROVIDER_REJECTED, message="abandoned by an operator", retryable=False)
+            for part in doubtful:
+                part.code, part.error = Code.DEAD, error
+            group = msgspec.structs.replace(before, state=WorkState.DEAD, error=error)
+            return Code.DEAD, group, parts
+
+
+async def retry(
+    ledger: Ledger, actor: Actor, wanted: Sequence[str] | Filter, *, remap: bool, now: int
+) -> dict[str, Any]:
+    """Put `dead` or `rejected` deliveries back, by event ids or by filter; return what went and what did not.
+
+    With `remap` they are rendered anew from today's catalogue, which is done only where nothing of the
+    delivery can have been stored. Without, what was once sent is sent again unchanged.
+    """
+    retried: list[dict[str, str]] = []
+    skipped: list[dict[str, str]] = []
+    for batch, destination, indexes in await _targets(ledger, actor.tenant, wanted):
+        for work in await ledger.pieces(batch, destination):
+            if work.tenant != actor.tenant or work.group.state not in _LETTERS:
+                continue
+            members = [index for index in work.members if indexes is None or index in indexes]
+            change, audit, kept = _again(work, members, actor, remap=remap, now=now)
+            named = {index: work.events[place].id for place, index in enumerate(work.members)}
+            skipped += [{"id": named[index], "destination": destination, "why": why} for index, why in kept]
+            if change.members:
+                try:
+                    await ledger.settle([change], [], audit)
+                except Moved:
+                    why = "it changed meanwhile: look again"
+                    skipped += [{"id": named[i], "destination": destination, "why": why} for i in change.members]
+                    continue
+                retried += [{"id": named[index], "destination": destination} for index in change.members]
+    return {"object": "retry_result", "retried": retried, "skipped": skipped}
+
+
+def _again(
+    work: Work, members: Sequence[int], actor: Actor, *, remap: bool, now: int
+) -> tuple[Change, list[AuditRow], list[tuple[int, str]]]:
+    going: list[int] = []
+    parts: list[list[Part]] = []
+    kept: list[tuple[int, str]] = []
+    audit: list[AuditRow] = []
+    for index in members:
+        place = work.members.index(index)
+        rows = None if work.parts is None else work.parts[place]
+        if work.events[place].kind is Kind.ABSOLUTE:
+            kept.append((index, "a later absolute value may have been sent: send a new event instead"))
+            continue
+        stored = work.group.doubt > 0 or any(
+            part.code.status.success or part.code is Code.UNKNOWN for part in rows or ()
+        )
+        if stored and (remap or work.group.doubt > 0):
+            kept.append((index, "some of it may be stored: it can only be sent again unchanged, or resolved"))
+            continue
+        for part in rows or ():
+            if part.code in {Code.REJECTED, Code.DEAD}:
+                part.code, part.error = Code.PENDING, None
+        going.append(index)
+        if rows is not None:
+            parts.append(rows)
+        audit.append(
+            AuditRow(
+                at=now,
+                tenant=actor.tenant,
+                actor=actor.name,
+                action="remap" if remap else "retry",
+                target=work.events[place].id,
+                destination=work.destination,
+                reason=actor.reason,
+                before=_LETTERS[work.group.state],
+                after="pending",
+            )
+        )
+    change = Change(
+        work=work.id,
+        batch=work.batch,
+        destination=work.destination,
+        members=going,
+        code=Code.PENDING,
+        group=Group(state=WorkState.READY, due=now, since=now),
+        parts=None if remap or work.parts is None else parts,
+    )
+    return change, audit, kept
+
+
+async def _targets(
+    ledger: Ledger, tenant: str, wanted: Sequence[str] | Filter
+) -> list[tuple[int, str, set[int] | None]]:
+    """Return where to look: batch, destination, and which indexes; `None` for all of them."""
+    if isinstance(wanted, Filter):
+        found: list[tuple[int, str, set[int] | None]] = []
+        for batch, destination in await ledger.in_state(list(_LETTERS), wanted.destination):
+            view = View((await ledger.snapshots([batch]))[batch])
+            if view.snapshot.tenant == tenant:
+                one = msgspec.structs.replace(wanted, destination=destination)
+                indexes = {index for index in range(len(view.snapshot.events)) if matches(view, index, one)}
+                found.append((batch, destination, indexes))
+        return found
+    refs = [ref for event_id in wanted if (ref := await ledger.find(tenant, event_id)) is not None]
+    by_batch: dict[int, set[int]] = {}
+    for batch, index in map(split_ref, refs):
+        by_batch.setdefault(batch, set()).add(index)
+    snapshots = await ledger.snapshots(list(by_batch))
+    return [(batch, track.destination, by_batch[batch]) for batch, one in snapshots.items() for track in one.tracks]

@@ -1,0 +1,161 @@
+"""The endpoints by which people repair: resolve, retry, dead letters as lines, and the audit trail of it all."""
+
+from collections.abc import AsyncIterator
+from typing import Any, TypeVar
+
+import msgspec
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from starlette.requests import Request
+from starlette.responses import Response, StreamingResponse
+from starlette.routing import Route
+
+from canonical_schema import DeliveryStatus, ErrorCode, format_time
+from gateway.access import tenant_of
+from gateway.errors import RequestRefused
+from gateway.keys import Keyring
+from gateway.ledger import AuditRow, Code, split_ref
+from gateway.listing import page, read_filter
+from gateway.repair import Actor, Resolution, resolve, retry
+from gateway.service import Gateway
+from gateway.times import from_micros, to_micros
+
+__all__ = ["routes"]
+
+MAX_BODY = 2**20
+Model = TypeVar("Model", bound=BaseModel)
+_REASON = Field(min_length=1, max_length=500, description="Why; kept in the audit trail.")
+
+
+class _Resolve(BaseModel):
+    """`POST /v1/deliveries/resolve`."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    id: str
+    destination: str
+    resolution: Resolution
+    reason: str = _REASON
+
+
+class _Retry(BaseModel):
+    """`POST /v1/deliveries/retry`."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    ids: list[str] | None = Field(default=None, min_length=1, max_length=10_000)
+    filter: dict[str, str] | None = None
+    remap: bool = False
+    reason: str = _REASON
+
+    @model_validator(mode="after")
+    def _one_of_the_two(self) -> "_Retry":
+        if (self.ids is None) == (self.filter is None):
+            raise ValueError("give ids or filter, one of the two")
+        return self
+
+
+def routes(gateway: Gateway, keys: Keyring) -> list[Route]:
+    """Return the endpoints, over one gateway."""
+    api = _Repair(gateway, keys)
+    return [
+        Route("/v1/deliveries", api.letters, methods=["GET"]),
+        Route("/v1/deliveries/resolve", api.resolve, methods=["POST"]),
+        Route("/v1/deliveries/retry", api.retry, methods=["POST"]),
+        Route("/v1/audit", api.audit, methods=["GET"]),
+    ]
+
+
+class _Repair:
+    def __init__(self, gateway: Gateway, keys: Keyring) -> None:
+        self._gateway = gateway
+        self._keys = keys
+
+    async def resolve(self, request: Request) -> Response:
+        tenant = tenant_of(request, self._keys, "admin")
+        asked = await _body(request, _Resolve)
+        actor = Actor(tenant, _name(request), asked.reason)
+        now = to_micros(self._gateway.clock.now())
+        ref, code = await resolve(self._gateway.ledger, actor, asked.id, asked.destination, asked.resolution, now)
+        if (lane := self._gateway.lanes.get(asked.destination)) is not None:
+            if code is not Code.RETRYING:
+                batch, index = split_ref(ref)
+                await lane.settled(batch, [index])
+            lane.wake()
+        return _json({"id": asked.id, "destination": asked.destination, "status": code.status})
+
+    async def retry(self, request: Request) -> Response:
+        tenant = tenant_of(request, self._keys, "admin")
+        asked = await _body(request, _Retry)
+        actor = Actor(tenant, _name(request), asked.reason)
+        wanted = asked.ids if asked.ids is not None else read_filter(asked.filter or {})
+        now = to_micros(self._gateway.clock.now())
+        result = await retry(self._gateway.ledger, actor, wanted, remap=asked.remap, now=now)
+        for one in result["retried"]:
+            self._gateway.wake(one["destination"])
+        return _json(result)
+
+    async def letters(self, request: Request) -> Response:
+        """Stream deliveries of one status as NDJSON: the dead letters, by default."""
+        tenant = tenant_of(request, self._keys, "events:read")
+        query = dict(request.query_params)
+        status = query.setdefault("status", DeliveryStatus.DEAD)
+        if status not in set(DeliveryStatus):
+            detail = f"status: there is no {status[:32]!r}; one of {', '.join(DeliveryStatus)}"
+            raise RequestRefused(400, ErrorCode.INVALID_REQUEST, detail)
+        read_filter(query)
+        return StreamingResponse(self._lines(tenant, query), media_type="application/x-ndjson")
+
+    async def _lines(self, tenant: str, query: dict[str, str]) -> AsyncIterator[bytes]:
+        while True:
+            found = await page(self._gateway.ledger, tenant, read_filter(query))
+            for event in found["data"]:
+                detail = await self._gateway.event(tenant, event["id"])
+                assert detail is not None
+                for name, delivery in detail["deliveries"].items():
+                    if delivery["status"] == query["status"] and query.get("destination", name) == name:
+                        line = {"destination": name, "event": detail["event"], "delivery": delivery}
+                        yield msgspec.json.encode(line) + b"\n"
+            if "next_cursor" not in found:
+                return
+            query = {**query, "cursor": found["next_cursor"]}
+
+    async def audit(self, request: Request) -> Response:
+        tenant = tenant_of(request, self._keys, "admin")
+        asked = read_filter({name: value for name, value in request.query_params.items() if name in _PAGING})
+        rows = await self._gateway.ledger.trail(tenant, asked.cursor, asked.limit)
+        data = [_shown(number, row) for number, row in rows]
+        more = {"next_cursor": str(rows[-1][0])} if len(rows) == asked.limit else {}
+        return _json({"data": data, **more})
+
+
+_PAGING = frozenset({"limit", "cursor"})
+
+
+def _shown(number: int, row: AuditRow) -> dict[str, Any]:
+    shown: dict[str, Any] = {"number": number, **msgspec.to_builtins(row), "at": format_time(from_micros(row.at))}
+    shown.pop("tenant")
+    return shown
+
+
+def _name(request: Request) -> str:
+    return str(request.scope.get("gateway.key") or "anonymous")
+
+
+async def _body(request: Request, model: type[Model]) -> Model:
+    body = bytearray()
+    async for chunk in request.stream():
+        body += chunk
+        if len(body) > MAX_BODY:
+            raise RequestRefused(413, ErrorCode.PAYLOAD_TOO_LARGE, f"the body is larger than {MAX_BODY} bytes")
+    try:
+        return model.model_validate_json(bytes(body))
+    except ValidationError as error:
+        problems = "; ".join(
+            f"{'.'.join(str(part) for part in one['loc']) or 'body'}: {one['msg']}"
+            for one in error.errors(include_url=False, include_context=False, include_input=False)
+        )
+        raise RequestRefused(400, ErrorCode.INVALID_REQUEST, problems) from None
+
+
+def _json(body: object) -> Response:
+    return Response(msgspec.json.encode(body), media_type="application/json")
