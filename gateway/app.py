@@ -17,13 +17,12 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from canonical_schema import BatchResult, ErrorCode, Event
+from canonical_schema import BatchResult, ErrorCode, Event, format_time
 from gateway import __version__, repair_api
 from gateway.access import tenant_of
 from gateway.destinations import described
 from gateway.errors import RequestRefused
 from gateway.intake import Bad, decoded, parse, too_large
-from gateway.keys import Keyring
 from gateway.keys import Scope as KeyScope
 from gateway.listing import page, read_filter
 from gateway.problems import HANDLERS, problem
@@ -57,7 +56,7 @@ def create_app(gateway: Gateway) -> ASGIApp:
             Route("/v1/explain", api.explain, methods=["POST"]),
             Route("/v1/destinations", api.destinations, methods=["GET"]),
             Route("/v1/destinations/{name}", api.destination, methods=["GET"]),
-            *repair_api.routes(gateway, Keyring(gateway.configuration.auth.keys)),
+            *repair_api.routes(gateway),
             Route("/livez", api.livez, methods=["GET"]),
             Route("/readyz", api.readyz, methods=["GET"]),
             Route("/version", api.version, methods=["GET"]),
@@ -74,7 +73,6 @@ class _Api:
 
     def __init__(self, gateway: Gateway) -> None:
         self._gateway = gateway
-        self._keys = Keyring(gateway.configuration.auth.keys)
 
     async def post_events(self, request: Request) -> Response:
         tenant = self._tenant(request, "events:write")
@@ -119,13 +117,24 @@ class _Api:
 
     async def readyz(self, request: Request) -> Response:
         await self._gateway.ledger.depth()  # raises where the ledger is gone
-        return _json({"status": "ok", "ledger": {"durability": self._gateway.ledger.durability}})
+        generation = self._gateway.generation
+        return _json(
+            {
+                "status": "ok",
+                "ledger": {"durability": self._gateway.ledger.durability},
+                "configuration": {
+                    "generation": generation.number,
+                    "digest": generation.digest,
+                    "since": format_time(generation.since),
+                },
+            }
+        )
 
     async def version(self, request: Request) -> Response:
         return _json({"name": "usage-gateway", "version": __version__})
 
     def _tenant(self, request: Request, scope: KeyScope) -> str:
-        return tenant_of(request, self._keys, scope)
+        return tenant_of(request, self._gateway.keyring, scope)
 
     def _patience(self, request: Request) -> tuple[Ack, float]:
         """Return what the answer waits for and for how long at most, from `?ack=` and `Prefer`."""

@@ -14,6 +14,9 @@ from gateway.errors import GatewayError
 
 __all__ = ["BindingRow", "Unbindable", "from_property"]
 
+_STAND_IN = "1"
+"""For a value that only an event brings: good text and a good number. Where it does not fit, nothing is said."""
+
 
 class Unbindable(GatewayError):
     """Raised when an event's properties do not give what its binding takes from them. Never shows a value."""
@@ -113,16 +116,11 @@ def _taken(model: type[Binding], named: Mapping[str, object]) -> dict[str, str]:
 
 def _check_known(model: type[Binding], fixed: Mapping[str, object], taken: Mapping[str, str]) -> None:
     """Raise ValidationError for what is wrong with a row whatever the properties bring."""
-    given = [name for name in model.names if name in taken or fixed.get(name) is not None]
-    if model.names and len(given) != 1:
-        wanted = model.names[0] if len(model.names) == 1 else f"exactly one of {', '.join(model.names)}"
-        raise failure(((), f"give {wanted}" + (f", not {' and '.join(given)}" if given else "")))
     try:
-        checked(model, fixed)
+        checked(model, {**fixed, **dict.fromkeys(taken, _STAND_IN)})
     except ValidationError as error:
-        # What is said of the row as a whole may come of what is still missing; a field's own fault never does.
-        found = [(detail["loc"], detail["msg"]) for detail in error.errors() if detail["loc"]]
+        found = [(detail["loc"], detail["msg"]) for detail in error.errors()]
     else:
         return
-    if own := [(place, says) for place, says in found if place[0] not in taken]:
+    if own := [(place, says) for place, says in found if not place or place[0] not in taken]:
         raise failure(*own)

@@ -59,7 +59,7 @@ def loads(
             found = [(detail["loc"], detail["msg"]) for detail in error.errors(include_url=False, include_input=False)]
             reader.note(found)
     if configuration is None or reader.findings:
-        lines = sorted(set(reader.findings), key=lambda finding: finding[0])
+        lines = sorted(dict.fromkeys(reader.findings), key=lambda finding: finding[0])
         raise ConfigurationError("\n".join(f"{source}:{line}: {says}" for line, says in lines))
     return configuration
 
@@ -69,7 +69,6 @@ class _Replaced:
     written: str
     values: tuple[str, ...] = field(repr=False)
     """What must not be seen: the whole text, then what was put into it."""
-    failed: bool
 
 
 class _Reader:
@@ -81,6 +80,7 @@ class _Reader:
         self._folder = folder
         self._lines: dict[Place, int] = {(): 1}
         self._replaced: dict[Place, _Replaced] = {}
+        self._failed: set[Place] = set()
         self._open: list[yaml.Node] = []
 
     def read(self, text: str) -> object:
@@ -110,15 +110,19 @@ class _Reader:
             return None
 
     def note(self, findings: list[tuple[Place, str]]) -> None:
-        """Note what the models found, without what was put in, and not what follows from a reference that failed."""
+        """Note what the models found, without what was put in, and not of a place that could not be read."""
         for place, says in findings:
-            replaced = self._replaced.get(place)
-            if replaced is None or not replaced.failed or says.startswith("unknown key"):
+            if place not in self._failed or says.startswith("unknown key"):
                 self._say(place, self._masked(place, says))
 
     def _say(self, place: Place, says: str) -> None:
         known = next(place[:end] for end in range(len(place), -1, -1) if place[:end] in self._lines)
         self.findings.append((self._lines[known], f"{_path(place)}: {says}" if place else says))
+
+    def _fail(self, place: Place, says: str) -> None:
+        """Note what cannot be read at all; what the models say of the place is then beside the point."""
+        self._failed.add(place)
+        self._say(place, says)
 
     def _masked(self, place: Place, says: str) -> str:
         for where, replaced in self._replaced.items():
@@ -130,8 +134,8 @@ class _Reader:
     def _note_syntax(self, error: yaml.MarkedYAMLError, text: str) -> None:
         mark = error.problem_mark or error.context_mark
         line = mark.line + 1 if mark else 1
-        # The parser may quote the file, and what it quotes may be a secret that wanted quotes.
-        problem = re.sub(r"""(['"])(?!<)[^'"]{4,}\1""", "'...'", error.problem or "cannot be read")
+        # The parser quotes names from the file here, and a secret that wanted quotes of its own can look like one.
+        problem = re.sub(r"(alias|anchor|tag handle) .*", r"\1", error.problem or "cannot be read")
         lines = text.splitlines()
         hint = ' (write "${NAME}" in quotes)' if line <= len(lines) and "${" in lines[line - 1] else ""
         self.findings.append((line, f"is no valid YAML: {problem}{hint}"))
@@ -139,7 +143,7 @@ class _Reader:
     def _value(self, node: yaml.Node, place: Place) -> object:
         self._lines.setdefault(place, _line(node))
         if self._inside(node):
-            self._say(place, "refers to itself")
+            self._fail(place, "refers to itself")
             return None
         self._open.append(node)
         try:
@@ -151,7 +155,7 @@ class _Reader:
                 case yaml.ScalarNode() if node.tag in _PLAIN:
                     return self._scalar(node, place)
                 case _:
-                    self._say(place, "has a tag that is not supported")
+                    self._fail(place, "has a tag that is not supported")
                     return None
         finally:
             self._open.pop()
@@ -181,7 +185,7 @@ class _Reader:
                 members[key.value] = (key, value)
         for other in merged:
             if not isinstance(other, yaml.MappingNode) or self._inside(other):
-                self._say(place, "merges what is no other mapping")
+                self._say(place, "`<<` needs another mapping")
                 continue
             self._open.append(other)
             for key, value in self._members(other, place):
@@ -225,9 +229,9 @@ class _Reader:
 
         whole = _REFERENCE.sub(put, text)
         for says in failed:
-            self._say(place, says)
-        if put_in or failed:
-            self._replaced[place] = _Replaced(text, (whole, *put_in), failed=bool(failed))
+            self._fail(place, says)
+        if put_in:
+            self._replaced[place] = _Replaced(text, (whole, *put_in))
         return whole
 
     def _looked_up(self, reference: re.Match[str]) -> str:

@@ -114,7 +114,7 @@ def _opened(schema: Schema, definitions: Mapping[str, Schema]) -> Schema:
     """Return the schema of a member such that a reference may stand for any plain value."""
     if isinstance(name := schema.get("$ref"), str):
         schema = definitions[name.rpartition("/")[2]]
-    schema = {key: value for key, value in schema.items() if key not in {"title", "gt"}}
+    schema = {key: value for key, value in schema.items() if key != "title"}
     if isinstance(members := schema.get("properties"), dict):
         inner = cast("dict[str, Schema]", members)
         return {**schema, "properties": {key: _opened(value, definitions) for key, value in inner.items()}}

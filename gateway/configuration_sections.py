@@ -6,7 +6,7 @@ from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import BeforeValidator, Field, field_validator, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, field_validator, model_validator
 
 from adapters._models import Duration
 from gateway.configuration_findings import Section, failure
@@ -45,7 +45,15 @@ def parse_size(value: object) -> object:
 Size = Annotated[int, BeforeValidator(parse_size, json_schema_input_type=int | str)]
 """A number of bytes, written `32MiB`, `512KiB` or plain."""
 
-Span = Annotated[Duration, Field(gt=timedelta(0))]
+
+def _some(span: timedelta) -> timedelta:
+    if not span:
+        raise ValueError("should be longer than nothing")
+    return span
+
+
+Span = Annotated[Duration, AfterValidator(_some)]
+"""A duration that is not zero."""
 
 
 class Listen(Section):
@@ -106,6 +114,9 @@ class Intake(Section):
     )
     max_events: int = Field(default=10_000, ge=1, description="In one request.")
     max_bytes: Size = Field(default=32 * 2**20, ge=1, description="Of one request, decoded.")
+    max_queue: int = Field(
+        default=10_000_000, ge=1, description="Deliveries that may wait; above it the door answers 503."
+    )
 
 
 class Retry(Section):

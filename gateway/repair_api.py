@@ -12,7 +12,6 @@ from starlette.routing import Route
 from canonical_schema import DeliveryStatus, ErrorCode, format_time
 from gateway.access import tenant_of
 from gateway.errors import RequestRefused
-from gateway.keys import Keyring
 from gateway.ledger import AuditRow, Code, split_ref
 from gateway.listing import page, read_filter
 from gateway.repair import Actor, Resolution, resolve, retry
@@ -54,9 +53,9 @@ class _Retry(BaseModel):
         return self
 
 
-def routes(gateway: Gateway, keys: Keyring) -> list[Route]:
+def routes(gateway: Gateway) -> list[Route]:
     """Return the endpoints, over one gateway."""
-    api = _Repair(gateway, keys)
+    api = _Repair(gateway)
     return [
         Route("/v1/deliveries", api.letters, methods=["GET"]),
         Route("/v1/deliveries/resolve", api.resolve, methods=["POST"]),
@@ -66,12 +65,11 @@ def routes(gateway: Gateway, keys: Keyring) -> list[Route]:
 
 
 class _Repair:
-    def __init__(self, gateway: Gateway, keys: Keyring) -> None:
+    def __init__(self, gateway: Gateway) -> None:
         self._gateway = gateway
-        self._keys = keys
 
     async def resolve(self, request: Request) -> Response:
-        tenant = tenant_of(request, self._keys, "admin")
+        tenant = tenant_of(request, self._gateway.keyring, "admin")
         asked = await _body(request, _Resolve)
         actor = Actor(tenant, _name(request), asked.reason)
         now = to_micros(self._gateway.clock.now())
@@ -84,7 +82,7 @@ class _Repair:
         return _json({"id": asked.id, "destination": asked.destination, "status": code.status})
 
     async def retry(self, request: Request) -> Response:
-        tenant = tenant_of(request, self._keys, "admin")
+        tenant = tenant_of(request, self._gateway.keyring, "admin")
         asked = await _body(request, _Retry)
         actor = Actor(tenant, _name(request), asked.reason)
         wanted = asked.ids if asked.ids is not None else read_filter(asked.filter or {})
@@ -96,7 +94,7 @@ class _Repair:
 
     async def letters(self, request: Request) -> Response:
         """Stream deliveries of one status as NDJSON: the dead letters, by default."""
-        tenant = tenant_of(request, self._keys, "events:read")
+        tenant = tenant_of(request, self._gateway.keyring, "events:read")
         query = dict(request.query_params)
         status = query.setdefault("status", DeliveryStatus.DEAD)
         if status not in set(DeliveryStatus):
@@ -120,7 +118,7 @@ class _Repair:
             query = {**query, "cursor": found["next_cursor"]}
 
     async def audit(self, request: Request) -> Response:
-        tenant = tenant_of(request, self._keys, "admin")
+        tenant = tenant_of(request, self._gateway.keyring, "admin")
         asked = read_filter({name: value for name, value in request.query_params.items() if name in _PAGING})
         rows = await self._gateway.ledger.trail(tenant, asked.cursor, asked.limit)
         data = [_shown(number, row) for number, row in rows]

@@ -4,7 +4,9 @@ import asyncio
 import random
 import uuid
 from collections.abc import Mapping, Sequence
-from datetime import timedelta
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from hashlib import sha256
 from typing import Any, Literal
 
 import httpx
@@ -12,12 +14,14 @@ import structlog
 
 from canonical_schema import BatchResult, ErrorCode, ErrorItem, Event, EventDetail, EventResult, EventStatus
 from gateway.board import Board
-from gateway.catalogue import Catalogue
+from gateway.catalogue import DEFAULT_TENANT, Catalogue
 from gateway.configuration import Configuration
+from gateway.errors import ConfigurationError, LedgerUnavailable
 from gateway.explaining import explain
 from gateway.intake import Bad, admit
+from gateway.keys import Keyring
 from gateway.lane import Lane
-from gateway.ledger import Claim, ClaimKind, Ledger, Plan, split_ref
+from gateway.ledger import AuditRow, Claim, ClaimKind, Ledger, Plan, split_ref
 from gateway.merge import View, batch_result, fresh, refused
 from gateway.times import Clock, SystemClock, to_micros
 from gateway.transport import Transport
@@ -27,6 +31,36 @@ __all__ = ["Ack", "Gateway"]
 log = structlog.get_logger("gateway.service")
 
 Ack = Literal["stored", "required", "all"]
+
+
+@dataclass(frozen=True, slots=True)
+class Generation:
+    """Which configuration is in use, and since when."""
+
+    configuration: Configuration = field(repr=False)
+    number: int
+    since: datetime
+
+    @property
+    def digest(self) -> str:
+        """Eight hex digits by which two configurations can be told apart; says nothing of what is in them."""
+        return sha256(self.configuration.model_dump_json().encode()).hexdigest()[:8]
+
+
+class _QueueLook:
+    """How full the queue was a moment ago: a look each second, not one each request."""
+
+    def __init__(self) -> None:
+        self._looked: datetime | None = None
+        self._waiting = 0
+
+    async def check(self, ledger: Ledger, now: datetime, most: int) -> None:
+        """Raise LedgerUnavailable where more deliveries wait than may."""
+        if self._looked is None or now - self._looked >= timedelta(seconds=1):
+            self._looked = now
+            self._waiting = sum(one.ready + one.sending + one.blocked for one in (await ledger.depth()).values())
+        if self._waiting >= most:
+            raise LedgerUnavailable(f"{self._waiting} deliveries wait, and intake.max_queue is {most}")
 
 
 class Gateway:
@@ -42,11 +76,21 @@ class Gateway:
         rng: random.Random | None = None,
     ) -> None:
         """`mounts` puts something else than the network under a destination: a simulator, a test's answers."""
-        self.configuration = configuration
-        self.catalogue = Catalogue(configuration)
         self.ledger = ledger
         self.clock = clock or SystemClock()
         self.board = Board()
+        self.generation = Generation(configuration, 1, self.clock.now())
+        self._mounts = mounts or {}
+        self._rng = rng
+        self._reloading = asyncio.Lock()
+        self._queue = _QueueLook()
+        self._use(configuration)
+
+    def _use(self, configuration: Configuration) -> None:
+        """Take a configuration into use: its catalogue, its keys, a lane for each destination."""
+        self.configuration = configuration
+        self.catalogue = Catalogue(configuration)
+        self.keyring = Keyring(configuration.auth.keys)
         self._providers = {name: one.provider for name, one in configuration.destinations.items()}
         self._transports: dict[str, Transport] = {}
         self.lanes: dict[str, Lane] = {}
@@ -54,47 +98,86 @@ class Gateway:
         for name, destination in configuration.destinations.items():
             if destination.mode == "off":
                 continue
-            transport = Transport(
+            transport = self._transports[name] = Transport(
                 destination.adapter,
                 timeout=configuration.delivery.timeout,
                 connections=configuration.delivery.max_in_flight,
-                mount=(mounts or {}).get(name),
+                mount=self._mounts.get(name),
             )
-            self._transports[name] = transport
             self.lanes[name] = Lane(
                 name,
                 catalogue=self.catalogue,
-                ledger=ledger,
+                ledger=self.ledger,
                 transport=transport,
                 board=self.board,
                 clock=self.clock,
                 delivery=configuration.delivery,
-                rng=rng,
+                rng=self._rng,
             )
 
     async def open(self) -> None:
         """Open the ledger and take up what the last process left; nothing is sent yet."""
         await self.ledger.open()
+        await self._take_up()
+
+    async def start(self) -> None:
+        """Open, and begin to deliver."""
+        await self.open()
+        self._run()
+
+    async def reload(self, configuration: Configuration, actor: str = "reload") -> None:
+        """Go on with another configuration. Requests in flight finish first; events are accepted all the while.
+
+        Raises ConfigurationError for a change that needs a restart; then nothing has changed.
+        """
+        for name in ("ledger", "listen"):
+            if getattr(configuration, name) != getattr(self.configuration, name):
+                raise ConfigurationError(f"{name} cannot change while the gateway runs: restart it for that")
+        async with self._reloading:
+            before = self.generation
+            await self._rest(timedelta(seconds=30))
+            self._use(configuration)
+            self.generation = Generation(configuration, before.number + 1, self.clock.now())
+            try:
+                await self._take_up()
+            finally:
+                self._run()
+            row = AuditRow(
+                at=to_micros(self.clock.now()),
+                tenant=DEFAULT_TENANT,
+                actor=actor,
+                action="configure",
+                target=f"generation {self.generation.number}",
+                reason="the configuration was read again",
+                before=before.digest,
+                after=self.generation.digest,
+            )
+            await self.ledger.note([row])
+            log.info("configuration.reloaded", generation=self.generation.number, digest=self.generation.digest)
+
+    async def stop(self, grace: timedelta = timedelta(seconds=30)) -> None:
+        """Let requests in flight finish within the grace, then close. Never cancels a send before that."""
+        async with self._reloading:
+            await self._rest(grace)
+            await self.ledger.close()
+
+    def _run(self) -> None:
+        self._tasks = [asyncio.create_task(lane.run()) for lane in self.lanes.values()]
+
+    async def _take_up(self) -> None:
         await self.ledger.name(self._providers)
         for lane in self.lanes.values():
             await lane.recover()
         await self._shelve()
         await self._route_unrouted()
 
-    async def start(self) -> None:
-        """Open, and begin to deliver."""
-        await self.open()
-        self._tasks = [asyncio.create_task(lane.run()) for lane in self.lanes.values()]
-
-    async def stop(self, grace: timedelta = timedelta(seconds=30)) -> None:
-        """Let requests in flight finish within the grace, then close. Never cancels a send before that."""
+    async def _rest(self, grace: timedelta) -> None:
         await asyncio.gather(*(lane.stop(grace) for lane in self.lanes.values()))
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         for transport in self._transports.values():
             await transport.close()
-        await self.ledger.close()
 
     async def accept(self, tenant: str, sent: Sequence[Event | Bad], ack: Ack, wait: float) -> BatchResult:
         """Store what is good, wait for what `ack` says, at most `wait` seconds, and tell what became of each.
@@ -103,6 +186,7 @@ class Gateway:
         """
         now = self.clock.now()
         configuration = self.configuration
+        await self._queue.check(self.ledger, now, configuration.intake.max_queue)
         admitted = list(admit(sent, self.catalogue, configuration.intake, now, configuration.retention.events))
         events = [event for event in admitted if isinstance(event, Event)]
         plans = [self.catalogue.plan(tenant, event.meter) for event in events]

@@ -1,0 +1,95 @@
+"""Adds the ledger up: every delivery has exactly one status, and whatever is not done is in exactly one place."""
+
+import sqlite3
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from gateway.errors import LedgerUnavailable
+from gateway.ledger._model import Code, WorkState
+from gateway.ledger._rows import unpack_members, unpack_parts
+from gateway.ledger._schema import VERSION
+
+__all__ = ["add_up"]
+
+_FITTING = {
+    WorkState.READY: {Code.PENDING, Code.RETRYING},
+    WorkState.WAITING: {Code.PENDING, Code.RETRYING},
+    WorkState.SENDING: {Code.PENDING, Code.RETRYING},
+    WorkState.BLOCKED: {Code.BLOCKED},
+    WorkState.HELD: {Code.BLOCKED},
+    WorkState.UNKNOWN: {Code.UNKNOWN},
+    WorkState.REJECTED: {Code.REJECTED},
+    WorkState.DEAD: {Code.DEAD},
+}
+_IN_WORK = frozenset[Code]().union(*_FITTING.values())
+MOST = 100
+"""Problems that are told; more are counted."""
+
+
+def add_up(path: Path) -> dict[str, Any]:
+    """Return the counts of every destination, and what does not add up. Reads only; may run beside the gateway.
+
+    Raises LedgerUnavailable where there is no ledger of this version.
+    """
+    if not path.exists():
+        raise LedgerUnavailable(f"{path} does not exist: nothing was stored there yet")
+    try:
+        connection = sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True, isolation_level=None)
+        try:
+            (found,) = connection.execute("PRAGMA user_version").fetchone()
+            if found != VERSION:
+                raise LedgerUnavailable(f"{path} has schema version {found}; this is a gateway for version {VERSION}")
+            connection.execute("BEGIN")  # one consistent look
+            return _added(connection)
+        finally:
+            connection.close()
+    except sqlite3.Error as error:
+        raise LedgerUnavailable(f"{path} cannot be read: {error}") from error
+
+
+def _added(connection: sqlite3.Connection) -> dict[str, Any]:
+    problems: list[str] = []
+    sizes: dict[int, int] = dict(connection.execute("SELECT batch, size FROM batches"))
+    (ids,) = connection.execute("SELECT count(*) FROM ids").fetchone()
+    if ids != sum(sizes.values()):
+        problems.append(f"{sum(sizes.values())} events are stored and {ids} ids are claimed")
+    held: dict[tuple[int, str], dict[int, WorkState]] = {}
+    for number, batch, destination, packed, state, parts in connection.execute(
+        "SELECT id, batch, destination, members, state, parts FROM work"
+    ):
+        members = unpack_members(packed)
+        places = held.setdefault((batch, destination), {})
+        for index in members:
+            if index in places:
+                problems.append(f"batch {batch}, place {index}: {destination} has it in two pieces of work")
+            places[index] = WorkState(state)
+        rendered = unpack_parts(parts)
+        if rendered is not None and len(rendered) != len(members):
+            problems.append(f"work {number}: {len(members)} deliveries and {len(rendered)} renderings")
+    counts: dict[str, Counter[str]] = {}
+    for batch, destination, codes in connection.execute("SELECT batch, destination, codes FROM tracks"):
+        counted = counts.setdefault(destination, Counter())
+        places = held.pop((batch, destination), {})
+        if len(codes) != sizes.get(batch):
+            problems.append(f"batch {batch}: {destination} has {len(codes)} statuses for {sizes.get(batch)} events")
+        for index, byte in enumerate(codes):
+            code = Code(byte)
+            if code is not Code.NONE:
+                counted[code.status] += 1
+            state = places.pop(index, None)
+            if (state is not None and code not in _FITTING[state]) or (state is None and code in _IN_WORK):
+                place = "no work" if state is None else f"work that is {state}"
+                problems.append(f"batch {batch}, place {index}: {destination} says {code.name.lower()}, with {place}")
+        problems += [f"batch {batch}, place {index}: {destination} works on nothing" for index in places]
+    problems += [f"batch {batch}: {destination} has work and no statuses" for batch, destination in held]
+    return {
+        "object": "ledger_check",
+        "events": sum(sizes.values()),
+        "destinations": {
+            name: {"deliveries": sum(counted.values()), **dict(sorted(counted.items()))}
+            for name, counted in sorted(counts.items())
+        },
+        "problems": problems[:MOST],
+        "problem_count": len(problems),
+    }
