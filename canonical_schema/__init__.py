@@ -1,6 +1,75 @@
-"""What clients say and hear: events, statuses, errors, results. No I/O."""
+"""What clients say and hear: the event, its quantities and times, statuses, errors and the merged answer."""
 
+from canonical_schema.cloudevents import read_cloudevent
 from canonical_schema.errors import ErrorCode, ErrorItem, Problem
-from canonical_schema.result import Receipt
+from canonical_schema.event import (
+    MAX_PROPERTY_BYTES,
+    Event,
+    InvalidEvent,
+    Kind,
+    Property,
+    UsageEvent,
+    decode_event,
+    differences,
+    encode_event,
+    event_json,
+    format_time,
+    parse_time,
+    read_by_contract,
+    read_event,
+    to_event,
+)
+from canonical_schema.quantity import InvalidQuantity, parse_quantity, plain, to_quantity
+from canonical_schema.result import (
+    Attempt,
+    BatchResult,
+    DeliveryDetail,
+    DeliveryResult,
+    EventDetail,
+    EventResult,
+    FilterReason,
+    PartResult,
+    Receipt,
+    Summary,
+)
+from canonical_schema.status import DeliveryStatus, EventStatus, event_status, worst
 
-__all__ = ["ErrorCode", "ErrorItem", "Problem", "Receipt"]
+__all__ = [
+    "MAX_PROPERTY_BYTES",
+    "Attempt",
+    "BatchResult",
+    "DeliveryDetail",
+    "DeliveryResult",
+    "DeliveryStatus",
+    "ErrorCode",
+    "ErrorItem",
+    "Event",
+    "EventDetail",
+    "EventResult",
+    "EventStatus",
+    "FilterReason",
+    "InvalidEvent",
+    "InvalidQuantity",
+    "Kind",
+    "PartResult",
+    "Problem",
+    "Property",
+    "Receipt",
+    "Summary",
+    "UsageEvent",
+    "decode_event",
+    "differences",
+    "encode_event",
+    "event_json",
+    "event_status",
+    "format_time",
+    "parse_quantity",
+    "parse_time",
+    "plain",
+    "read_by_contract",
+    "read_cloudevent",
+    "read_event",
+    "to_event",
+    "to_quantity",
+    "worst",
+]

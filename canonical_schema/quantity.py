@@ -7,16 +7,7 @@ value that fits or not, however it is spelled; a zero may be written with up to 
 """
 
 import re
-from decimal import (
-    Clamped,
-    Context,
-    Decimal,
-    DecimalException,
-    Inexact,
-    InvalidOperation,
-    Overflow,
-    Subnormal,
-)
+from decimal import Clamped, Context, Decimal, DecimalException, Inexact, InvalidOperation, Overflow, Subnormal
 
 __all__ = ["InvalidQuantity", "parse_quantity", "plain", "to_quantity"]
 
@@ -27,9 +18,7 @@ _NUMBER = re.compile(NUMBER).fullmatch
 
 # A context that traps whatever would change the value decides the limits in one call, and never builds
 # the number that a hostile exponent stands for.
-_EXACT = Context(
-    prec=38, Emax=38, Emin=-38, clamp=0, traps=[Clamped, Inexact, InvalidOperation, Overflow, Subnormal]
-)
+_EXACT = Context(prec=38, Emax=38, Emin=-38, clamp=0, traps=[Clamped, Inexact, InvalidOperation, Overflow, Subnormal])
 
 
 class InvalidQuantity(ValueError):
@@ -79,6 +68,4 @@ def plain(value: Decimal) -> str:
 
 
 def _beyond() -> InvalidQuantity:
-    return InvalidQuantity(
-        "must be a finite decimal of at most 38 significant digits, with an exponent of -38 to 38"
-    )
+    return InvalidQuantity("must be a finite decimal of at most 38 significant digits, with an exponent of -38 to 38")

@@ -1,0 +1,205 @@
+"""The process under test: one role, commands as JSON lines on standard input, answers on standard output."""
+
+import asyncio
+import cProfile
+import io
+import json
+import os
+import pstats
+import resource
+import socket
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import uvicorn
+import uvloop
+
+from bench.baselines import Loop, Sender
+from bench.events import bodies
+from bench.setting import configuration
+from canonical_schema import BatchResult, DeliveryStatus, Event, Summary
+from gateway.app import create_app
+from gateway.intake import Bad, admit, parse
+from gateway.ledger import SqliteLedger
+from gateway.logs import configure
+from gateway.service import Ack, Gateway
+
+PATIENCE = 600.0
+"""Seconds after which a drain that does not end is a failure."""
+
+
+class Held(Gateway):
+    """Stores and answers, and sends nothing until told to."""
+
+    async def start(self) -> None:
+        await self.open()
+
+
+class Floor(Gateway):
+    """Reads and judges every event as the gateway does, keeps nothing, and answers with the counts alone."""
+
+    async def start(self) -> None:
+        pass
+
+    async def stop(self, *_: object) -> None:
+        pass
+
+    async def accept(self, tenant: str, sent: list[Event | Bad], ack: Ack, wait: float) -> BatchResult:
+        now = self.clock.now()
+        given = self.configuration
+        admitted = list(admit(sent, self.catalogue, given.intake, now, given.retention.events))
+        good = sum(isinstance(event, Event) for event in admitted)
+        counts = dict.fromkeys(Summary.__annotations__, 0)
+        counts |= {"total": len(admitted), "pending": good, "invalid": len(admitted) - good}
+        return {"object": "batch_result", "batch_id": "bat_0", "summary": counts, "results": []}
+
+
+class OneByOne(SqliteLedger):
+    """Makes each request durable by itself, where the ledger lets those that wait share a flush."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path)
+        self._turn = asyncio.Lock()
+
+    async def record(self, *args: Any) -> Any:
+        async with self._turn:
+            return await super().record(*args)
+
+
+class Service:
+    """A gateway of one kind, behind the server that runs it in earnest, or without one."""
+
+    def __init__(self, given: Mapping[str, Any]) -> None:
+        self._kind: type[Gateway] = {"floor": Floor, "held": Held, "live": Gateway}[given["kind"]]
+        self._path = Path(given["ledger"])
+        self._configuration = configuration(
+            given["url"], self._path, given["destinations"], in_flight=given["in_flight"]
+        )
+        self._ledger: type[SqliteLedger] = OneByOne if given["one_by_one"] else SqliteLedger
+        self._serves: bool = given["serve"]
+        self._profiler = cProfile.Profile()
+
+    async def open(self) -> dict[str, Any]:
+        """Open the ledger, and listen where this is a server; tell the port and how long opening took."""
+        self._gateway = self._kind(self._configuration, self._ledger(self._path))
+        began = time.perf_counter()
+        if not self._serves:
+            await self._gateway.start()
+            return {"seconds": time.perf_counter() - began}
+        listener = socket.create_server(("127.0.0.1", 0), backlog=512)
+        options = uvicorn.Config(
+            create_app(self._gateway),
+            http="httptools",
+            ws="none",
+            lifespan="on",
+            log_config=None,
+            access_log=False,
+            server_header=False,
+        )
+        self._server = uvicorn.Server(options)
+        self._serving = asyncio.create_task(self._server.serve([listener]))
+        while not self._server.started:
+            await asyncio.sleep(0.005)
+            if self._serving.done():
+                self._serving.result()
+        return {"port": listener.getsockname()[1], "seconds": time.perf_counter() - began}
+
+    async def close(self) -> None:
+        """Stop listening, and close the ledger."""
+        if self._serves:
+            self._server.should_exit = True
+            await self._serving
+        else:
+            await self._gateway.stop()
+
+    async def do_reopen(self) -> dict[str, Any]:
+        """Close and open again, as after a restart: nothing is left in memory. Not for a server."""
+        await self.close()
+        return await self.open()
+
+    async def do_fill(self, prefix: str, events: int, size: int) -> None:
+        """Accept events without the network between."""
+        for body in bodies(prefix, events, size):
+            await self._gateway.accept("default", parse(body, "application/json", size), "stored", 0)
+
+    async def do_settled_fill(self, prefix: str, events: int) -> None:
+        """Put events into the ledger as they are long after delivery, without delivering them."""
+        from bench.growth_fill import fill
+
+        await fill(self._gateway, prefix, events)
+
+    async def do_drain(self) -> dict[str, Any]:
+        """Deliver all that is stored; tell how long that took."""
+        began, cpu = time.perf_counter(), time.process_time()
+        lanes = [asyncio.create_task(lane.run()) for lane in self._gateway.lanes.values()]
+        await self.do_settled()
+        spent = {"seconds": time.perf_counter() - began, "cpu": time.process_time() - cpu}
+        for task in lanes:
+            task.cancel()
+        await asyncio.gather(*lanes, return_exceptions=True)
+        return spent
+
+    async def do_settled(self) -> None:
+        """Return when nothing waits. Raises RuntimeError where something is blocked, or it takes too long."""
+        until = time.monotonic() + PATIENCE
+        while depths := [depth for depth in (await self._gateway.ledger.depth()).values()]:
+            if any(depth.blocked for depth in depths) or time.monotonic() > until:
+                raise RuntimeError(f"not delivered: {depths}")
+            await asyncio.sleep(0.01)
+
+    async def do_counts(self) -> dict[str, dict[str, int]]:
+        """Return how many deliveries have which status, by destination."""
+        counted = await self._gateway.ledger.counts()
+        return {name: {DeliveryStatus(each).value: n for each, n in seen.items()} for name, seen in counted.items()}
+
+    async def do_profile(self, *, on: bool) -> str:
+        """Watch the main thread, or tell what it did meanwhile."""
+        if on:
+            self._profiler.enable()
+            return ""
+        self._profiler.disable()
+        said = io.StringIO()
+        pstats.Stats(self._profiler, stream=said).sort_stats("tottime").print_stats(45)
+        return said.getvalue()
+
+
+def _usage() -> dict[str, float]:
+    """Return processor seconds of all threads, and MiB of resident memory."""
+    used = {"cpu": time.process_time(), "peak": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}
+    try:
+        pages = int(Path("/proc/self/statm").read_text().split()[1])
+    except OSError:  # elsewhere than on Linux the peak has to do
+        return used | {"resident": used["peak"]}
+    return used | {"resident": pages * os.sysconf("SC_PAGE_SIZE") / 2**20}
+
+
+async def _main(given: Mapping[str, Any]) -> None:
+    roles = {"service": Service, "sender": Sender, "loop": Loop}
+    role = roles[given["role"]](given)
+    lines = asyncio.StreamReader()
+    await asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(lines), sys.stdin)
+    _say(await role.open())
+    while line := await lines.readline():
+        command = json.loads(line)
+        name = command.pop("do")
+        if name == "stop":
+            break
+        try:
+            _say(_usage() if name == "usage" else await getattr(role, f"do_{name}")(**command))
+        except Exception as error:  # noqa: BLE001  told to the other process, which gives up
+            _say({"failed": f"{name}: {type(error).__name__}: {error}"})
+    await role.close()
+    _say("stopped")
+
+
+def _say(answer: object) -> None:
+    print(json.dumps(answer), flush=True)
+
+
+if __name__ == "__main__":
+    with open(os.devnull, "w") as nowhere:
+        configure(nowhere)  # log lines are made as in earnest, and go nowhere
+        uvloop.run(_main(json.loads(sys.argv[1])))
