@@ -1,0 +1,112 @@
+"""What the four vendors do that their declarations leave out: bodies of refusals that no dialect reads.
+
+Nothing here is needed to send or to settle. A provider without an entry has plain manners.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import msgspec
+
+from adapters import Reply, Row
+
+__all__ = ["Manners", "answer", "manners", "text"]
+
+_ENCODER = msgspec.json.Encoder(decimal_format="number")
+
+
+def answer(status: int, body: object, headers: Mapping[str, str] | None = None) -> Reply:
+    """Return a reply with a JSON body."""
+    return Reply(
+        status=status, headers={"content-type": "application/json", **(headers or {})}, body=_ENCODER.encode(body)
+    )
+
+
+def text(status: int, body: str, headers: Mapping[str, str] | None = None, kind: str = "plain") -> Reply:
+    """Return a reply with a body for people."""
+    return Reply(
+        status=status, headers={"content-type": f"text/{kind}; charset=utf-8", **(headers or {})}, body=body.encode()
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Manners:
+    """How a vendor refuses what never reaches its usage logic."""
+
+    unauthorized: Reply = field(default_factory=lambda: answer(401, {"message": "Unauthorized"}))
+    not_found: Reply = field(default_factory=lambda: text(404, "Not Found"))
+    unreadable: Reply = field(default_factory=lambda: answer(400, {"message": "Invalid JSON in request body"}))
+    """For a body that is no JSON, or has another shape than the door's, and no list of faults to say so."""
+    too_many: Reply = field(default_factory=lambda: text(413, "Payload Too Large"))
+    """For more rows than the declared bound. Where the vendor states none, ours is kept all the same."""
+    too_large: Reply = field(default_factory=lambda: text(413, "Payload Too Large"))
+    json_only: bool = False
+    """Whether another content type is answered 415."""
+    empty: bool = False
+    """Whether a list without rows is fine."""
+    issues: Row = field(default_factory=dict[str, None])
+    """Other members of the body that lists the faults of rows."""
+    dotted: bool = False
+    """Whether an issue says where as text, `events[3].amount`; else as a list of keys and indexes."""
+    optional: Mapping[str, frozenset[str]] = field(default_factory=dict[str, frozenset[str]])
+    """Roles that a row may leave out, by profile."""
+    also: Mapping[str, tuple[str, ...]] = field(default_factory=dict[str, tuple[str, ...]])
+    """Members that a row must have beside its roles, by profile."""
+    absolute: str | None = None
+    """The member that makes a row state the running value."""
+
+
+_FLEXPRICE = {"code": "validation_error", "http_status_code": 400}
+
+_MANNERS: Mapping[str, Manners] = {
+    "flowglad": Manners(
+        unauthorized=text(401, "API key not found or invalid"),
+        unreadable=answer(400, {"error": "Invalid JSON in request body", "request_id": "51f7a0c2"}),
+        json_only=True,
+        empty=True,
+        issues={"code": "BAD_REQUEST", "request_id": "51f7a0c2"},
+        optional={"bulk": frozenset({"timestamp"})},
+    ),
+    "paygentic": Manners(
+        unauthorized=answer(401, {"message": "Unauthorized", "error": "unauthorized"}),
+        not_found=answer(404, {"message": "Not found", "error": "not_found"}),
+        unreadable=answer(400, {"message": "Bad request", "error": "bad_request"}),
+        issues={"message": "Validation failed", "error": "validation_error"},
+        dotted=True,
+        optional={"events": frozenset({"key", "timestamp"})},
+        also={"events": ("source", "data"), "usage-v0": ("merchantId",)},
+    ),
+    "flexprice": Manners(
+        unauthorized=answer(401, {"error": "Unauthorized"}),
+        not_found=text(404, "404 page not found"),
+        unreadable=answer(400, {**_FLEXPRICE, "message": "Invalid request payload"}),
+        too_many=answer(
+            400,
+            {
+                **_FLEXPRICE,
+                "message": "Request validation failed",
+                "details": {
+                    "Events": "Key: 'BulkIngestEventRequest.Events' "
+                    "Error:Field validation for 'Events' failed on the 'max' tag"
+                },
+            },
+        ),
+        too_large=answer(
+            400,
+            {**_FLEXPRICE, "message": "Request body exceeds the maximum size; split the batch into smaller requests"},
+        ),
+        optional={"bulk": frozenset({"key", "timestamp"})},
+    ),
+    "wingback": Manners(
+        unauthorized=answer(401, {"feedback": {"token": {"type": "error", "value": "Invalid API token"}}}),
+        unreadable=answer(400, {"feedback": {"body": {"type": "error", "value": "Invalid request body"}}}),
+        empty=True,
+        optional={"bulk": frozenset({"key", "timestamp"})},
+        absolute="is_absolute",
+    ),
+}
+
+
+def manners(provider: str) -> Manners:
+    """Return a vendor's manners."""
+    return _MANNERS.get(provider) or Manners()

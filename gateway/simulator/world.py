@@ -1,0 +1,115 @@
+"""What a simulated vendor remembers: rows told apart as its declaration says, and what it would bill for them."""
+
+from collections.abc import Iterator
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
+from decimal import Decimal
+from typing import NamedTuple
+
+from adapters import Dedupe, Row
+
+__all__ = ["Charge", "Stock", "StoredRow"]
+
+
+class Charge(NamedTuple):
+    """One number that a row adds to a bill."""
+
+    meter: str
+    name: str
+    """How `billed` calls it: the meter, with its property behind a dot where the vendor reads several of one row."""
+    quantity: Decimal
+    """As the vendor stores it, which is not always as it was sent."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoredRow:
+    """A row that the vendor took."""
+
+    key: str
+    """The row's idempotency key. Without one at this door: its `metadata.gateway_event_id`, or a running number."""
+    customer: str
+    charges: tuple[Charge, ...]
+    timestamp: datetime
+    """When it counts, at the vendor's resolution: the time of receipt where the row has none."""
+    row: Row = field(repr=False)
+    """As it was sent; the newest copy where the last one wins."""
+    door: str
+    """The profile of the door that took it."""
+    received: datetime
+    """When the first copy came."""
+    absolute: bool = False
+    """Whether it states the running value."""
+    copies: int = 1
+    """How often it was taken. Repeats that the vendor tells are billed once."""
+
+    @property
+    def meter(self) -> str:
+        """The vendor's name of what is measured; of the first measure where there are several."""
+        return self.charges[0].meter
+
+    @property
+    def quantity(self) -> Decimal:
+        """The only measure's quantity. Raises ValueError where there are several."""
+        (charge,) = self.charges
+        return charge.quantity
+
+
+@dataclass(slots=True)
+class Stock:
+    """Every row that one vendor took, in the order of their first copies."""
+
+    _rows: dict[int, StoredRow] = field(default_factory=dict[int, StoredRow])
+    _newest: dict[tuple[object, ...], int] = field(default_factory=dict[tuple[object, ...], int])
+    _serial: int = 0
+
+    def __iter__(self) -> Iterator[StoredRow]:
+        return iter(self._rows.values())
+
+    def take(self, new: StoredRow, dedupe: Dedupe | None) -> StoredRow | None:
+        """Remember a row. Returns the one that stands in its place where the vendor takes it for a repeat."""
+        number = self._serial
+        if dedupe is None:
+            self._remember(number, new)
+            return None
+        identity = (new.door, *(getattr(new, role) for role in dedupe.by))
+        known = self._newest.get(identity)
+        before = None if known is None else self._rows[known]
+        if known is None or before is None or not _remembered(dedupe.window, before.received, new.received):
+            self._newest[identity] = number
+            self._remember(number, new)
+            return None
+        wins = new if dedupe.different == "last_wins" else before
+        self._rows[known] = stands = replace(wins, copies=before.copies + 1, received=before.received)
+        return stands
+
+    def billed(
+        self, customers: AbstractSet[str] | None, meters: AbstractSet[str] | None
+    ) -> dict[tuple[str, str], Decimal]:
+        """Return what would be billed, by customer and meter: known ones only, every remembered row once.
+
+        Where a row states the running value, only what came after it counts on top.
+        """
+        totals: dict[tuple[str, str], Decimal] = {}
+        since: dict[tuple[str, str], datetime] = {}
+        ordered = sorted(self, key=lambda row: row.timestamp) if any(row.absolute for row in self) else self
+        for row in ordered:
+            if customers is not None and row.customer not in customers:
+                continue
+            for charge in row.charges:
+                if meters is not None and charge.meter not in meters:
+                    continue
+                where = (row.customer, charge.name)
+                if row.absolute:
+                    totals[where], since[where] = charge.quantity, row.timestamp
+                elif where not in since or row.timestamp > since[where]:
+                    totals[where] = totals.get(where, Decimal(0)) + charge.quantity
+        return totals
+
+    def _remember(self, number: int, row: StoredRow) -> None:
+        self._rows[number] = row
+        self._serial = number + 1
+
+
+def _remembered(window: timedelta | None, first: datetime, then: datetime) -> bool:
+    return window is None or then - first < window
