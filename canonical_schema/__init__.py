@@ -1,25 +1,20 @@
 """What clients say and hear: the event, its quantities and times, statuses, errors and the merged answer."""
 
 from canonical_schema.cloudevents import read_cloudevent
+from canonical_schema.contract import MAX_PROPERTY_BYTES, UsageEvent, read_by_contract, to_event
 from canonical_schema.errors import ErrorCode, ErrorItem, Problem
 from canonical_schema.event import (
-    MAX_PROPERTY_BYTES,
     Event,
     InvalidEvent,
     Kind,
     Property,
-    UsageEvent,
     decode_event,
     differences,
     encode_event,
     event_json,
-    format_time,
-    parse_time,
-    read_by_contract,
-    read_event,
-    to_event,
 )
 from canonical_schema.quantity import InvalidQuantity, parse_quantity, plain, to_quantity
+from canonical_schema.reading import read_event
 from canonical_schema.result import (
     Attempt,
     BatchResult,
@@ -33,6 +28,7 @@ from canonical_schema.result import (
     Summary,
 )
 from canonical_schema.status import DeliveryStatus, EventStatus, event_status, worst
+from canonical_schema.times import format_time, parse_time
 
 __all__ = [
     "MAX_PROPERTY_BYTES",

@@ -21,7 +21,8 @@ from typing import cast
 import msgspec
 from pydantic import ValidationError
 
-from canonical_schema.event import Event, InvalidEvent, UsageEvent, explain, is_id, is_writable, load_object, to_event
+from canonical_schema.contract import UsageEvent, explain, is_id, is_writable, load_object, to_event
+from canonical_schema.event import Event, InvalidEvent
 
 __all__ = ["read_cloudevent"]
 

@@ -1,7 +1,9 @@
 """The closed set of error codes, and the two shapes in which they reach a client."""
 
 from enum import StrEnum
-from typing import NotRequired, TypedDict
+from typing import NotRequired
+
+from typing_extensions import TypedDict
 
 __all__ = ["ErrorCode", "ErrorItem", "Problem"]
 

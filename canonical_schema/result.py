@@ -1,6 +1,8 @@
 """The one answer to a batch, whatever the providers said. Absent members are omitted, never null."""
 
-from typing import Literal, NotRequired, TypedDict
+from typing import Literal, NotRequired
+
+from typing_extensions import TypedDict
 
 from canonical_schema.errors import ErrorItem
 from canonical_schema.status import DeliveryStatus, EventStatus

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from canonical_schema import Event, InvalidEvent, Property, UsageEvent, read_cloudevent, to_event
-from canonical_schema.event import is_id
+from canonical_schema.contract import is_id
 
 texts = st.text(min_size=1, max_size=12)
 scalars = st.text(max_size=5) | st.booleans() | st.integers()

@@ -11,7 +11,7 @@ from msgspec.structs import asdict
 from pydantic import ValidationError
 
 from canonical_schema import Event, InvalidEvent, Kind, UsageEvent, read_by_contract, read_event, to_event
-from canonical_schema.event import _read_fast
+from canonical_schema.reading import _read_fast
 
 # JSON is generated as text, so that its spelling is under test too: escapes, blanks, digits, repeated names.
 blanks = st.sampled_from(["", "", "", " ", "\n\t "])
