@@ -1,5 +1,5 @@
-"""How fast the gateway is, against what the same machine could do at best: `python -m bench`.
+"""How fast the gateway is, against what could be done at best: `python -m bench`.
 
-Every figure is measured beside its baseline in the same run, turn by turn, so that a busy machine slows both.
+Every figure is measured beside its baseline in the same run, turn by turn, so that other work slows both.
 The process under test is one, the load and the fast providers are another; all of it stays on loopback.
 """

@@ -66,12 +66,12 @@ class Sender(_Ready):
         for session in self._sessions.values():
             await session.close()
 
-    async def do_send(self) -> dict[str, Any]:
-        """Send everything; tell how long that took."""
+    async def do_send(self, times: int) -> dict[str, Any]:
+        """Send everything so many times over; tell how long that took."""
         began, cpu = time.perf_counter(), time.process_time()
         async with asyncio.TaskGroup() as group:
             for name, requests in self._requests.items():
-                waiting = deque(requests)
+                waiting = deque(requests * times)
                 for _ in range(IN_FLIGHT):
                     group.create_task(_empty(self._sessions[name], waiting))
         return {"seconds": time.perf_counter() - began, "cpu": time.process_time() - cpu}
@@ -96,10 +96,7 @@ class Loop(_Ready):
         events = list(zip(*self._requests.values(), strict=True))
         began, cpu = time.perf_counter(), time.process_time()
         if way == "sequence":
-            with httpx.Client(trust_env=False) as client:
-                for calls in events:
-                    for call in calls:
-                        client.post(call.url, content=call.body, headers=dict(call.headers)).raise_for_status()
+            _one_by_one(events)
         else:
             async with AsyncExitStack() as stack:
                 client = await stack.enter_async_context(httpx.AsyncClient(trust_env=False))
@@ -110,3 +107,10 @@ class Loop(_Ready):
                     for answer in answers:
                         answer.raise_for_status()
         return {"seconds": time.perf_counter() - began, "cpu": time.process_time() - cpu}
+
+
+def _one_by_one(events: list[tuple[Request, ...]]) -> None:
+    with httpx.Client(trust_env=False) as client:
+        for calls in events:
+            for call in calls:
+                client.post(call.url, content=call.body, headers=dict(call.headers)).raise_for_status()

@@ -1,18 +1,15 @@
 """The process under test: one role, commands as JSON lines on standard input, answers on standard output."""
 
 import asyncio
-import cProfile
-import io
 import json
 import os
-import pstats
 import resource
 import socket
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import uvicorn
 import uvloop
@@ -47,14 +44,14 @@ class Floor(Gateway):
     async def stop(self, *_: object) -> None:
         pass
 
-    async def accept(self, tenant: str, sent: list[Event | Bad], ack: Ack, wait: float) -> BatchResult:
+    async def accept(self, tenant: str, sent: Sequence[Event | Bad], ack: Ack, wait: float) -> BatchResult:
         now = self.clock.now()
         given = self.configuration
         admitted = list(admit(sent, self.catalogue, given.intake, now, given.retention.events))
         good = sum(isinstance(event, Event) for event in admitted)
         counts = dict.fromkeys(Summary.__annotations__, 0)
         counts |= {"total": len(admitted), "pending": good, "invalid": len(admitted) - good}
-        return {"object": "batch_result", "batch_id": "bat_0", "summary": counts, "results": []}
+        return BatchResult(object="batch_result", batch_id="bat_0", summary=cast("Summary", counts), results=[])
 
 
 class OneByOne(SqliteLedger):
@@ -80,7 +77,6 @@ class Service:
         )
         self._ledger: type[SqliteLedger] = OneByOne if given["one_by_one"] else SqliteLedger
         self._serves: bool = given["serve"]
-        self._profiler = cProfile.Profile()
 
     async def open(self) -> dict[str, Any]:
         """Open the ledger, and listen where this is a server; tell the port and how long opening took."""
@@ -145,25 +141,21 @@ class Service:
     async def do_settled(self) -> None:
         """Return when nothing waits. Raises RuntimeError where something is blocked, or it takes too long."""
         until = time.monotonic() + PATIENCE
-        while depths := [depth for depth in (await self._gateway.ledger.depth()).values()]:
+        while depths := list((await self._gateway.ledger.depth()).values()):
             if any(depth.blocked for depth in depths) or time.monotonic() > until:
                 raise RuntimeError(f"not delivered: {depths}")
             await asyncio.sleep(0.01)
+
+    async def do_timed_settled(self) -> float:
+        """Return when nothing waits, with the seconds that this took."""
+        began = time.perf_counter()
+        await self.do_settled()
+        return time.perf_counter() - began
 
     async def do_counts(self) -> dict[str, dict[str, int]]:
         """Return how many deliveries have which status, by destination."""
         counted = await self._gateway.ledger.counts()
         return {name: {DeliveryStatus(each).value: n for each, n in seen.items()} for name, seen in counted.items()}
-
-    async def do_profile(self, *, on: bool) -> str:
-        """Watch the main thread, or tell what it did meanwhile."""
-        if on:
-            self._profiler.enable()
-            return ""
-        self._profiler.disable()
-        said = io.StringIO()
-        pstats.Stats(self._profiler, stream=said).sort_stats("tottime").print_stats(45)
-        return said.getvalue()
 
 
 def _usage() -> dict[str, float]:

@@ -11,6 +11,7 @@ _LENGTH = re.compile(rb"content-length: *(\d+)", re.IGNORECASE)
 
 
 def _found(name: bytes) -> Callable[[bytes], list[bytes]]:
+    # From the quote: `gateway_event_id` ends as `event_id` does.
     return re.compile(rb'"' + name + rb'":"([^"]*)"').findall
 
 
@@ -36,7 +37,6 @@ _MAKERS: dict[str, _Maker] = {
     "flexprice": (202, _found(b"event_id"), _flexprice),
     "wingback": (200, _found(b"gateway_event_id"), lambda _: b"[]"),
 }
-# Flexprice's `event_id` also ends Wingback's `gateway_event_id`, so the patterns begin at the quote.
 
 
 class FastProviders:
@@ -60,15 +60,22 @@ class FastProviders:
         if self._server is not None:
             self._server.close()
 
-    def check(self, wanted: dict[str, set[bytes]]) -> None:
-        """Hold what arrived against what was sent, and forget it. Raises AssertionError where one is not there once."""
-        stored, self.stored = self.stored, {name: [] for name in _MAKERS}
+    def check(self, wanted: dict[str, set[bytes]], times: int = 1) -> None:
+        """Hold what arrived against what was sent so many times, and forget it.
+
+        Raises AssertionError where an event is missing, came again, or was not asked for.
+        """
+        stored = self.forget()
         for name, came in stored.items():
-            ids = wanted.get(name, set())
-            if len(came) != len(ids) or set(came) != ids:
-                lost, strange = len(ids.difference(came)), len(set(came).difference(ids))
-                twice = len(came) - len(set(came))
-                raise AssertionError(f"{name}: of {len(ids)}: {lost} lost, {twice} came twice, {strange} unasked for")
+            ids, found = wanted.get(name, set()), set(came)
+            if len(came) != len(ids) * times or found != ids:
+                lost, strange, more = len(ids - found), len(found - ids), len(came) - len(found) * times
+                raise AssertionError(f"{name}: of {len(ids)}: {lost} lost, {more} came again, {strange} unasked for")
+
+    def forget(self) -> dict[str, list[bytes]]:
+        """Return what is stored, and store from nothing."""
+        stored, self.stored = self.stored, {name: [] for name in _MAKERS}
+        return stored
 
     def answer(self, path: bytes, body: bytes) -> bytes:
         """Store a request's rows and return the whole response."""

@@ -1,9 +1,10 @@
 """A ledger with a past: events that were delivered long ago, written as the lanes would have written them."""
 
 import time
+from itertools import islice
 
 from bench.events import event_id, texts
-from canonical_schema import Event, read_event
+from canonical_schema import read_event
 from gateway.ledger import AttemptRow, Change, Code
 from gateway.service import Gateway
 
@@ -17,10 +18,10 @@ NAMED = {"flowglad": "usage_event_", "paygentic": "usg_"}
 async def fill(gateway: Gateway, prefix: str, count: int) -> None:
     """Store `count` events with every delivery accepted."""
     ledger, plan = gateway.ledger, gateway.catalogue.plan("default", "api_calls")
-    template = read_event(next(texts(prefix, 1)).encode())
+    written = texts(prefix, count)
     for start in range(0, count, SIZE):
         ids = [event_id(prefix, number) for number in range(start, min(count, start + SIZE))]
-        events = [_with_id(template, each) for each in ids]
+        events = [read_event(text.encode()) for text in islice(written, SIZE)]
         now = time.time_ns() // 1000
         await ledger.record("default", now, events, [plan] * len(events))
         for name, destination in gateway.configuration.destinations.items():
@@ -54,14 +55,3 @@ async def fill(gateway: Gateway, prefix: str, count: int) -> None:
                         )
                     )
             await ledger.settle(changes, attempts)
-
-
-def _with_id(template: Event, event: str) -> Event:
-    return Event(
-        id=event,
-        customer=template.customer,
-        meter=template.meter,
-        quantity=template.quantity,
-        timestamp=template.timestamp,
-        properties=template.properties,
-    )

@@ -41,15 +41,19 @@ class Child:
         """Return the processor seconds of all its threads so far."""
         return (await self.ask("usage"))["cpu"]
 
+    def kill(self) -> None:
+        """Stop it where it stands."""
+        if self._process.returncode is None:
+            self._process.kill()
+
     async def end(self) -> None:
         """Stop it, in good order where it still listens."""
-        if self._process.returncode is None:
-            try:
-                await asyncio.wait_for(self.ask("stop"), 60)
-                await asyncio.wait_for(self._process.wait(), 10)
-            except (Failed, TimeoutError, OSError):
-                self._process.kill()
-                await self._process.wait()
+        try:
+            await asyncio.wait_for(self.ask("stop"), 60)
+            await asyncio.wait_for(self._process.wait(), 10)
+        except (Failed, TimeoutError, OSError):
+            self.kill()
+            await self._process.wait()
 
     async def _heard(self) -> Any:
         assert self._process.stdout is not None
@@ -99,5 +103,8 @@ async def spawned(
     try:
         await child.begin()
         yield child
+    except BaseException:
+        child.kill()  # it may be in the middle of something, and nobody asks for the result
+        raise
     finally:
         await child.end()

@@ -114,27 +114,27 @@ class _Drive:
             self._idle.append(connection)
 
 
-async def closed(port: int, requests: Sequence[bytes], connections: int, timeout: float = 60.0) -> Run:
+async def closed(port: int, requests: Sequence[bytes], connections: int, patience: float = 60.0) -> Run:
     """Send everything, each connection its next request as soon as it is answered.
 
-    Raises TimeoutError where that takes longer than `timeout` seconds.
+    Raises TimeoutError where that takes longer than `patience` seconds.
     """
     drive = _Drive(requests)
     await drive.connect(port, connections)
     try:
         began = time.perf_counter()
         drive.release(len(requests))
-        await asyncio.wait_for(asyncio.shield(drive.finished), timeout)
+        await asyncio.wait_for(asyncio.shield(drive.finished), patience)
         drive.run.seconds = time.perf_counter() - began
     finally:
         drive.close()
     return drive.run
 
 
-async def paced(port: int, requests: Sequence[bytes], rate: float, connections: int, timeout: float = 60.0) -> Run:
+async def paced(port: int, requests: Sequence[bytes], rate: float, connections: int, patience: float = 60.0) -> Run:
     """Send `rate` requests a second, whether or not the server keeps up; latency counts from when each was due.
 
-    Raises TimeoutError where that takes longer than `timeout` seconds.
+    Raises TimeoutError where that takes longer than `patience` seconds.
     """
     drive = _Drive(requests)
     await drive.connect(port, connections)
@@ -146,7 +146,7 @@ async def paced(port: int, requests: Sequence[bytes], rate: float, connections: 
             drive.release(due - released)
             released = due
             await asyncio.sleep(max(0.0, began + released / rate - time.perf_counter()))
-        await asyncio.wait_for(asyncio.shield(drive.finished), timeout)
+        await asyncio.wait_for(asyncio.shield(drive.finished), patience)
         drive.run.seconds = time.perf_counter() - began
     finally:
         drive.close()
