@@ -1,0 +1,69 @@
+"""A gateway over two simulated vendors: one that tells repeats, one that does not."""
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import httpx
+import pytest
+
+from gateway.app import create_app
+from gateway.configuration_file import loads
+from gateway.ledger import SqliteLedger
+from gateway.service import Gateway
+from gateway.simulator import SimulatedProvider
+
+CONFIGURATION = """
+destinations:
+  flowglad: {provider: flowglad, settings: {api_key: flowglad-key}}
+  wingback: {provider: wingback, settings: {api_key: wingback-key, allow_absolute: true}}
+meters: {api_calls: {}}
+customers:
+  acme:
+    flowglad: {subscription_id: sub_acme}
+    wingback: {customer_id: Cust_c40bea18-c0c9-44b1-bd0c-43f5283e1670}
+delivery: {retry: {first: 1ms, max: 10ms}}
+"""
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+@pytest.fixture
+async def house(tmp_path: Path) -> AsyncIterator[Any]:
+    vendors = {
+        "flowglad": SimulatedProvider("flowglad", known_meters={"api_calls"}),
+        "wingback": SimulatedProvider("wingback"),
+    }
+    configuration = loads(CONFIGURATION, {})
+    mounts = {name: vendor.transport() for name, vendor in vendors.items()}
+    gateway = Gateway(configuration, SqliteLedger(tmp_path / "ledger.db"), mounts=mounts)
+    await gateway.start()
+    client = httpx.AsyncClient(transport=httpx.ASGITransport(create_app(gateway)), base_url="http://gateway")
+
+    async def send(event_id: str, **members: Any) -> dict[str, Any]:
+        event = {"id": event_id, "customer": "acme", "meter": "api_calls", "quantity": 3, **members}
+        reply = await client.post("/v1/events", json=event)
+        return reply.json()["results"][0]
+
+    async def detail(event_id: str) -> dict[str, Any]:
+        return (await client.get(f"/v1/events/{event_id}")).json()
+
+    async def until(event_id: str, destination: str, status: str) -> dict[str, Any]:
+        """Ask for the same event until a delivery has a status: each ask waits in the service itself."""
+        for _ in range(200):
+            found = await detail(event_id)
+            if found["deliveries"][destination]["status"] == status:
+                return found["deliveries"][destination]
+            for lane in gateway.lanes.values():
+                await lane.idle()
+        raise AssertionError(f"{destination} is {found['deliveries'][destination]}")
+
+    yield SimpleNamespace(
+        gateway=gateway, client=client, vendors=vendors, send=send, detail=detail, until=until, path=tmp_path
+    )
+    await client.aclose()
+    await gateway.stop()

@@ -1,0 +1,170 @@
+"""What people decide: unknown deliveries are resolved, dead letters go again, and all of it is on record."""
+
+from typing import Any
+
+import pytest
+
+from gateway.configuration_file import loads
+from gateway.errors import ConfigurationError
+from gateway.ledger.check import add_up
+
+from .conftest import CONFIGURATION
+
+pytestmark = pytest.mark.anyio
+UNITS = {("Cust_c40bea18-c0c9-44b1-bd0c-43f5283e1670", "api_calls"): 3}
+
+
+async def resolve(house: Any, resolution: str, event_id: str = "e1") -> tuple[int, dict[str, Any]]:
+    body = {"id": event_id, "destination": "wingback", "resolution": resolution, "reason": "counters compared"}
+    reply = await house.client.post("/v1/deliveries/resolve", json=body)
+    return reply.status_code, reply.json()
+
+
+async def test_an_unknown_that_arrived_is_accepted_and_not_sent_again(house: Any) -> None:
+    house.vendors["wingback"].fail("lost_answer")
+    assert "unknown" == (await house.send("e1"))["deliveries"]["wingback"]["status"]
+    assert (200, {"id": "e1", "destination": "wingback", "status": "accepted"}) == await resolve(house, "accepted")
+    assert "delivered" == (await house.detail("e1"))["status"]
+    assert 1 == len(house.vendors["wingback"].calls)
+    assert UNITS == house.vendors["wingback"].billed()
+
+
+async def test_an_unknown_that_never_arrived_is_sent_again(house: Any) -> None:
+    house.vendors["wingback"].fail("reset_before")
+    assert "unknown" == (await house.send("e1"))["deliveries"]["wingback"]["status"]
+    assert 200 == (await resolve(house, "resend"))[0]
+    await house.until("e1", "wingback", "accepted")
+    assert UNITS == house.vendors["wingback"].billed()
+
+
+async def test_an_abandoned_unknown_is_dead_and_nothing_is_sent(house: Any) -> None:
+    house.vendors["wingback"].fail("lost_answer")
+    await house.send("e1")
+    assert "dead" == (await resolve(house, "abandon"))[1]["status"]
+    assert 1 == len(house.vendors["wingback"].calls)
+
+
+async def test_only_an_unknown_can_be_resolved_and_only_once(house: Any) -> None:
+    await house.send("e1")
+    status, problem = await resolve(house, "accepted")
+    assert (409, "conflict") == (status, problem["code"])
+    assert 404 == (await resolve(house, "accepted", "nobody"))[0]
+    house.vendors["wingback"].fail("lost_answer")
+    await house.send("e2")
+    assert 200 == (await resolve(house, "accepted", "e2"))[0]
+    assert 409 == (await resolve(house, "resend", "e2"))[0]
+
+
+async def test_a_rejected_delivery_goes_again_once_the_vendor_knows_the_price(house: Any) -> None:
+    await house.send("e1", meter="api_calls")
+    vendor = house.vendors["flowglad"]
+    vendor.known_meters = set()
+    assert "rejected" == (await house.send("e2"))["deliveries"]["flowglad"]["status"]
+    vendor.known_meters = None
+    reply = await house.client.post("/v1/deliveries/retry", json={"ids": ["e2"], "reason": "price added"})
+    assert [{"id": "e2", "destination": "flowglad"}] == reply.json()["retried"]
+    await house.until("e2", "flowglad", "accepted")
+    assert {("sub_acme", "api_calls"): 6} == vendor.billed()
+
+
+async def test_dead_letters_are_found_by_filter_and_streamed_as_lines(house: Any) -> None:
+    house.vendors["flowglad"].known_meters = set()
+    for number in range(3):
+        await house.send(f"e{number}")
+    lines = (await house.client.get("/v1/deliveries?status=rejected")).text.splitlines()
+    assert 3 == len(lines)
+    house.vendors["flowglad"].known_meters = None
+    body = {"filter": {"destination": "flowglad"}, "remap": True, "reason": "catalogue mended"}
+    assert 3 == len((await house.client.post("/v1/deliveries/retry", json=body)).json()["retried"])
+    await house.until("e2", "flowglad", "accepted")
+    assert "" == (await house.client.get("/v1/deliveries?status=rejected")).text
+
+
+async def test_every_decision_is_on_record_with_its_reason(house: Any) -> None:
+    house.vendors["wingback"].fail("lost_answer")
+    await house.send("e1")
+    await resolve(house, "abandon")
+    (row,) = (await house.client.get("/v1/audit")).json()["data"]
+    row.pop("at")
+    assert {
+        "number": 1,
+        "actor": "anonymous",
+        "action": "resolve",
+        "target": "e1",
+        "destination": "wingback",
+        "reason": "counters compared",
+        "before": "unknown",
+        "after": "abandon",
+    } == row
+
+
+async def test_a_wrong_request_says_what_is_wrong(house: Any) -> None:
+    reply = await house.client.post("/v1/deliveries/retry", json={"ids": ["e1"], "filter": {}, "reason": "x"})
+    assert (400, "body: Value error, give ids or filter, one of the two") == (reply.status_code, reply.json()["detail"])
+    reply = await house.client.post("/v1/deliveries/resolve", json={"id": "e1"})
+    assert 400 == reply.status_code
+    assert "reason: Field required" in reply.json()["detail"]
+
+
+async def test_absolute_values_of_one_key_wait_for_an_unknown_head_and_others_do_not(house: Any) -> None:
+    vendor = house.vendors["wingback"]
+    vendor.fail("lost_answer")
+    await house.send("a1", kind="absolute", quantity=1)
+    second = await house.client.post(
+        "/v1/events",
+        json={"id": "a2", "customer": "acme", "meter": "api_calls", "quantity": 2, "kind": "absolute"},
+        headers={"prefer": "respond-async"},
+    )
+    assert 202 == second.status_code
+    assert "accepted" == (await house.send("d1"))["deliveries"]["wingback"]["status"]
+    assert "pending" == (await house.detail("a2"))["deliveries"]["wingback"]["status"]
+    await resolve(house, "accepted", "a1")
+    await house.until("a2", "wingback", "accepted")
+    sent = [row["metadata"]["gateway_event_id"] for call in vendor.calls for row in call.rows]
+    assert ["a1", "d1", "a2"] == sent
+
+
+async def test_the_ledger_adds_up_after_all_of_it(house: Any) -> None:
+    house.vendors["wingback"].fail("lost_answer")
+    house.vendors["flowglad"].known_meters = set()
+    await house.send("e1")
+    await house.send("e2", customer="nobody")
+    await house.send("e3", quantity="1.5")
+    report = add_up(house.path / "ledger.db")
+    assert [] == report["problems"]
+    assert (3, 6) == (report["events"], sum(one["deliveries"] for one in report["destinations"].values()))
+
+
+async def test_a_reload_mends_a_blocked_delivery_and_is_on_record(house: Any) -> None:
+    assert "blocked" == (await house.send("e1", customer="umbrella"))["deliveries"]["flowglad"]["status"]
+    links = "\n  umbrella: {flowglad: {subscription_id: sub_umbrella}}\ndelivery:"
+    await house.gateway.reload(loads(CONFIGURATION.replace("\ndelivery:", links), {}))
+    await house.until("e1", "flowglad", "accepted")
+    assert 2 == (await house.client.get("/readyz")).json()["configuration"]["generation"]
+    assert "configure" == (await house.client.get("/v1/audit")).json()["data"][0]["action"]
+
+
+async def test_what_needs_a_restart_is_refused_and_changes_nothing(house: Any) -> None:
+    other = loads(CONFIGURATION + "\nlisten: {port: 9}", {})
+    with pytest.raises(ConfigurationError, match="listen cannot change while the gateway runs"):
+        await house.gateway.reload(other)
+    assert 1 == house.gateway.generation.number
+
+
+async def test_a_full_queue_is_a_503_at_the_door(house: Any) -> None:
+    full = CONFIGURATION + "\nintake: {max_queue: 2}"
+    await house.gateway.reload(loads(full, {}))
+    await house.send("e1", customer="nobody")
+    reply = await house.client.post(
+        "/v1/events", json={"id": "e2", "customer": "acme", "meter": "api_calls", "quantity": 1}
+    )
+    house.gateway._queue._looked = None
+    reply = await house.client.post(
+        "/v1/events", json={"id": "e3", "customer": "acme", "meter": "api_calls", "quantity": 1}
+    )
+    assert (503, "ledger_unavailable", True) == (
+        reply.status_code,
+        reply.json()["code"],
+        "retry-after" in reply.headers,
+    )
+    assert 404 == (await house.client.get("/v1/events/e3")).status_code
