@@ -2,9 +2,10 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
-from functools import cache
+from functools import cache, cached_property
 from importlib import import_module
 from importlib.metadata import entry_points
 from pkgutil import iter_modules
@@ -14,6 +15,7 @@ import msgspec
 
 from adapters._models import Binding, Link, Settings
 from adapters._spec import Dedupe, Door, ProviderSpec, QuantityRule, Request, Row, Usage
+from canonical_schema import plain
 
 __all__ = ["Adapter", "encode_row", "provider", "providers"]
 
@@ -36,46 +38,40 @@ class Adapter(ABC, Generic[S, B, L]):
     def __init__(self, settings: S) -> None:
         self.settings = settings
 
-    @property
+    @cached_property
     def door(self) -> Door:
         """The endpoint that these settings choose."""
         profile = getattr(self.settings, "profile", next(iter(self.spec.doors)))
         return self.spec.doors[profile]
 
-    @property
+    @cached_property
     def base_url(self) -> str:
         """Where requests go, without a slash at the end."""
         return (self.settings.base_url or self.spec.base_url).rstrip("/")
 
-    @property
+    @cached_property
     def secrets(self) -> tuple[str, ...]:
         """What must never be seen."""
         return (self.settings.api_key.get_secret_value(),)
 
-    @property
+    @cached_property
     def dedupe(self) -> Dedupe | None:
         """How repeats are told, with the window that the settings give."""
         dedupe = self.door.dedupe
         if dedupe is None or dedupe.setting is None:
             return dedupe
         window: timedelta = getattr(self.settings, dedupe.setting)
-        return Dedupe(window=window, repeat=dedupe.repeat, different=dedupe.different)
+        return replace(dedupe, window=window, setting=None)
 
-    @property
+    @cached_property
     def quantity(self) -> QuantityRule:
         """Which quantities can be sent, with what the settings allow."""
         rule = self.door.quantity
         if rule.negative is not None and getattr(self.settings, rule.negative):
-            return QuantityRule(
-                places=rule.places,
-                minimum=None if rule.maximum is None else -rule.maximum,
-                maximum=rule.maximum,
-                digits=rule.digits,
-                as_string=rule.as_string,
-            )
+            return replace(rule, minimum=None if rule.maximum is None else -rule.maximum, negative=None)
         return rule
 
-    @property
+    @cached_property
     def allows_absolute(self) -> bool:
         """Whether an event with `kind: absolute` may be sent."""
         return self.door.absolute is not None and bool(getattr(self.settings, self.door.absolute))
@@ -110,7 +106,7 @@ class Adapter(ABC, Generic[S, B, L]):
     def wire_quantity(self, quantity: Decimal) -> Decimal | int | str:
         """Return a quantity as the door takes it: exact, as a whole number, a JSON number or a string."""
         if self.door.quantity.as_string:
-            return format(quantity, "f")
+            return plain(quantity)
         return int(quantity) if quantity == quantity.to_integral_value() else quantity
 
     def wire_time(self, instant: datetime) -> int | str:

@@ -12,7 +12,7 @@ from typing import Protocol, TypeGuard, cast
 import msgspec
 
 from adapters._spec import Door, JsonValue, Outcome, Reply, Row, Rule, Sent, State
-from adapters._words import at, judge_row, sentence
+from adapters._words import first, judge_row, sentence
 from canonical_schema import ErrorCode
 
 __all__ = ["Dialect", "EchoedRows", "IndexedFailures", "OneVerdict", "TwoLists", "refuse"]
@@ -35,7 +35,7 @@ class Dialect(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OneVerdict:
-    """One status for the whole request (Flexprice, Paygentic events)."""
+    """One status for the whole request, with an object to go with it (Flexprice, Paygentic events)."""
 
     success: int
     says: Row
@@ -44,9 +44,9 @@ class OneVerdict:
     """Where a one-row door answers with its own id for the row."""
 
     def read(self, door: Door, reply: Reply, sent: Sequence[Sent]) -> Mapping[str, Outcome] | None:
-        if reply.status != self.success:
+        if reply.status != self.success or not isinstance(reply.json, Mapping):
             return None
-        theirs = None if self.id_at is None else _text(next(at(reply.json, self.id_at), None))
+        theirs = None if self.id_at is None else _text(_member(reply.json, self.id_at))
         accepted = Outcome(state=State.ACCEPTED, status=reply.status, provider_event_id=theirs)
         return {row.key: accepted for row in sent}
 
@@ -61,35 +61,49 @@ class OneVerdict:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class IndexedFailures:
-    """A bare list of the rows that failed, by position; the others are stored (Wingback)."""
+    """A bare list of the rows that failed, by position; the others are stored (Wingback).
+
+    A success without a body names nobody. Outside success an empty list says nothing.
+    """
 
     statuses: tuple[int, ...]
     """Where the list was seen or must be expected; the simulator answers with the first."""
     index: str
     status: str
-    """The member that holds a row's own status."""
+    """The member that holds a row's own status; one below 300 is a warning about a row that is stored."""
+    feedback: str
+    """The member that holds what is wrong, by subject; the subject is the vendor's code."""
     text: str
-    """Where a failure keeps its words."""
+    """Where a subject keeps its words."""
+    error: Row
+    """What a subject's value holds besides, where it is the fault and not a warning."""
 
     def read(self, door: Door, reply: Reply, sent: Sequence[Sent]) -> Mapping[str, Outcome] | None:
         if reply.status not in self.statuses:
             return None
-        failures: JsonValue | None = reply.json
-        if failures is None and not reply.body.strip() and reply.status < 300:
-            failures = ()
-        if not _is_list(failures) or (not failures and reply.status >= 300):
+        success = reply.status < 300
+        failures: JsonValue | None = () if success and not reply.body.strip() else reply.json
+        if not _is_list(failures) or not (failures or success):
             return None
         outcomes = {row.key: Outcome(state=State.ACCEPTED, status=reply.status) for row in sent}
         seen = set[int]()
         for failure in failures:
             index, status = _member(failure, self.index), _member(failure, self.status)
-            if not _is_index(index, len(sent)) or index in seen or not isinstance(status, int):
+            if not _is_index(index, len(sent)) or index in seen or not _is_index(status, 600):
                 return None
             seen.add(index)
-            if status >= 400:
-                words = next((text for text in at(failure, self.text) if isinstance(text, str)), "")
-                outcomes[sent[index].key] = judge_row(door, words, status)
+            if not 200 <= status < 300:
+                outcomes[sent[index].key] = judge_row(door, *self._why(failure, status))
         return outcomes
+
+    def _why(self, failure: JsonValue, status: int) -> tuple[str, int, str | None]:
+        """Return the words for a row, its status, and the subject that they are about: faults before warnings."""
+        feedback = _member(failure, self.feedback)
+        if not isinstance(feedback, Mapping):
+            return "", status, None
+        said = {subject: text for subject, value in feedback.items() if (text := first(value, (self.text,)))}
+        faults = {subject: text for subject, text in said.items() if _holds(feedback[subject], self.error)} or said
+        return "; ".join(faults.values()), status, next(iter(faults), None)
 
     def render(self, door: Door, sent: Sequence[Sent], truth: Truth) -> Reply:
         failures: list[Row] = []
@@ -97,7 +111,8 @@ class IndexedFailures:
             outcome = truth[row.key]
             if outcome.state is State.REJECTED:
                 says, _ = sentence(door, outcome, row, index)
-                failures.append({self.index: index, self.status: 400, **_nested(self.text, says)})
+                feedback = {self.feedback: {"error": {**self.error, self.text: says}}}
+                failures.append({self.index: index, self.status: 400, **feedback})
         return _json(self.statuses[0], failures)
 
 
@@ -160,15 +175,16 @@ class TwoLists:
             key = self._failed_key(failure, sent)
             if key is None:
                 return None
-            if key in outcomes:
+            before = outcomes.get(key)
+            if before is None or before.state is State.REJECTED:
+                outcomes[key] = judge_row(door, _text(_member(failure, self.text)) or "", None)
+            elif before.state is State.ACCEPTED:
                 outcomes[key] = Outcome(
                     state=State.UNKNOWN,
                     code=ErrorCode.PROTOCOL_ERROR,
                     message="the provider lists the row as stored and as failed",
                     status=reply.status,
                 )
-                continue
-            outcomes[key] = judge_row(door, _text(_member(failure, self.text)) or "", None)
         return outcomes
 
     def _failed_key(self, failure: JsonValue, sent: Sequence[Sent]) -> str | None:
@@ -187,7 +203,7 @@ class TwoLists:
             outcome = truth[row.key]
             if outcome.state is State.REJECTED:
                 says, _ = sentence(door, outcome, row, index)
-                failed.append({self.index: index, self.text: says, self.key: row.key})
+                failed.append({self.index: index, self.text: says, self.key: row.row.get(self.key, row.key)})
             else:
                 stored.append({self.id: f"usg_{row.key}", **row.row})
         counts = {"total": len(sent), "successful": len(stored), "failed": len(failed)}
@@ -240,3 +256,7 @@ def _is_list(value: JsonValue | None) -> TypeGuard[Sequence[JsonValue]]:
 
 def _is_index(value: JsonValue | None, length: int) -> TypeGuard[int]:
     return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < length
+
+
+def _holds(value: JsonValue, members: Row) -> bool:
+    return isinstance(value, Mapping) and all(value.get(name) == wanted for name, wanted in members.items())

@@ -1,36 +1,69 @@
 """Base models of what an operator writes about a provider: settings, bindings, links."""
 
 import re
-from collections.abc import Mapping
-from datetime import timedelta
+from collections.abc import Iterator, Mapping
+from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Annotated, ClassVar, Self
 
-from pydantic import AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, model_validator
+from pydantic import (
+    AwareDatetime,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SecretStr,
+    WithJsonSchema,
+    field_validator,
+    model_validator,
+)
 
-__all__ = ["Binding", "Duration", "Link", "Settings", "parse_duration"]
+__all__ = ["Binding", "Duration", "Link", "Settings", "format_duration", "parse_duration"]
 
 _UNITS = {"ms": "milliseconds", "s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
 
 
 def parse_duration(value: object) -> object:
-    """Return a duration written `200ms`, `1s`, `15m`, `24h` or `7d` as a timedelta; other types as they are."""
-    if not isinstance(value, str):
+    """Return a duration written `200ms`, `1s`, `15m`, `24h` or `7d` as a timedelta; a bare number has no unit."""
+    if isinstance(value, timedelta):
         return value
-    match = re.fullmatch(r"(\d{1,9})(ms|s|m|h|d)", value)
+    match = re.fullmatch(r"(\d{1,9})(ms|s|m|h|d)", value) if isinstance(value, str) else None
     if match is None:
         raise ValueError(f"{value!r} is no duration: write 200ms, 1s, 15m, 24h or 7d")
     return timedelta(**{_UNITS[match[2]]: int(match[1])})
 
 
-Duration = Annotated[timedelta, BeforeValidator(parse_duration, json_schema_input_type=str)]
+def format_duration(span: timedelta) -> str:
+    """Return a duration of whole milliseconds as it is written, in the largest unit that says it exactly."""
+    for unit, name in reversed(_UNITS.items()):
+        if not span % (one := timedelta(**{name: 1})):
+            return f"{span // one}{unit}"
+    raise ValueError(f"{span!r} has a fraction of a millisecond")
+
+
+Duration = Annotated[
+    timedelta,
+    BeforeValidator(parse_duration),
+    WithJsonSchema({"type": "string", "pattern": "^[0-9]{1,9}(ms|s|m|h|d)$"}),
+]
 """A span of time, written `200ms`, `1s`, `15m`, `24h`, `7d`."""
+
+
+def _instant(value: object) -> object:
+    """Return what may be an instant. A bare number is none: it would be read as seconds since 1970."""
+    if isinstance(value, datetime) or (isinstance(value, str) and re.match(r"\d{4}-\d\d-\d\d", value)):
+        return value
+    raise ValueError("should be a time with a zone: 2026-12-01T00:00:00Z")
+
+
+Instant = Annotated[AwareDatetime, BeforeValidator(_instant)]
+"""A time with a zone, written as RFC 3339."""
 
 
 class Settings(BaseModel):
     """What every provider needs: a key, and perhaps another address."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
 
     api_key: SecretStr = Field(min_length=1, description="The vendor's API key.")
     base_url: str | None = Field(
@@ -39,11 +72,18 @@ class Settings(BaseModel):
         description="Another address than the vendor's own: a sandbox, a self-hosted server, a simulator.",
     )
 
+    @field_validator("base_url")
+    @classmethod
+    def _no_credentials(cls, url: str | None) -> str | None:
+        if url is not None and "@" in url:
+            raise ValueError("should hold no credentials: they would be seen with the address")
+        return url
+
 
 class _Named(BaseModel):
     """A model of which exactly one field is a name."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True, hide_input_in_errors=True)
 
     names: ClassVar[tuple[str, ...]] = ()
     """The fields of which exactly one is given."""
@@ -56,6 +96,10 @@ class _Named(BaseModel):
         if cls.default is None or any(given.get(name) is not None for name in cls.names):
             return dict(given)
         return {**given, cls.default: ours}
+
+    def __repr_args__(self) -> Iterator[tuple[str, object]]:
+        """Yield nothing: a name may be a customer's, or come from a property."""
+        yield from ()
 
     @model_validator(mode="after")
     def _one_name(self) -> Self:
@@ -92,10 +136,8 @@ class Link(_Named):
     """
 
     subscription: str | None = Field(default=None, description="Only for events with this `subscription`.")
-    since: AwareDatetime | None = Field(
-        default=None, alias="from", description="Only for events at or after this instant."
-    )
-    until: AwareDatetime | None = Field(default=None, description="Only for events before this instant.")
+    since: Instant | None = Field(default=None, alias="from", description="Only for events at or after this instant.")
+    until: Instant | None = Field(default=None, description="Only for events before this instant.")
 
     @model_validator(mode="after")
     def _some_time(self) -> Self:

@@ -1,19 +1,19 @@
 """The verdict: one total function from what came back to one outcome for every row sent."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
 from re import search
 
 from adapters._spec import Door, Fault, FaultKind, Outcome, Refusal, Reply, Sent, State
-from adapters._words import cleaned, issues, words
+from adapters._words import cleaner, issues, words
 from canonical_schema import ErrorCode
 
 __all__ = ["settle"]
 
-_NOT_HERE = frozenset({301, 302, 307, 308, 404, 405, 410, 421})
-_REFUSALS = frozenset({400, 409, 413, 422})
+_NOT_HERE = frozenset({301, 302, 307, 308, 404, 405, 410, 415, 421, 426})
+_REFUSALS = frozenset({400, 413, 422})
 _TOO_LARGE = 413
 
 
@@ -23,7 +23,8 @@ def settle(
     """Give every row of one request exactly one outcome.
 
     The result has the keys of `sent`, in that order, whatever came back. A reply that neither a rule nor the
-    dialect can read is judged by its status alone, and is then never `accepted` and never `rejected`.
+    dialect can read is judged by its status alone, and is then never `accepted`; `rejected` is then only the
+    single row of a request that is too large.
     `hide` are secrets that no message may show; values of the rows are hidden as well.
 
     Never raises: a dialect that fails counts as an unreadable reply.
@@ -31,14 +32,23 @@ def settle(
     if isinstance(reply, Fault):
         return dict.fromkeys((row.key for row in sent), _fault(reply))
     try:
-        read = _read(door, reply, sent)
+        outcomes = _understood(door, reply, sent, hide)
     except Exception:  # noqa: BLE001  a dialect that fails counts as an unreadable reply, whatever its bug
-        read = None
+        outcomes = None
+    if outcomes is None:
+        outcomes = dict.fromkeys((row.key for row in sent), _by_status(reply))
+    alone, wait = len(sent) == 1, _retry_after(reply, now)
+    return {key: _finished(door, outcome, wait, alone=alone) for key, outcome in outcomes.items()}
+
+
+def _understood(door: Door, reply: Reply, sent: Sequence[Sent], hide: Sequence[str]) -> dict[str, Outcome] | None:
+    """Return what the answer says about each row, in words that people may read; `None`: nothing we know."""
+    read = _read(door, reply, sent)
     if read is None:
-        read = dict.fromkeys((row.key for row in sent), _by_status(reply))
-    wait = _retry_after(reply, now)
-    by_key = {row.key: row for row in sent}
-    return {key: _finished(door, read.get(key, _silent(reply)), row, sent, hide, wait) for key, row in by_key.items()}
+        return None
+    clean = cleaner(sent, hide)
+    silent = _silent(reply)
+    return {row.key: _cleaned(read.get(row.key, silent), clean, hide) for row in sent}
 
 
 def _read(door: Door, reply: Reply, sent: Sequence[Sent]) -> Mapping[str, Outcome] | None:
@@ -71,11 +81,12 @@ def _read(door: Door, reply: Reply, sent: Sequence[Sent]) -> Mapping[str, Outcom
         provider_code=code,
         reduce=reply.status == _TOO_LARGE,
     )
-    named = issues(door, reply)
+    refusal = reply.status in _REFUSALS
+    named = issues(door, reply) if refusal else None
     if named is not None:
         return _blame(door, sent, refused, named)
     by_row = door.dialect.read(door, reply, sent)
-    if by_row is None and text and reply.status in _REFUSALS:
+    if by_row is None and text and refusal:
         return _blame(door, sent, refused, None)
     return by_row
 
@@ -86,7 +97,7 @@ def _blame(
     """Spread a verdict: on the rows it names, with their peers free to go again; else on all alike."""
     if verdict.state is not State.REJECTED:
         return dict.fromkeys((row.key for row in sent), verdict)
-    if named is None or any(index is None or index >= len(sent) for index in named):
+    if named is None or not named.keys() <= set(range(len(sent))):
         return dict.fromkeys((row.key for row in sent), replace(verdict, state=State.REFUSED))
     peer = Outcome(
         state=State.NOT_STORED,
@@ -101,27 +112,29 @@ def _blame(
     }
 
 
-def _finished(
-    door: Door, outcome: Outcome, row: Sent, sent: Sequence[Sent], hide: Sequence[str], wait: timedelta | None
-) -> Outcome:
-    """Apply what holds for every door: who is to blame when alone, what a refusal leaves open, clean words."""
+def _cleaned(outcome: Outcome, clean: Callable[[str], str], hide: Sequence[str]) -> Outcome:
+    theirs, code = outcome.provider_event_id, outcome.provider_code
+    if theirs is not None and any(secret in theirs for secret in hide if secret):
+        outcome = replace(outcome, provider_event_id=None)
+    if not outcome.message and code is None:
+        return outcome
+    code = code if code is not None and clean(code) == code else None
+    return replace(outcome, message=clean(outcome.message), provider_code=code)
+
+
+def _finished(door: Door, outcome: Outcome, wait: timedelta | None, *, alone: bool) -> Outcome:
+    """Apply what holds for every door: who is to blame when alone, and what a refusal leaves open."""
     state, may_be_stored = outcome.state, outcome.may_be_stored
+    if state in {State.ACCEPTED, State.DUPLICATE, State.REJECTED}:
+        return outcome
+    if state is State.REFUSED and alone:
+        return replace(outcome, state=State.REJECTED)
     if state is State.REFUSED:
-        may_be_stored = door.refusal is Refusal.SOME
-        if len(sent) == 1:
-            state, may_be_stored = State.REJECTED, False
-        elif may_be_stored and door.dedupe is None:
-            state = State.UNKNOWN
-    elif state is State.NOT_STORED and may_be_stored and door.dedupe is None:
+        # What is too large is refused before any of its rows is looked at.
+        may_be_stored = door.refusal is Refusal.SOME and not outcome.reduce
+    if may_be_stored and door.dedupe is None:
         state = State.UNKNOWN
-    shown = sent if outcome.state is State.REFUSED else (row,)
-    return replace(
-        outcome,
-        state=state,
-        may_be_stored=may_be_stored or state is State.UNKNOWN,
-        message=cleaned(outcome.message, shown, hide) if outcome.message else "",
-        retry_after=wait if state not in {State.ACCEPTED, State.DUPLICATE, State.REJECTED} else None,
-    )
+    return replace(outcome, state=state, may_be_stored=may_be_stored or state is State.UNKNOWN, retry_after=wait)
 
 
 def _fault(fault: Fault) -> Outcome:
@@ -153,7 +166,7 @@ def _by_status(reply: Reply) -> Outcome:
         message = "the provider does not permit this account or key to report usage"
         return Outcome(state=State.BLOCKED, code=ErrorCode.FORBIDDEN, message=message, status=status)
     if status in _NOT_HERE:
-        message = "nothing takes usage at this address: check base_url"
+        message = "nothing takes usage at this address in this form: check base_url"
         return Outcome(state=State.BLOCKED, code=ErrorCode.PROTOCOL_ERROR, message=message, status=status)
     if status == 429:
         message = "the provider asks to slow down"
@@ -171,13 +184,16 @@ def _by_status(reply: Reply) -> Outcome:
 
 
 def _retry_after(reply: Reply, now: datetime) -> timedelta | None:
-    """Read `Retry-After` in both forms; a date in the past is no wait, nonsense is no word."""
+    """Read `Retry-After` in both forms, a day at most; a date in the past is no wait, nonsense is no word."""
     value = reply.headers.get("retry-after", "").strip()
     if value.isascii() and value.isdigit():
-        return timedelta(seconds=min(int(value[:9]), 86_400))
+        return min(timedelta(seconds=int(value[:9])), _DAY)
     try:
         then = parsedate_to_datetime(value)
-    except ValueError:
+        wait = (then if then.tzinfo is not None else then.replace(tzinfo=UTC)) - now
+    except (ValueError, OverflowError):
         return None
-    wait = (then if then.tzinfo is not None else then.replace(tzinfo=UTC)) - now
-    return min(max(wait, timedelta(0)), timedelta(days=1))
+    return min(max(wait, timedelta(0)), _DAY)
+
+
+_DAY = timedelta(days=1)

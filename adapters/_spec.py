@@ -62,9 +62,9 @@ class Measure(Generic[B]):
 
     name: str
     """Its name in the event's `quantities`; empty for the plain `quantity`."""
-    quantity: Decimal
+    quantity: Decimal = field(repr=False)
     """In the provider's unit: the binding's `scale` is applied, exactly."""
-    binding: B
+    binding: B = field(repr=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,16 +74,16 @@ class Usage(Generic[B, L]):
     key: str
     """The idempotency key that the provider sees."""
     event_id: str
-    customer: str
+    customer: str = field(repr=False)
     meter: str
     timestamp: datetime
     """Aware, UTC, floored to the door's resolution."""
     measures: tuple[Measure[B], ...]
     """At least one; more only where the binding or the door takes several in a row."""
-    link: L
+    link: L = field(repr=False)
     absolute: bool = False
-    source: str | None = None
-    properties: Mapping[str, Scalar] = field(default_factory=dict[str, Scalar])
+    source: str | None = field(default=None, repr=False)
+    properties: Mapping[str, Scalar] = field(default_factory=dict[str, Scalar], repr=False)
 
     @property
     def binding(self) -> B:
@@ -115,8 +115,8 @@ class Reply:
     """What a provider answered. Header names are lower case."""
 
     status: int
-    headers: Mapping[str, str] = field(default_factory=dict[str, str])
-    body: bytes = b""
+    headers: Mapping[str, str] = field(default_factory=dict[str, str], repr=False)
+    body: bytes = field(default=b"", repr=False)
     json: JsonValue | None = field(default=None, repr=False)
     """The decoded body; `None` where it is empty or no JSON, which `body` tells apart."""
 
@@ -238,6 +238,8 @@ class Dedupe:
     """What a repeat answers: accepted like a first, left out of the answer, or the stored row again."""
     different: Literal["first_wins", "last_wins", "unverified"] = "first_wins"
     """What a repeat with other content does."""
+    by: tuple[Literal["key", "meter", "timestamp"], ...] = ("key",)
+    """The roles that together tell two rows apart."""
 
 
 class Refusal(StrEnum):
@@ -323,7 +325,10 @@ class Envelope:
     issues: tuple[str, ...] = ()
     """Lists of faults that name their rows."""
     at: str = "path"
-    """The member of an issue that says where: a list of keys and indexes, or a text such as `events[3].amount`."""
+    """The member of an issue that says where: a list of keys and indexes, or a text such as `events[3].amount`.
+
+    The index counts only where it follows the name of the list that holds the rows, or stands first.
+    """
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,12 +1,14 @@
 """What an answer says in words: found by path, recognised by rule, cleaned before anyone reads it."""
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cache
+from http import HTTPStatus
 
 from adapters._spec import Door, JsonValue, Outcome, Reply, Row, Rule, Sent, State
 from canonical_schema import ErrorCode
 
-__all__ = ["at", "cleaned", "issues", "judge_row", "sentence", "words"]
+__all__ = ["at", "cleaner", "first", "issues", "judge_row", "sentence", "words"]
 
 MAX_WORDS = 300
 """How much of a provider's sentence is kept."""
@@ -19,8 +21,6 @@ def at(value: JsonValue | None, path: str) -> Iterator[JsonValue]:
     found: list[JsonValue] = []
     if isinstance(value, Mapping):
         found = list(value.values()) if name == "*" else [value[name]] if name in value else []
-    elif name == "" and walks and isinstance(value, list):
-        found = [value]
     for hit in found:
         inner = hit if walks and isinstance(hit, list) else () if walks else (hit,)
         for item in inner:
@@ -30,9 +30,24 @@ def at(value: JsonValue | None, path: str) -> Iterator[JsonValue]:
                 yield item
 
 
+def first(value: JsonValue | None, paths: Sequence[str]) -> str | None:
+    """Return the first text that is not empty at any of the paths, tried in order."""
+    return next((hit for path in paths for hit in at(value, path) if isinstance(hit, str) and hit), None)
+
+
 def words(door: Door, reply: Reply) -> tuple[str, str | None]:
-    """Return the sentence and the code of an error body; an empty sentence where there is none we know."""
-    return _first(reply.json, door.envelope.text) or "", _first(reply.json, door.envelope.code)
+    """Return the sentence and the code of an error body; an empty sentence where there is none we know.
+
+    The bare name of the status ("Bad Request") is no sentence: any proxy says as much.
+    """
+    text, code = first(reply.json, door.envelope.text) or "", first(reply.json, door.envelope.code)
+    phrase = HTTPStatus(reply.status).phrase.casefold() if reply.status in _STATUSES else ""
+    if text.casefold() == phrase and (code is None or code.casefold() == phrase):
+        text = ""
+    return text, code
+
+
+_STATUSES = frozenset(HTTPStatus)
 
 
 def issues(door: Door, reply: Reply) -> dict[int | None, str] | None:
@@ -40,28 +55,43 @@ def issues(door: Door, reply: Reply) -> dict[int | None, str] | None:
 
     Returns `None` where the answer holds no list of faults.
     """
-    listed = [hit for path in door.envelope.issues for hit in at(reply.json, path) if isinstance(hit, list) and hit]
+    listed = next((hit for path in door.envelope.issues for hit in at(reply.json, path) if isinstance(hit, list)), None)
     if not listed:
         return None
+    under = door.rows[0] if isinstance(door.rows, tuple) else None
     faults: dict[int | None, str] = {}
-    for issue in listed[0]:
-        where = _index(next(at(issue, door.envelope.at), None))
-        faults.setdefault(where, _first(issue, ("message",)) or "")
+    for issue in listed:
+        where = _index(next(at(issue, door.envelope.at), None), under)
+        faults.setdefault(where, first(issue, ("message",)) or "")
     return faults
 
 
-def judge_row(door: Door, text: str, status: int | None) -> Outcome:
+def _index(where: JsonValue | None, under: str | None) -> int | None:
+    """Return the position of the row that a fault is about. Other indexes in a path count something else."""
+    if isinstance(where, list):
+        index = next(iter(where[1:] if where[:1] == [under] else where), None)
+        return index if isinstance(index, int) and not isinstance(index, bool) else None
+    beginning = r"(?:{})?[.\[]?([0-9]{{1,6}})(?:[\].]|$)".format(re.escape(under or ""))
+    match = re.match(beginning, where) if isinstance(where, str) else None
+    return None if match is None else int(match[1])
+
+
+def judge_row(door: Door, text: str, status: int | None, code: str | None = None) -> Outcome:
     """Give one row that an answer calls failed its outcome: refused for good, unless a rule says otherwise.
 
-    A row whose own status is 5xx may be stored: nobody says that it is not.
+    A row whose own status is 429 was not taken; one with a status that is no refusal may be stored: nobody says
+    that it is not.
     """
-    for rule in door.rules:
-        if rule.row and rule.text is not None and re.search(rule.text, text):
-            return Outcome(state=rule.state, code=rule.error, message=text, status=status)
-    if status is not None and status >= 500:
-        return Outcome(state=State.UNKNOWN, code=ErrorCode.PROVIDER_UNAVAILABLE, message=text, status=status)
+    state, error = State.REJECTED, ErrorCode.PROVIDER_REJECTED
+    rule = next((rule for rule in door.rules if rule.row and rule.text and re.search(rule.text, text)), None)
+    if rule is not None:
+        state, error = rule.state, rule.error
+    elif status == HTTPStatus.TOO_MANY_REQUESTS:
+        state, error = State.NOT_STORED, ErrorCode.RATE_LIMITED
+    elif status is not None and not 400 <= status < 500:
+        state, error = State.UNKNOWN, ErrorCode.PROVIDER_UNAVAILABLE
     message = text or "the provider names the row as failed and gives no reason"
-    return Outcome(state=State.REJECTED, code=ErrorCode.PROVIDER_REJECTED, message=message, status=status)
+    return Outcome(state=state, code=error, message=message, status=status, provider_code=code)
 
 
 def sentence(door: Door, outcome: Outcome, row: Sent, index: int) -> tuple[str, Rule | None]:
@@ -78,16 +108,40 @@ def sentence(door: Door, outcome: Outcome, row: Sent, index: int) -> tuple[str, 
     return re.sub(r"\{(customer|meter|index|key)\}", lambda match: named[match[1]], rule.says), rule
 
 
-def cleaned(text: str, sent: Sequence[Sent], hide: Sequence[str]) -> str:
-    """Return a provider's sentence without our secrets and without any value of the rows it speaks of."""
-    text = " ".join(text.split())[: MAX_WORDS * 4]
-    values = {value for value in hide if value}
-    for row in sent:
-        values.update(_leaves(row.row))
-    for value in sorted((value for value in values if value in text), key=len, reverse=True):
-        edge = r"(?<![A-Za-z0-9]){}(?![A-Za-z0-9])" if len(value) < 4 else "{}"
-        text = re.sub(edge.format(re.escape(value)), "…", text)
-    return text if len(text) <= MAX_WORDS else text[: MAX_WORDS - 1] + "…"
+def _role(row: Row, paths: Sequence[str]) -> str:
+    return next((str(hit) for path in paths for hit in at(row, path)), "")
+
+
+def cleaner(sent: Sequence[Sent], hide: Sequence[str]) -> Callable[[str], str]:
+    """Return what makes a provider's sentence fit to be read: one short line of printable text.
+
+    It shows none of our secrets and no value of any row of the request: a sentence about one row may quote another.
+    """
+
+    @cache
+    def values() -> tuple[frozenset[str], list[int]]:
+        found = {_one_line(value) for row in sent for value in _leaves(row.row)} | {_one_line(value) for value in hide}
+        return frozenset(found - {""}), sorted({len(value) for value in found} - {0}, reverse=True)
+
+    @cache
+    def clean(text: str) -> str:
+        known, lengths = values()
+        cut = len(text) > MAX_WORDS * 4
+        text = _one_line(text[: MAX_WORDS * 4])
+        # Sentences are short and rows are many: look up the pieces of the sentence, not each value in it.
+        pieces = (text[i : i + size] for size in lengths for i in range(len(text) - size + 1))
+        for value in [piece for piece in pieces if piece in known]:
+            edge = r"(?<![A-Za-z0-9]){}(?![A-Za-z0-9])" if len(value) < 4 else "{}"
+            text = re.sub(edge.format(re.escape(value)), "…", text)
+        if cut and lengths:  # the cut may have left the beginning of a value
+            text = text[: max(0, len(text) - lengths[0])] + "…"
+        return text if len(text) <= MAX_WORDS else text[: MAX_WORDS - 1] + "…"
+
+    return clean
+
+
+def _one_line(text: str) -> str:
+    return " ".join("".join(sign if sign.isprintable() else " " for sign in text).split())
 
 
 def _leaves(value: JsonValue) -> Iterator[str]:
@@ -97,24 +151,5 @@ def _leaves(value: JsonValue) -> Iterator[str]:
     elif isinstance(value, list | tuple):
         for inner in value:
             yield from _leaves(inner)
-    elif value is not None and not isinstance(value, bool) and str(value):
+    elif value is not None and not isinstance(value, bool):
         yield str(value)
-
-
-def _first(value: JsonValue | None, paths: Sequence[str]) -> str | None:
-    for path in paths:
-        for hit in at(value, path):
-            if isinstance(hit, str) and hit:
-                return hit
-    return None
-
-
-def _index(where: JsonValue | None) -> int | None:
-    if isinstance(where, list):
-        return next((part for part in where if isinstance(part, int) and not isinstance(part, bool)), None)
-    match = re.search(r"(?:^|[.\[])(\d{1,6})(?:[\].]|$)", where) if isinstance(where, str) else None
-    return None if match is None else int(match[1])
-
-
-def _role(row: Row, paths: Sequence[str]) -> str:
-    return next((str(hit) for path in paths for hit in at(row, path)), "")

@@ -57,6 +57,9 @@ class EventBinding(Binding):
     def _one_way(self) -> "EventBinding":
         if self.quantity_properties is not None and self.quantity is not None:
             raise ValueError("give quantity or quantity_properties, not both")
+        targets = list((self.quantity_properties or {}).values())
+        if "" in targets or len(set(targets)) < len(targets):
+            raise ValueError("quantity_properties: each quantity needs a property of its own")
         return self
 
     def takes(self) -> tuple[str, ...]:
@@ -72,6 +75,44 @@ class CustomerLink(Link):
     external_customer_id: str | None = Field(default=None, min_length=1, description="The customer's `external_id`.")
 
 
+BULK = Door(
+    path="/events/bulk",
+    rows=("events",),
+    max_rows=1000,
+    max_bytes=10_000_000,
+    binding=EventBinding,
+    link=CustomerLink,
+    roles=Roles(
+        key="event_id",
+        customer=("external_customer_id",),
+        meter=("event_name",),
+        quantity="properties.{quantity}",
+        timestamp="timestamp",
+    ),
+    quantity=QuantityRule(places=8, minimum=Decimal(0), maximum=Decimal("9999999999.99999999"), as_string=True),
+    time=TimeRule(style="rfc3339", resolution=timedelta(milliseconds=1)),
+    dedupe=Dedupe(window=None, repeat="silent", different="last_wins", by=("key", "timestamp")),
+    key=KeyRule(forbidden=("::", "/")),
+    refusal=Refusal.SOME,
+    receipt="queued",
+    dialect=OneVerdict(success=202, says={"message": "Events accepted for processing"}),
+    envelope=Envelope(text=("message", "error.message", "error"), code=("code",)),
+    rules=(
+        Rule(statuses=(400,), text="exceeds the maximum size", state=State.REFUSED, error=ErrorCode.PAYLOAD_TOO_LARGE),
+        Rule(
+            statuses=(400,),
+            code="validation_error",
+            state=State.REJECTED,
+            error=ErrorCode.PROVIDER_REJECTED,
+            says="Request validation failed",
+        ),
+    ),
+    rates=(Rate(requests=100, per=timedelta(minutes=1)),),
+    aggregations=frozenset({"sum", "count", "max", "latest", "unique"}),
+    corrections="amend: the newest copy of an event_id with its timestamp wins",
+)
+
+
 class Flexprice(Adapter[Settings, EventBinding, CustomerLink]):
     """Flexprice's bulk ingestion."""
 
@@ -81,67 +122,17 @@ class Flexprice(Adapter[Settings, EventBinding, CustomerLink]):
         title="Flexprice",
         base_url="https://us.api.flexprice.io/v1",
         auth=HeaderKey(name="x-api-key"),
-        doors={
-            "bulk": Door(
-                path="/events/bulk",
-                rows=("events",),
-                max_rows=1000,
-                max_bytes=10_000_000,
-                binding=EventBinding,
-                link=CustomerLink,
-                roles=Roles(
-                    key="event_id",
-                    customer=("external_customer_id",),
-                    meter=("event_name",),
-                    quantity="properties.{quantity}",
-                    timestamp="timestamp",
-                ),
-                quantity=QuantityRule(
-                    places=8, minimum=Decimal(0), maximum=Decimal("9999999999.99999999"), as_string=True
-                ),
-                time=TimeRule(style="rfc3339", resolution=timedelta(milliseconds=1)),
-                dedupe=Dedupe(window=None, repeat="silent", different="last_wins"),
-                key=KeyRule(forbidden=("::", "/")),
-                refusal=Refusal.SOME,
-                receipt="queued",
-                dialect=OneVerdict(success=202, says={"message": "Events accepted for processing"}),
-                envelope=Envelope(text=("message", "error.message", "error"), code=("code",)),
-                rules=(
-                    Rule(
-                        statuses=(400,),
-                        text="exceeds the maximum size|Events' failed on the 'max' tag",
-                        state=State.REFUSED,
-                        error=ErrorCode.PAYLOAD_TOO_LARGE,
-                    ),
-                    Rule(
-                        statuses=(400,),
-                        code="validation_error",
-                        state=State.REJECTED,
-                        error=ErrorCode.PROVIDER_REJECTED,
-                        says="Request validation failed",
-                    ),
-                    Rule(
-                        statuses=(400,),
-                        text="Request validation failed|Invalid request payload",
-                        state=State.REJECTED,
-                        error=ErrorCode.PROVIDER_REJECTED,
-                    ),
-                ),
-                rates=(Rate(requests=100, per=timedelta(minutes=1)),),
-                aggregations=frozenset({"sum", "count", "max", "latest", "unique"}),
-                corrections="amend: the newest copy of an event_id with its timestamp wins",
-            )
-        },
+        doors={"bulk": BULK},
+        cautions=(
+            "202 promises nothing about billing: unknown event names and customers are taken without a word.",
+            "Event ids must not be sent again with another timestamp: they would be billed twice.",
+        ),
         sources=(
             Source(url=SERVER, seen=SEEN, grade="code", fact="1 to 1000 events, one status, a 400 may queue a prefix"),
             Source(url=SERVER, seen=SEEN, grade="code", fact="deduplicated by timestamp and event_id, newest wins"),
             Source(url=SERVER, seen=SEEN, grade="code", fact="Decimal(25,15) or (18,8): 10 integer digits, 8 places"),
             Source(url=SERVER, seen=SEEN, grade="code", fact="four error envelopes; negatives are billed as 0"),
             Source(url="https://docs.flexprice.io", seen=SEEN, grade="unverified", fact="100 bulk requests a minute"),
-        ),
-        cautions=(
-            "202 promises nothing about billing: unknown event names and customers are taken without a word.",
-            "Event ids must not be sent again with another timestamp: they would be billed twice.",
         ),
     )
 

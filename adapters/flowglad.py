@@ -35,7 +35,6 @@ __all__ = ["Flowglad"]
 
 SEEN = date(2026, 11, 23)
 SERVER = "https://github.com/flowglad/flowglad/tree/49b3368f6a18f504ef85d623820e9bfdf076cdf7"
-DOMAIN = (500, 404, 400, 409)
 METERS = {
     "price_slug": "priceSlug",
     "price_id": "priceId",
@@ -65,7 +64,52 @@ class SubscriptionLink(Link):
 
 
 def _domain(error: ErrorCode, text: str, says: str | None = None) -> Rule:
-    return Rule(statuses=DOMAIN, text=text, state=State.REJECTED, error=error, says=says)
+    """Return the rule for a sentence of the vendor's domain, which may stand behind the names of what wraps it."""
+    text = rf"^(?:[A-Za-z ]+: )*{text}"
+    return Rule(statuses=(500, 404, 400, 409), text=text, state=State.REJECTED, error=error, says=says)
+
+
+BULK = Door(
+    path="/usage-events/bulk",
+    rows=("usageEvents",),
+    max_rows=100,
+    binding=PriceBinding,
+    link=SubscriptionLink,
+    roles=Roles(
+        key="transactionId",
+        customer=("subscriptionId",),
+        meter=tuple(METERS.values()),
+        quantity="amount",
+        timestamp="usageDate",
+    ),
+    quantity=QuantityRule(places=0, minimum=Decimal(1), maximum=Decimal(2**31 - 1)),
+    time=TimeRule(style="epoch_ms", resolution=timedelta(milliseconds=1)),
+    zero="refused",
+    dedupe=Dedupe(window=None, repeat="absent", different="first_wins", by=("key", "meter")),
+    refusal=Refusal.WHOLE,
+    dialect=EchoedRows(success=200, under="usageEvents", key="transactionId", id="id"),
+    envelope=Envelope(text=("error", "message"), code=("code",), issues=("error", "issues"), at="path"),
+    # Names of things stand inside these sentences, so an index counts only where the vendor writes it.
+    rules=(
+        _domain(
+            ErrorCode.UNKNOWN_SUBSCRIPTION,
+            r"Subscription not found: .*?(\(usage event at index (?P<index>\d+)\))?$",
+            "Subscription not found: {customer} (usage event at index {index})",
+        ),
+        _domain(
+            ErrorCode.UNKNOWN_BINDING,
+            r"(Price|UsageMeter) not found: .*?(\((not in customer's pricing model, )?index (?P<index>\d+)\))?$",
+            "Price not found: with slug {meter} (not in customer's pricing model)",
+        ),
+        _domain(ErrorCode.UNKNOWN_BINDING, r"Invalid priceId: .*? at index (?P<index>\d+) is type "),
+        _domain(ErrorCode.UNSUPPORTED, r"Invalid properties: .*? at index (?P<index>\d+)\b"),
+        _domain(ErrorCode.OUTSIDE_TIME_WINDOW, r"Invalid billingPeriod: .*? at index (?P<index>\d+)\b"),
+        _domain(ErrorCode.UNKNOWN_CUSTOMER, "Cannot create usage event for archived customer"),
+        _domain(ErrorCode.CONFLICT, "UsageEvent conflict: "),
+    ),
+    aggregations=frozenset({"sum", "count", "unique"}),
+    corrections="none: whole amounts of at least 1, nothing can be deleted",
+)
 
 
 class Flowglad(Adapter[Settings, PriceBinding, SubscriptionLink]):
@@ -77,49 +121,12 @@ class Flowglad(Adapter[Settings, PriceBinding, SubscriptionLink]):
         title="Flowglad",
         base_url="https://app.flowglad.com/api/v1",
         auth=Bearer(),
-        doors={
-            "bulk": Door(
-                path="/usage-events/bulk",
-                rows=("usageEvents",),
-                max_rows=100,
-                binding=PriceBinding,
-                link=SubscriptionLink,
-                roles=Roles(
-                    key="transactionId",
-                    customer=("subscriptionId",),
-                    meter=tuple(METERS.values()),
-                    quantity="amount",
-                    timestamp="usageDate",
-                ),
-                quantity=QuantityRule(places=0, minimum=Decimal(1), maximum=Decimal(2**31 - 1)),
-                time=TimeRule(style="epoch_ms", resolution=timedelta(milliseconds=1)),
-                zero="refused",
-                dedupe=Dedupe(window=None, repeat="absent", different="first_wins"),
-                refusal=Refusal.WHOLE,
-                dialect=EchoedRows(success=200, under="usageEvents", key="transactionId", id="id"),
-                envelope=Envelope(text=("error", "message"), code=("code",), issues=("error", "issues"), at="path"),
-                rules=(
-                    _domain(
-                        ErrorCode.UNKNOWN_SUBSCRIPTION,
-                        r"Subscription not found: .*at index (?P<index>\d+)",
-                        "Subscription not found: {customer} (usage event at index {index})",
-                    ),
-                    _domain(ErrorCode.UNKNOWN_BINDING, r"(Price|UsageMeter) not found: .*index (?P<index>\d+)\)"),
-                    _domain(
-                        ErrorCode.UNKNOWN_BINDING,
-                        "(Price|UsageMeter) not found: ",
-                        "Price not found: with slug {meter} (not in customer's pricing model)",
-                    ),
-                    _domain(ErrorCode.UNKNOWN_BINDING, r"Invalid priceId: .*at index (?P<index>\d+)"),
-                    _domain(ErrorCode.UNSUPPORTED, r"Invalid properties: .*at index (?P<index>\d+)"),
-                    _domain(ErrorCode.OUTSIDE_TIME_WINDOW, r"Invalid billingPeriod: .*at index (?P<index>\d+)"),
-                    _domain(ErrorCode.UNKNOWN_CUSTOMER, "Cannot create usage event for archived customer"),
-                    _domain(ErrorCode.CONFLICT, "UsageEvent conflict: "),
-                ),
-                aggregations=frozenset({"sum", "count", "unique"}),
-                corrections="none: whole amounts of at least 1, nothing can be deleted",
-            )
-        },
+        doors={"bulk": BULK},
+        cautions=(
+            "A meter named by usage_meter_* bills its default price, which may be free of charge.",
+            "Late usage lands on the billing period that is current when it arrives.",
+            "A 401 can also mean that the key is rate limited.",
+        ),
         sources=(
             Source(url=SERVER, seen=SEEN, grade="code", fact="one transaction a batch; duplicates are left out"),
             Source(url=SERVER, seen=SEEN, grade="code", fact="amount: a positive 32-bit integer"),
@@ -128,11 +135,6 @@ class Flowglad(Adapter[Settings, PriceBinding, SubscriptionLink]):
             Source(
                 url=SERVER, seen=SEEN, grade="unverified", fact="rows and bytes of a request: none stated, 100 kept"
             ),
-        ),
-        cautions=(
-            "A meter named by usage_meter_* bills its default price, which may be free of charge.",
-            "Late usage lands on the billing period that is current when it arrives.",
-            "A 401 can also mean that the key is rate limited.",
         ),
     )
 

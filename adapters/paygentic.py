@@ -19,6 +19,7 @@ from adapters._spec import (
     Door,
     Envelope,
     JsonValue,
+    Measure,
     ProviderSpec,
     QuantityRule,
     Refusal,
@@ -31,7 +32,7 @@ from adapters._spec import (
     Usage,
 )
 from adapters._text import texts
-from canonical_schema import ErrorCode
+from canonical_schema import ErrorCode, plain
 
 __all__ = ["Paygentic"]
 
@@ -65,7 +66,11 @@ class EventBinding(Binding):
     default = "event_type"
 
     event_type: str | None = Field(default=None, min_length=1, description="The metric's `eventType`.")
-    quantity_field: str = Field(default="quantity", min_length=1, description="The metric's `valueProperty`.")
+    quantity_field: str = Field(
+        default="quantity",
+        pattern=r"^[^$.\[\]]+$",
+        description="The metric's `valueProperty`, by its name alone: `tokens` for `$.tokens`.",
+    )
 
 
 class MetricBinding(Binding):
@@ -103,6 +108,11 @@ DEDUPE = Dedupe(window=timedelta(hours=24), setting="dedupe_window", repeat="sam
 TIME = TimeRule(style="rfc3339", resolution=timedelta(milliseconds=1))
 ENVELOPE = Envelope(text=("message",), code=("error", "code"), issues=("errors",), at="field")
 
+
+def _row(error: ErrorCode, text: str, state: State = State.REJECTED, says: str | None = None) -> Rule:
+    return Rule(row=True, statuses=(207,), text=text, state=state, error=error, says=says)
+
+
 EVENTS = Door(
     path="/v0/events",
     rows="one",
@@ -110,7 +120,7 @@ EVENTS = Door(
     link=SubjectLink,
     roles=Roles(
         key="idempotencyKey",
-        customer=("externalSubject", "subject"),
+        customer=("subject", "externalSubject"),
         meter=("type",),
         quantity="data.{quantity}",
         timestamp="timestamp",
@@ -130,7 +140,20 @@ EVENTS = Door(
             error=ErrorCode.UNKNOWN_BINDING,
             says="No billable metric has this event type",
         ),
-        Rule(statuses=(404,), code="not_found", state=State.REJECTED, error=ErrorCode.UNKNOWN_CUSTOMER),
+        Rule(
+            statuses=(422,),
+            text="(?i)billable metric|event type",
+            state=State.REJECTED,
+            error=ErrorCode.UNKNOWN_BINDING,
+        ),
+        # A bare "not found" may as well be about the address.
+        Rule(
+            statuses=(404,),
+            code="not_found",
+            text="(?i)customer|subject",
+            state=State.REJECTED,
+            error=ErrorCode.UNKNOWN_CUSTOMER,
+        ),
     ),
     aggregations=frozenset({"sum", "count", "max", "latest", "unique"}),
     corrections="none by event; negative quantities are taken",
@@ -168,21 +191,16 @@ USAGE_V0 = Door(
     ),
     envelope=ENVELOPE,
     rules=(
-        Rule(
-            row=True,
-            statuses=(207,),
-            text="Invalid billable metric ID",
-            state=State.REJECTED,
-            error=ErrorCode.UNKNOWN_BINDING,
-            says="Invalid billable metric ID",
+        _row(ErrorCode.UNKNOWN_BINDING, "Invalid billable metric ID", says="Invalid billable metric ID"),
+        _row(ErrorCode.UNKNOWN_CUSTOMER, "Customer not found", says="Customer not found"),
+        # The vendor gives no code and tells us to send failed items again: words of trouble are no refusal.
+        _row(
+            ErrorCode.PROVIDER_UNAVAILABLE, r"(?i)time-?out|timed out|deadline|internal (server )?error", State.UNKNOWN
         ),
-        Rule(
-            row=True,
-            statuses=(207,),
-            text="Customer not found",
-            state=State.REJECTED,
-            error=ErrorCode.UNKNOWN_CUSTOMER,
-            says="Customer not found",
+        _row(
+            ErrorCode.PROVIDER_UNAVAILABLE,
+            r"(?i)try again|please retry|temporar|rate limit|too many requests|service unavailable",
+            State.NOT_STORED,
         ),
     ),
     aggregations=frozenset({"sum", "count"}),
@@ -200,6 +218,10 @@ class Paygentic(Adapter[PaygenticSettings, EventBinding | MetricBinding, Subject
         base_url="https://api.paygentic.io",
         auth=Bearer(),
         doors={"events": EVENTS, "usage-v0": USAGE_V0},
+        cautions=(
+            "usage-v0 was withdrawn from the vendor's description on 2026-04-27; use it only where your plan needs it.",
+            "An accepted event is queued: nothing in the answer proves that it was billed.",
+        ),
         sources=(
             Source(url=SPEC, seen=SEEN, grade="docs", fact="events: one a request, 202, deduplicated after the answer"),
             Source(url=LEGACY, seen=SEEN, grade="docs", fact="usage-v0: 201 or 207 with successful, failed, summary"),
@@ -211,37 +233,34 @@ class Paygentic(Adapter[PaygenticSettings, EventBinding | MetricBinding, Subject
                 url=LEGACY, seen=SEEN, grade="unverified", fact="whether usage-v0 still answers; a wholly failed batch"
             ),
         ),
-        cautions=(
-            "usage-v0 was withdrawn from the vendor's description on 2026-04-27; use it only where your plan needs it.",
-            "An accepted event is queued: nothing in the answer proves that it was billed.",
-        ),
     )
 
     def encode(self, usage: Usage[EventBinding | MetricBinding, SubjectLink | CustomerLink]) -> Row:
         row: dict[str, JsonValue] = {"idempotencyKey": usage.key, "timestamp": self.wire_time(usage.timestamp)}
         if isinstance(usage.link, SubjectLink) and isinstance(usage.binding, EventBinding):
-            ours, theirs = usage.link.external_subject, usage.link.customer_id
-            quantity = {usage.binding.quantity_field: self.wire_quantity(usage.quantity)}
-            return row | {
+            theirs = usage.link.customer_id
+            return {
+                **row,
                 "type": usage.binding.event_type,
                 "source": SOURCE,
-                **({"externalSubject": ours} if theirs is None else {"subject": theirs}),
-                "data": {**usage.properties, **quantity},
+                **({"externalSubject": usage.link.external_subject} if theirs is None else {"subject": theirs}),
+                "data": {**usage.properties, usage.binding.quantity_field: self.wire_quantity(usage.quantity)},
             }
-        metrics = [(measure.binding, measure.quantity) for measure in usage.measures]
         row |= {
             "customerId": usage.link.customer_id,
             "merchantId": self.settings.merchant_id,
-            "properties": [
-                {
-                    "billableMetricId": metric.billable_metric_id,
-                    "quantity": self.wire_quantity(quantity),
-                    **({} if metric.price is None else {"price": format(metric.price, "f")}),
-                }
-                for metric, quantity in metrics
-                if isinstance(metric, MetricBinding)
-            ],
+            "properties": [self._metric(measure) for measure in usage.measures],
         }
-        if (entitlement := usage.binding.together()) is not None:
-            row["entitlementId"] = str(entitlement)
+        if isinstance(usage.binding, MetricBinding) and usage.binding.entitlement_id is not None:
+            row["entitlementId"] = usage.binding.entitlement_id
         return row | {"metadata": texts(usage.properties)} if usage.properties else row
+
+    def _metric(self, measure: Measure[EventBinding | MetricBinding]) -> Row:
+        binding = measure.binding
+        assert isinstance(binding, MetricBinding)
+        price = {} if binding.price is None else {"price": plain(binding.price)}
+        return {
+            "billableMetricId": binding.billable_metric_id,
+            "quantity": self.wire_quantity(measure.quantity),
+            **price,
+        }

@@ -35,7 +35,7 @@ from canonical_schema import ErrorCode
 __all__ = ["Wingback"]
 
 SEEN = date(2026, 11, 23)
-BULK = "https://docs.wingback.com/api-reference/usage/post_c_usage_bulk"
+PAGE = "https://docs.wingback.com/api-reference/usage/post_c_usage_bulk"
 SINGLE = "https://docs.wingback.com/api-reference/usage/post_c_usage"
 
 
@@ -67,6 +67,43 @@ class CustomerLink(Link):
     )
 
 
+def _row(error: ErrorCode, text: str, says: str | None = None) -> Rule:
+    return Rule(row=True, statuses=(400,), text=text, state=State.REJECTED, error=error, says=says)
+
+
+BULK = Door(
+    path="/v1/c/usage/bulk",
+    max_rows=1000,
+    binding=FeatureBinding,
+    link=CustomerLink,
+    roles=Roles(key=None, customer=("customer_id",), meter=("feature_slug",), quantity="units", timestamp="timestamp"),
+    quantity=QuantityRule(
+        places=12, minimum=Decimal(0), maximum=Decimal(10) ** 26, as_string=True, negative="allow_negative"
+    ),
+    time=TimeRule(style="rfc3339", resolution=timedelta(microseconds=1)),
+    absolute="allow_absolute",
+    dedupe=None,
+    refusal=Refusal.SOME,
+    dialect=IndexedFailures(
+        statuses=(200, 201, 202, 207, 400, 422),
+        index="index",
+        status="status",
+        feedback="feedback",
+        text="value",
+        error={"type": "error"},
+    ),
+    envelope=Envelope(text=("feedback.*.value",)),
+    rules=(
+        _row(ErrorCode.UNKNOWN_CUSTOMER, "Contract not found", "Contract not found"),
+        _row(ErrorCode.OUTSIDE_TIME_WINDOW, "before contract activation"),
+        _row(ErrorCode.UNKNOWN_BINDING, "(?i)feature not found", "Feature not found"),
+    ),
+    rates=(Rate(requests=100, rows=150_000, per=timedelta(minutes=1)),),
+    aggregations=frozenset({"sum", "count"}),
+    corrections="none; a negative quantity may be taken (allow_negative)",
+)
+
+
 class Wingback(Adapter[WingbackSettings, FeatureBinding, CustomerLink]):
     """Wingback's bulk usage upload."""
 
@@ -76,72 +113,19 @@ class Wingback(Adapter[WingbackSettings, FeatureBinding, CustomerLink]):
         title="Wingback",
         base_url="https://api.wingback.com",
         auth=HeaderKey(name="wb-key"),
-        doors={
-            "bulk": Door(
-                path="/v1/c/usage/bulk",
-                max_rows=1000,
-                binding=FeatureBinding,
-                link=CustomerLink,
-                roles=Roles(
-                    key=None,
-                    customer=("customer_id",),
-                    meter=("feature_slug",),
-                    quantity="units",
-                    timestamp="timestamp",
-                ),
-                quantity=QuantityRule(
-                    places=12, minimum=Decimal(0), maximum=Decimal(10) ** 26, as_string=True, negative="allow_negative"
-                ),
-                time=TimeRule(style="rfc3339", resolution=timedelta(microseconds=1)),
-                absolute="allow_absolute",
-                dedupe=None,
-                refusal=Refusal.SOME,
-                dialect=IndexedFailures(
-                    statuses=(200, 201, 202, 207, 400, 422), index="index", status="status", text="feedback.*.value"
-                ),
-                envelope=Envelope(text=("feedback.*.value",)),
-                rules=(
-                    Rule(
-                        row=True,
-                        statuses=(400,),
-                        text="Contract not found",
-                        state=State.REJECTED,
-                        error=ErrorCode.UNKNOWN_CUSTOMER,
-                        says="Contract not found",
-                    ),
-                    Rule(
-                        row=True,
-                        statuses=(400,),
-                        text="before contract activation",
-                        state=State.REJECTED,
-                        error=ErrorCode.OUTSIDE_TIME_WINDOW,
-                    ),
-                    Rule(
-                        row=True,
-                        statuses=(400,),
-                        text="(?i)feature not found",
-                        state=State.REJECTED,
-                        error=ErrorCode.UNKNOWN_BINDING,
-                        says="Feature not found",
-                    ),
-                ),
-                rates=(Rate(requests=100, rows=150_000, per=timedelta(minutes=1)),),
-                aggregations=frozenset({"sum", "count"}),
-                corrections="none; a negative quantity may be taken (allow_negative)",
-            )
-        },
-        sources=(
-            Source(url=BULK, seen=SEEN, grade="docs", fact="bare array, indexed failures, the others are committed"),
-            Source(url=BULK, seen=SEEN, grade="docs", fact="100 requests and 150,000 events a minute"),
-            Source(url=SINGLE, seen=SEEN, grade="docs", fact="units: 12 places, up to about 10^26; no idempotency"),
-            Source(url=BULK, seen=SEEN, grade="unverified", fact="status of a partly refused bulk; rows in a request"),
-            Source(
-                url=BULK, seen=SEEN, grade="unverified", fact="negative units, is_absolute, unknown feature's words"
-            ),
-        ),
+        doors={"bulk": BULK},
         cautions=(
             "No idempotency: a lost answer is parked as unknown, never resent.",
             "A later validation stage at the vendor drops rows without telling anyone; reconcile the counters.",
+        ),
+        sources=(
+            Source(url=PAGE, seen=SEEN, grade="docs", fact="bare array, indexed failures, the others are committed"),
+            Source(url=PAGE, seen=SEEN, grade="docs", fact="100 requests and 150,000 events a minute"),
+            Source(url=SINGLE, seen=SEEN, grade="docs", fact="units: 12 places, up to about 10^26; no idempotency"),
+            Source(url=PAGE, seen=SEEN, grade="unverified", fact="status of a partly refused bulk; rows in a request"),
+            Source(
+                url=PAGE, seen=SEEN, grade="unverified", fact="negative units, is_absolute, unknown feature's words"
+            ),
         ),
     )
 
