@@ -1,18 +1,19 @@
 """The HTTP API: every endpoint, and what each request leaves in the log."""
 
+import asyncio
 import contextlib
 import math
 import re
 import time
 import uuid
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Mapping
 from typing import Any, cast
 from urllib.parse import unquote
 
 import msgspec
 import structlog
 from starlette.applications import Starlette
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -22,10 +23,10 @@ from gateway import __version__, repair_api
 from gateway.access import tenant_of
 from gateway.destinations import described
 from gateway.errors import RequestRefused
-from gateway.intake import Bad, decoded, parse, too_large
+from gateway.intake import Bad, decoded, parse_in_slices, slices, too_large
 from gateway.keys import Scope as KeyScope
 from gateway.listing import page, read_filter
-from gateway.problems import HANDLERS, problem
+from gateway.problems import HANDLERS
 from gateway.service import Ack, Gateway
 
 __all__ = ["create_app"]
@@ -34,6 +35,10 @@ log = structlog.get_logger("gateway.http")
 
 DEFAULT_WAIT = 10.0
 LONGEST_WAIT = 300.0
+EXPLAINED = 20
+"""Events that are explained before other requests have a turn: each is rendered for every destination."""
+CLIENT_GONE = 499
+"""In the log alone: the client went away before there was an answer."""
 
 
 def create_app(gateway: Gateway) -> ASGIApp:
@@ -50,8 +55,7 @@ def create_app(gateway: Gateway) -> ASGIApp:
     api = _Api(gateway)
     app = Starlette(
         routes=[
-            Route("/v1/events", api.post_events, methods=["POST"]),
-            Route("/v1/events", api.list_events, methods=["GET"]),
+            Route("/v1/events", api.events, methods=["GET", "POST"]),
             Route("/v1/events/{id:path}", api.get_event, methods=["GET"]),
             Route("/v1/explain", api.explain, methods=["POST"]),
             Route("/v1/destinations", api.destinations, methods=["GET"]),
@@ -65,7 +69,8 @@ def create_app(gateway: Gateway) -> ASGIApp:
         lifespan=lifespan,
     )
     app.router.redirect_slashes = False
-    return _Requests(app)
+    templates = {cast("Route", route).endpoint: cast("Route", route).path for route in app.routes}
+    return _Requests(app, templates)
 
 
 class _Api:
@@ -74,12 +79,15 @@ class _Api:
     def __init__(self, gateway: Gateway) -> None:
         self._gateway = gateway
 
+    async def events(self, request: Request) -> Response:
+        return await (self.post_events(request) if request.method == "POST" else self.list_events(request))
+
     async def post_events(self, request: Request) -> Response:
         tenant = self._tenant(request, "events:write")
         ack, wait = self._patience(request)
         sent = await self._sent(request)
         result = await self._gateway.accept(tenant, sent, ack, wait)
-        return _json(result, _status(result))
+        return Response(await _batch_json(result), _status(result), media_type="application/json")
 
     async def list_events(self, request: Request) -> Response:
         tenant = self._tenant(request, "events:read")
@@ -98,7 +106,11 @@ class _Api:
     async def explain(self, request: Request) -> Response:
         tenant = self._tenant(request, "events:read")
         sent = await self._sent(request)
-        return _json(self._gateway.explain(tenant, sent))
+        results: list[Any] = []
+        for first in range(0, len(sent), EXPLAINED):
+            results += self._gateway.explain(tenant, sent[first : first + EXPLAINED], first)["results"]
+            await asyncio.sleep(0)
+        return _json({"results": results})
 
     async def destinations(self, request: Request) -> Response:
         self._tenant(request, "events:read")
@@ -143,8 +155,8 @@ class _Api:
             detail = f"ack: there is no {ack[:32]!r}; one of stored, required, all"
             raise RequestRefused(400, ErrorCode.INVALID_REQUEST, detail)
         wait = DEFAULT_WAIT
-        for preference in request.headers.get("prefer", "").split(","):
-            name, _, value = (part.strip() for part in preference.partition("="))
+        for preference in ",".join(request.headers.getlist("prefer")).split(","):
+            name, _, value = (part.strip(' \t"') for part in preference.partition(";")[0].partition("="))
             if name.lower() == "respond-async":
                 ack = "stored"
             elif name.lower() == "wait" and re.fullmatch(r"\d{1,9}(\.\d{1,6})?", value):
@@ -163,14 +175,25 @@ class _Api:
                 raise too_large(intake.max_bytes)
         encoding = request.headers.get("content-encoding", "").strip().lower()
         media_type = request.headers.get("content-type", "application/json")
-        return parse(decoded(bytes(body), encoding, intake.max_bytes), media_type, intake.max_events)
+        plain = bytes(body)
+        if encoding:
+            plain = await asyncio.to_thread(decoded, plain, encoding, intake.max_bytes)
+        return await parse_in_slices(plain, media_type, intake.max_events)
 
 
-_encoder = msgspec.json.Encoder(decimal_format="string")
+_encoder = msgspec.json.Encoder(decimal_format="number")
 
 
 def _json(body: object, status: int = 200) -> Response:
     return Response(_encoder.encode(body), status_code=status, media_type="application/json")
+
+
+async def _batch_json(result: BatchResult) -> bytes:
+    """Encode an answer a slice at a time: one of 10,000 events would hold the event loop for tens of milliseconds."""
+    results = result["results"]
+    made = [_encoder.encode(results[part.start : part.stop])[1:-1] async for part in slices(len(results))]
+    head = _encoder.encode({name: value for name, value in result.items() if name != "results"})
+    return head[:-1] + b',"results":[' + b",".join(made) + b"]}"
 
 
 def _status(result: BatchResult) -> int:
@@ -187,8 +210,9 @@ def _status(result: BatchResult) -> int:
 class _Requests:
     """Gives every request an id, and writes one line for each that ends."""
 
-    def __init__(self, app: ASGIApp) -> None:
+    def __init__(self, app: ASGIApp, templates: Mapping[Any, str]) -> None:
         self._app = app
+        self._templates = templates
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -198,38 +222,35 @@ class _Requests:
         request_id = given if re.fullmatch(r"[A-Za-z0-9._-]{1,64}", given) else f"req_{uuid.uuid4().hex}"
         scope["gateway.request_id"] = request_id
         began = time.perf_counter()
-        status = 0
+        status, ended = 0, False
 
         async def sending(message: Message) -> None:
-            nonlocal status
+            nonlocal status, ended
             if message["type"] == "http.response.start":
                 status = message["status"]
                 message["headers"] = [*message["headers"], (b"x-request-id", request_id.encode())]
             await send(message)
+            ended = message["type"] == "http.response.body" and not message.get("more_body", False)
 
         with structlog.contextvars.bound_contextvars(request_id=request_id):
             try:
                 await self._app(scope, receive, sending)
+            except ClientDisconnect:
+                status = status or CLIENT_GONE
             except Exception as error:
                 log.error("request.failed", error=type(error).__name__, where=_where(error))
-                if status:
+                if not ended:  # half an answer must not look whole: the server breaks the connection
                     raise
-                detail = "the gateway failed; what it had stored stays stored, so send the same events again"
-                answer = problem(Request(scope), 500, ErrorCode.LEDGER_UNAVAILABLE, detail)
-                await answer(scope, receive, sending)
-            log.info(
-                "request.done",
-                method=scope["method"],
-                path=_template(scope["path"]),
-                status=status,
-                ms=math.ceil((time.perf_counter() - began) * 1000),
-                key=scope.get("gateway.key"),
-            )
-
-
-def _template(path: str) -> str:
-    """Return a path without what it names: ids are the sender's."""
-    return "/v1/events/{id}" if path.startswith("/v1/events/") else path[:64]
+            finally:
+                log.info(
+                    "request.done",
+                    method=scope["method"],
+                    # What stands in a path is the sender's, an id say, so the path itself is not told.
+                    path=self._templates.get(scope.get("endpoint"), "unknown"),
+                    status=status,
+                    ms=math.ceil((time.perf_counter() - began) * 1000),
+                    key=scope.get("gateway.key"),
+                )
 
 
 def _where(error: BaseException) -> str:

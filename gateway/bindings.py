@@ -57,7 +57,7 @@ class BindingRow:
             return cls(quantity=whole.quantity, scale=whole.scale, _known=whole)
         _check_known(model, fixed, taken)
         plain = Binding.model_validate({name: fixed[name] for name in Binding.model_fields.keys() & fixed.keys()})
-        known = model.model_construct(**cast("dict[str, Any]", fixed | {"scale": plain.scale}))
+        known = model.model_construct(**cast("dict[str, Any]", fixed))
         return cls(quantity=plain.quantity, scale=plain.scale, properties=taken, _known=known, _given=fixed)
 
     def takes(self) -> tuple[str, ...]:

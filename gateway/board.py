@@ -1,7 +1,7 @@
 """Where those who wait for deliveries are told that they ended."""
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Self
 
 __all__ = ["Board", "Wait"]
@@ -13,13 +13,10 @@ class Board:
     def __init__(self) -> None:
         self._waits: set[Wait] = set()
 
-    def post(self, batch: int, destination: str, members: Iterable[int]) -> None:
+    def post(self, batch: int, destination: str, members: Sequence[int]) -> None:
         """Tell that deliveries ended, or are blocked until an operator acts."""
-        if not self._waits:
-            return
-        ended = {(batch, index, destination) for index in members}
         for wait in tuple(self._waits):
-            wait.note(ended)
+            wait.note(batch, destination, members)
 
     def watch(self) -> "Wait":
         """Begin to take notice; to be used as a context manager, opened before anything can end."""
@@ -31,8 +28,8 @@ class Wait:
 
     def __init__(self, waits: "set[Wait]") -> None:
         self._waits = waits
-        self._ended: set[tuple[int, int, str]] = set()
-        self._open: set[tuple[int, int, str]] | None = None
+        self._ended: list[tuple[int, str, Sequence[int]]] = []
+        self._open: dict[tuple[int, str], set[int]] | None = None
         self._done = asyncio.Event()
 
     def __enter__(self) -> Self:
@@ -42,18 +39,28 @@ class Wait:
     def __exit__(self, *_: object) -> None:
         self._waits.discard(self)
 
-    def note(self, ended: set[tuple[int, int, str]]) -> None:
-        """Take notice of deliveries that ended."""
+    def note(self, batch: int, destination: str, members: Sequence[int]) -> None:
+        """Take notice of deliveries that ended. Costs next to nothing where nobody here waits for them."""
         if self._open is None:
-            self._ended |= ended
+            self._ended.append((batch, destination, members))
             return
-        self._open -= ended
+        waiting = self._open.get((batch, destination))
+        if waiting is None:
+            return
+        waiting.difference_update(members)
+        if not waiting:
+            del self._open[batch, destination]
         if not self._open:
             self._done.set()
 
     async def until_ended(self, deliveries: Iterable[tuple[int, int, str]], seconds: float) -> None:
         """Return when all of these (batch, index, destination) have ended, or when the time is up."""
-        self._open = set(deliveries) - self._ended
+        self._open = {}
+        for batch, index, destination in deliveries:
+            self._open.setdefault((batch, destination), set()).add(index)
+        ended, self._ended = self._ended, []
+        for batch, destination, members in ended:
+            self.note(batch, destination, members)
         if not self._open:
             return
         try:

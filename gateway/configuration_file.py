@@ -34,7 +34,7 @@ def load(path: Path, environ: Mapping[str, str]) -> Configuration:
     Raises ConfigurationError, with one line for everything that is wrong.
     """
     try:
-        text = path.read_text("utf-8-sig")
+        text = path.read_text("utf-8")
     except OSError as error:
         raise ConfigurationError(f"{path}: cannot be read: {error.strerror}") from None
     except UnicodeDecodeError:
@@ -86,28 +86,25 @@ class _Reader:
     def read(self, text: str) -> object:
         """Return the file's data; what cannot be read is noted, and `None`."""
         try:
-            node = yaml.SafeLoader(text).get_single_node()
+            return self._top(yaml.SafeLoader(text).get_single_node())
         except yaml.MarkedYAMLError as error:
             self._note_syntax(error, text)
-            return None
+        except yaml.reader.ReaderError as error:
+            self.findings.append(
+                (text.count("\n", 0, error.position) + 1, "holds a character that YAML does not allow")
+            )
         except RecursionError:
             self.findings.append((1, "is nested too deeply"))
-            return None
-        except yaml.reader.ReaderError as error:
-            line = text.count("\n", 0, error.position) + 1
-            self.findings.append((line, "holds a character that YAML does not allow"))
-            return None
+        return None
+
+    def _top(self, node: yaml.Node | None) -> object:
+        if isinstance(node, yaml.MappingNode):
+            return self._value(node, ())
         if node is None or (isinstance(node, yaml.ScalarNode) and node.tag == _TAG + "null"):
             self.findings.append((1, "is empty: write destinations and meters, as config.example.yaml does"))
-            return None
-        if not isinstance(node, yaml.MappingNode):
+        else:
             self.findings.append((_line(node), "should be a mapping at the top: listen, destinations, meters, ..."))
-            return None
-        try:
-            return self._value(node, ())
-        except RecursionError:
-            self.findings.append((1, "is nested too deeply"))
-            return None
+        return None
 
     def note(self, findings: list[tuple[Place, str]]) -> None:
         """Note what the models found, without what was put in, and not of a place that could not be read."""
@@ -244,7 +241,7 @@ class _Reader:
             raise LookupError("holds a ${ that is no reference: write ${NAME}, ${file:PATH}, or $${ for the text ${")
         path = self._folder / reference["file"]
         try:
-            return path.read_text("utf-8").removesuffix("\n").removesuffix("\r")
+            return path.read_text("utf-8").removesuffix("\n")
         except OSError as error:
             raise LookupError(f"the file {path} cannot be read: {error.strerror}") from None
         except ValueError:

@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 
 from adapters import AnyAdapter, Request
-from canonical_schema import ErrorItem, Event
+from canonical_schema import ErrorCode, ErrorItem, Event, EventStatus
 from gateway.catalogue import Catalogue
 from gateway.intake import Bad
 from gateway.rendering import Turned, encoded, render
@@ -15,9 +15,14 @@ from gateway.rendering import Turned, encoded, render
 __all__ = ["explain"]
 
 
-def explain(catalogue: Catalogue, tenant: str, sent: Sequence[Event | Bad], now: datetime) -> dict[str, Any]:
-    """Return, for each event and destination, the exact request (credentials masked) or why there is none."""
-    return {"results": [_one(catalogue, tenant, position, event, now) for position, event in enumerate(sent)]}
+def explain(
+    catalogue: Catalogue, tenant: str, sent: Sequence[Event | Bad], now: datetime, first: int = 0
+) -> dict[str, Any]:
+    """Return, for each event and destination, the exact request (credentials masked) or why there is none.
+
+    `first` is the index of the first event, where these are a part of a body.
+    """
+    return {"results": [_one(catalogue, tenant, position, event, now) for position, event in enumerate(sent, first)]}
 
 
 def _one(catalogue: Catalogue, tenant: str, position: int, event: Event | Bad, now: datetime) -> dict[str, Any]:
@@ -31,7 +36,13 @@ def _one(catalogue: Catalogue, tenant: str, position: int, event: Event | Bad, n
             deliveries[name] = {"route": route, **_delivery(catalogue, name, tenant, event, now)}
     for name, code in plan.filtered:
         deliveries[name] = {"route": "filtered", "reason": code.reason, "problems": []}
-    return {"index": position, "id": event.id, "deliveries": deliveries}
+    made: dict[str, Any] = {"index": position, "id": event.id, "deliveries": deliveries}
+    if not plan.live:
+        made["status"] = EventStatus.UNROUTED
+        if catalogue.meter(event.meter) is None:
+            message = "meter: not in the catalogue: the event would be stored, and wait for a meter of this name"
+            made["problems"] = [ErrorItem(code=ErrorCode.UNKNOWN_METER, message=message, field="meter")]
+    return made
 
 
 def _delivery(catalogue: Catalogue, name: str, tenant: str, event: Event, now: datetime) -> dict[str, Any]:

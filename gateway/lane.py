@@ -74,6 +74,7 @@ class Lane:
         self._wake = asyncio.Event()
         self._sending: set[asyncio.Task[None]] = set()
         self._stopping = False
+        self._stepping = asyncio.Lock()
         self._order = Order()
         self._holding = False
         self._stranded = False
@@ -86,6 +87,7 @@ class Lane:
             judge=self._judge,
             write=self._write,
             noted=self._noted,
+            paused=self._paused,
             pace=self.pace,
         )
 
@@ -107,8 +109,13 @@ class Lane:
         """Send nothing new; let what is in flight finish. What does not is in doubt at the next start."""
         self._stopping = True
         self.wake()
+        async with self._stepping:  # what a step has intended to send is in flight by then, or never will be
+            pass
         if self._sending:
-            await asyncio.wait(self._sending, timeout=grace.total_seconds())
+            _, late = await asyncio.wait(self._sending, timeout=grace.total_seconds())
+            for task in late:
+                task.cancel()
+            await asyncio.gather(*late, return_exceptions=True)
 
     async def idle(self) -> None:
         """Return when nothing is in flight."""
@@ -129,26 +136,36 @@ class Lane:
 
     async def _doubt(self, now: datetime) -> None:
         """Judge what was being sent when nobody was left to hear the answer."""
+        message = "the gateway stopped between sending this and hearing the answer"
+        outcome = Outcome(state=State.UNKNOWN, code=ErrorCode.PROVIDER_UNAVAILABLE, message=message)
         for work in await self._ledger.held(self.name, WorkState.SENDING):
-            outcome = Outcome(
-                state=State.UNKNOWN,
-                code=ErrorCode.PROVIDER_UNAVAILABLE,
-                message="the gateway stopped between sending this and hearing the answer",
-            )
             group = msgspec.structs.replace(work.group, attempts=work.group.attempts + 1)
             following = self._judge(outcome, group, now)
             await self._write([self._moved(work, work.members, group, following, work.parts, now)], [])
             becomes = following.code.status.value
             log.warning("lane.recovered", destination=self.name, rows=len(work.members), becomes=becomes)
 
+    def _paused(self, now: datetime) -> datetime | None:
+        """Return until when nothing may leave, `None` where it may."""
+        if self._stopping:
+            return now
+        until = self.pace.not_before
+        return until if until is not None and now < until else None
+
     async def step(self) -> datetime | None:
         """Start sending what is due; return when to look again, `None` for when the lane is woken."""
+        async with self._stepping:
+            return await self._step()
+
+    async def _step(self) -> datetime | None:
         self._wake.clear()
-        now, pace, door = self._clock.now(), self.pace, self._adapter.door
+        now, pace = self._clock.now(), self.pace
         waiting = pace.not_before is not None and now < pace.not_before
-        if self._stranded and not self._sending:
-            self._stranded = False
+        if self._stranded:
+            if self._sending:  # it ends, and then all that is being sent is what was stranded
+                return None
             await self._doubt(now)
+            self._stranded = False
         if pace.refused:
             await self._hold()
             if not waiting and not self._sending:
@@ -158,38 +175,57 @@ class Lane:
             await self._ledger.release(self.name, WorkState.HELD, to_micros(now))
         if waiting:
             return pace.not_before
-        room = pace.room(len(self._sending), now)
-        if room == 0:
-            return None
+        tried = False
+        while pace.room(len(self._sending), now) and not self._stopping:
+            more = await self._ship_next(now)
+            if isinstance(more, datetime):
+                return more
+            if not more:
+                if pace.refused:  # what was let go was turned away: the next piece may tell
+                    return now if tried else None
+                due = await self._ledger.next_due(self.name)
+                return None if due is None else from_micros(due)
+            tried = True
+        return None
+
+    async def _ship_next(self, now: datetime) -> bool | datetime:
+        """Send one shipment of what is due. Returns whether there was anything, or when there is leave to send it."""
+        pace, door = self.pace, self._adapter.door
+        by_row = door.max_rows == 1  # such a door's requests take their turns one by one, as they leave
+        if not by_row and (wait := pace.wait(1, now)):
+            return now + wait
         # While there is trouble one delivery is tried at a time: the smallest batch that tells.
-        rows = 1 if pace.faults else door.max_rows if door.max_rows > 1 else SINGLES
-        works = await self._ledger.take(self.name, to_micros(now), rows * room)
-        items, turned = self._prepared(works, now)
+        rows = 1 if pace.faults else SINGLES if by_row else door.max_rows
+        works = await self._ledger.take(self.name, to_micros(now), rows)
+        items, turned = self._prepared(works, now, rows, 2**31 if by_row else door.max_bytes)
         if turned:
             await self._write(turned, [])
-        for shipment in packed(items, rows, door.max_bytes if door.max_rows > 1 else 2**31)[:room]:
-            count = sum(len(item.rows()) for item in shipment)
-            if door.max_rows > 1:  # a one-row door's requests take their turns one by one, as they leave
-                if wait := pace.wait(count, now):
-                    return now + wait
-                pace.spend(count)
-            await self._intend(shipment, works, now)
-            task = asyncio.create_task(self._shipper.ship(shipment))
-            self._sending.add(task)
-            task.add_done_callback(self._sent)
-        if pace.room(len(self._sending), now) == 0:
-            return None
-        if pace.refused:
-            return now if works else None
-        due = await self._ledger.next_due(self.name)
-        return None if due is None else from_micros(due)
+        if not items:
+            return bool(turned)
+        (shipment, *_) = packed(items, rows, 2**31 if by_row else door.max_bytes)
+        count = sum(len(item.rows()) for item in shipment)
+        if not by_row:
+            if wait := pace.wait(count, now):
+                return now + wait
+            pace.spend(count)
+        await self._intend(shipment, works, now)
+        task = asyncio.create_task(self._shipper.ship(shipment))
+        self._sending.add(task)
+        task.add_done_callback(self._sent)
+        return True
 
     # Before sending: what each delivery looks like at the provider, or why it is not sent.
 
-    def _prepared(self, works: Sequence[Work], now: datetime) -> tuple[list[Item], list[Change]]:
+    def _prepared(
+        self, works: Sequence[Work], now: datetime, max_rows: int, max_bytes: int
+    ) -> tuple[list[Item], list[Change]]:
+        """Return what can be sent, no more than fills a request, and what becomes of the others looked at."""
         items: list[Item] = []
         turned: list[Change] = []
+        rows = size = 0
         for work in works:
+            if rows >= max_rows or size >= max_bytes:
+                break
             group = work.group
             if group.doubt and not may_resend(self._adapter.dedupe, group, now):
                 following = Next(code=Code.UNKNOWN, doubt=group.doubt, error=group.error)
@@ -198,8 +234,10 @@ class Lane:
             away: dict[tuple[Code, str], tuple[Turned, list[int]]] = {}
             waiting: list[int] = []
             for place, index in enumerate(work.members):
+                if rows >= max_rows or size >= max_bytes:
+                    break
                 if not self._may_go(work, index, work.events[place]):
-                    waiting.append(index)
+                    waiting.append(place)
                     continue
                 made = self._rendered(work, place, now) if work.parts is None else work.parts[place]
                 if isinstance(made, Turned):
@@ -207,18 +245,13 @@ class Lane:
                     away.setdefault((made.code, why), (made, []))[1].append(index)
                 else:
                     items.append(Item(work.id, work.batch, index, group, made))
+                    rows += len(made)
+                    size += sum(len(part.row) for part in made)
             if waiting:
-                held = msgspec.structs.replace(group, state=WorkState.WAITING)
-                turned.append(
-                    Change(
-                        work=work.id,
-                        batch=work.batch,
-                        destination=self.name,
-                        members=waiting,
-                        code=Code.PENDING,
-                        group=held,
-                    )
-                )
+                following = Next(code=Code.PENDING, doubt=group.doubt, error=group.error)
+                members = [work.members[place] for place in waiting]
+                parts = None if work.parts is None else [work.parts[place] for place in waiting]
+                turned.append(self._moved(work, members, group, following, parts, now))
             for reason, members in away.values():
                 following = Next(code=reason.code, doubt=0, error=reason.error)
                 turned.append(self._moved(work, members, group, following, None, now))
@@ -231,10 +264,16 @@ class Lane:
         return self._order.add((work.tenant, event.customer, event.meter), ref_of(work.batch, index))
 
     def _rendered(self, work: Work, place: int, now: datetime) -> list[Part] | Turned:
-        made = render(self._catalogue, self.name, work.tenant, work.events[place], from_micros(work.received), now)
-        if isinstance(made, Turned):
-            return made
-        parts = encoded(made)
+        event, received = work.events[place], from_micros(work.received)
+        try:
+            made = render(self._catalogue, self.name, work.tenant, event, received, now)
+            if isinstance(made, Turned):
+                return made
+            parts = encoded(made)
+        except Exception as error:  # noqa: BLE001  an adapter that stumbles over one event must not stop the lane
+            log.error("lane.render_failed", destination=self.name, error=type(error).__name__)
+            message = f"{self._adapter.spec.title}'s adapter failed on this event: {type(error).__name__}"
+            return Turned(Code.BLOCKED, ErrorItem(code=ErrorCode.UNSUPPORTED, message=message, retryable=True))
         if any(len(part.row) + FRAME > self._adapter.door.max_bytes for part in parts):
             message = f"the event is larger than {self._adapter.spec.title} takes: send fewer or shorter properties"
             return Turned(Code.REJECTED, ErrorItem(code=ErrorCode.PAYLOAD_TOO_LARGE, message=message, retryable=False))
@@ -250,6 +289,9 @@ class Lane:
         now: datetime,
     ) -> Change:
         state = _STATES.get(following.code)
+        if following.code is Code.UNKNOWN:
+            for part in (part for rows in parts or () for part in rows if part.code is Code.PENDING):
+                part.code, part.error = Code.UNKNOWN, following.error
         return Change(
             work=work.id,
             batch=work.batch,
@@ -350,6 +392,7 @@ _UNSETTLED = frozenset({Code.PENDING, Code.RETRYING, Code.BLOCKED, Code.UNKNOWN}
 _HEARD = {State.BLOCKED: Heard.REFUSED}
 _TROUBLE = frozenset({State.NOT_STORED, State.UNKNOWN, State.BLOCKED})
 _STATES = {
+    Code.PENDING: WorkState.WAITING,
     Code.RETRYING: WorkState.READY,
     Code.BLOCKED: WorkState.BLOCKED,
     Code.UNKNOWN: WorkState.UNKNOWN,

@@ -1,6 +1,7 @@
 """`GET /v1/events`: events by what they are and what became of them, newest first, a page at a time."""
 
-from collections.abc import Mapping
+import re
+from collections.abc import AsyncIterator, Mapping
 from datetime import datetime
 from typing import Any
 
@@ -8,7 +9,8 @@ import msgspec
 
 from canonical_schema import DeliveryStatus, ErrorCode, EventStatus, format_time, parse_time
 from gateway.errors import RequestRefused
-from gateway.ledger import Code, Ledger, ref_of, split_ref
+from gateway.intake import slices
+from gateway.ledger import PLACES, Code, Ledger, ref_of, split_ref
 from gateway.merge import View
 from gateway.times import from_micros
 
@@ -16,7 +18,8 @@ __all__ = ["Filter", "matches", "page", "read_filter"]
 
 PAGE = 100
 SCANNED = 400
-"""Batches that one page looks at; a page may come back short, with a cursor to go on."""
+SCANNED_EVENTS = 50_000
+"""Batches and events that one page looks at; it may come back short, with a cursor to go on."""
 
 
 class Filter(msgspec.Struct, frozen=True, kw_only=True):
@@ -58,28 +61,36 @@ async def page(ledger: Ledger, tenant: str, wanted: Filter) -> dict[str, Any]:
     """Return one page: `data`, and `next_cursor` where there may be more."""
     below = wanted.cursor
     data: list[dict[str, Any]] = []
-    scanned = 0
-    while scanned < SCANNED:
-        start = None if below is None else split_ref(below)[0] + 1
-        batches = await ledger.batches_before(start, 20)
-        if not batches:
+    batches = events = 0
+    while batches < SCANNED and events < SCANNED_EVENTS:
+        # `below` may lie inside a batch, which is then looked at again for what is below.
+        start = None if below is None else split_ref(below + PLACES - 1)[0]
+        numbers = await ledger.batches_before(start, 20)
+        if not numbers:
             return {"data": data}
-        snapshots = await ledger.snapshots(batches)
-        for batch in batches:
-            scanned += 1
-            snapshot = snapshots[batch]
+        for batch in numbers:
+            snapshot = (await ledger.snapshots([batch]))[batch]
+            batches += 1
             if snapshot.tenant == tenant:
-                view = View(snapshot)
-                for index in range(len(snapshot.events) - 1, -1, -1):
-                    ref = ref_of(batch, index)
-                    if (below is None or ref < below) and matches(view, index, wanted):
-                        data.append(_shown(view, index))
-                        if len(data) == wanted.limit:
-                            return {"data": data, "next_cursor": str(ref)}
+                events += len(snapshot.events)
+                async for ref, shown in _found(View(snapshot), below, wanted):
+                    data.append(shown)
+                    if len(data) == wanted.limit:
+                        return {"data": data, "next_cursor": str(ref)}
             below = ref_of(batch, 0)
-        if below == 0:
-            return {"data": data}
+            if batches >= SCANNED or events >= SCANNED_EVENTS:
+                break
     return {"data": data, "next_cursor": str(below)}
+
+
+async def _found(view: View, below: int | None, wanted: Filter) -> AsyncIterator[tuple[int, dict[str, Any]]]:
+    """Give what is wanted of a batch, newest first, with its ref; others have their turns in between."""
+    last = len(view.snapshot.events) - 1
+    async for part in slices(last + 1):
+        for index in (last - position for position in part):
+            ref = ref_of(view.snapshot.batch, index)
+            if (below is None or ref < below) and matches(view, index, wanted):
+                yield ref, _shown(view, index)
 
 
 def matches(view: View, index: int, wanted: Filter) -> bool:
@@ -92,15 +103,20 @@ def matches(view: View, index: int, wanted: Filter) -> bool:
     when = event.timestamp or from_micros(view.snapshot.received)
     if (wanted.since is not None and when < wanted.since) or (wanted.until is not None and when >= wanted.until):
         return False
+    if wanted.status is None and wanted.destination is None:
+        return True
     codes: dict[str, Code] = view.codes(index)
     if wanted.destination is not None:
         code = codes.get(wanted.destination)
-        return code is not None and wanted.status in {None, code.status}
-    if wanted.status is None:
-        return True
-    if wanted.status in set(EventStatus):
+        if code is None or wanted.status is None or wanted.status in _DELIVERY:
+            return code is not None and wanted.status in {None, code.status}
+    if wanted.status in _EVENT:
         return view.status(index) == wanted.status
     return any(code.status == wanted.status for code in codes.values())
+
+
+_EVENT, _DELIVERY = frozenset(EventStatus), frozenset(DeliveryStatus)
+"""`pending` and `unknown` are both: the event's, unless a destination is named."""
 
 
 def _shown(view: View, index: int) -> dict[str, Any]:
@@ -121,7 +137,7 @@ def _time(query: Mapping[str, str], name: str) -> datetime | None:
     if name not in query:
         return None
     try:
-        return parse_time(query[name].replace(" ", "+"))
+        return parse_time(re.sub(r" (?=\d\d:\d\d$)", "+", query[name]))  # a plus that a query decoded to a blank
     except ValueError as error:
         raise _refused(f"{name}: {error}") from None
 

@@ -28,15 +28,29 @@ def configure(stream: TextIO | None = None, level: int = logging.INFO) -> None:
     logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
 
 
+_PLAIN = ("gateway", "uvicorn")
+"""Loggers whose lines hold nothing of a request's content."""
+
+
 class _Library(logging.Formatter):
-    """A library's line. An exception is named but not told: its text may hold a customer's data."""
+    """A library's line. What it puts into its messages is not told, and an exception is only named: both may hold
+    a customer's data."""
 
     def format(self, record: logging.LogRecord) -> str:
-        raised = record.exc_info[0] if record.exc_info else None
         line = {
             "event": "library",
             "logger": record.name,
             "level": record.levelname.lower(),
-            "message": record.getMessage()[:300] if raised is None else raised.__name__,
+            "where": f"{record.filename}:{record.lineno}",
+            "message": _message(record)[:300],
         }
         return json.dumps(line)
+
+
+def _message(record: logging.LogRecord) -> str:
+    raised = record.exc_info[0] if record.exc_info else None
+    if raised is not None:
+        return raised.__name__
+    if record.name.partition(".")[0] in _PLAIN:
+        return record.getMessage()
+    return record.msg if isinstance(record.msg, str) and record.args else "(not shown)"

@@ -1,6 +1,7 @@
 """Many answers, one answer: what every provider said about every event of a request."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from functools import lru_cache
 
 from canonical_schema import (
     Attempt,
@@ -23,7 +24,9 @@ from gateway.times import from_micros
 
 __all__ = ["View", "batch_result", "fresh", "refused"]
 
-_NOT_MINE = frozenset({Code.NO_BINDING, Code.NO_ROUTE})
+_NOT_COUNTED = frozenset({Code.NONE, Code.NO_BINDING, Code.NO_ROUTE})
+_CODES = {int(code): code for code in Code}
+"""By the byte that the ledger keeps: an enum's own look-up costs as much as the rest of an entry."""
 
 
 class View:
@@ -35,27 +38,19 @@ class View:
 
     def status(self, index: int) -> EventStatus:
         """Return what became of one event."""
-        return event_status(
-            track.code(index).status
-            for track in self._tracks
-            if not track.shadow and track.code(index) not in _NOT_MINE and track.code(index) is not Code.NONE
-        )
+        return _status(bytes(track.codes[index] for track in self._tracks if not track.shadow))
 
     def open(self, index: int) -> list[str]:
         """Return the live destinations where one event has not ended, blocked ones left out."""
-        return [
-            track.name
-            for track in self._tracks
-            if not track.shadow and track.code(index) in {Code.PENDING, Code.RETRYING}
-        ]
+        return [track.name for track in self._tracks if not track.shadow and track.codes[index] in _OPEN]
 
     def codes(self, index: int) -> dict[str, Code]:
         """Return one event's status bytes, by destination."""
-        return {track.name: track.code(index) for track in self._tracks if track.code(index) is not Code.NONE}
+        return {track.name: track.code(index) for track in self._tracks if track.codes[index]}
 
     def deliveries(self, index: int) -> dict[str, DeliveryResult]:
         """Return one event's deliveries, as clients see them."""
-        return {track.name: track.result(index) for track in self._tracks if track.code(index) is not Code.NONE}
+        return {track.name: track.result(index) for track in self._tracks if track.codes[index]}
 
     def result(self, position: int, index: int, *, replayed: bool) -> EventResult:
         """Return one event's entry in the answer to a request."""
@@ -81,7 +76,7 @@ class View:
             deliveries={
                 track.name: DeliveryDetail(**track.result(index), history=track.history(index))
                 for track in self._tracks
-                if track.code(index) is not Code.NONE
+                if track.codes[index]
             },
         )
 
@@ -92,23 +87,27 @@ class _TrackView:
     def __init__(self, track: Track) -> None:
         self.name = track.destination
         self.shadow = track.shadow
+        self.codes = track.codes
         self._track = track
         self._groups: dict[int, Group] = {index: group for group, members in track.work for index in members}
-        self._attempts: dict[int, list[AttemptRow]] = {}
+        self._attempts: dict[int, tuple[AttemptRow, ...]] = {}
         for attempt in track.attempts:
+            alone = (attempt,)  # shared by all that were sent once: most of a large batch
             for index in attempt.members:
-                self._attempts.setdefault(index, []).append(attempt)
+                before = self._attempts.get(index)
+                self._attempts[index] = alone if before is None else (*before, attempt)
 
     def code(self, index: int) -> Code:
-        return Code(self._track.codes[index])
+        return _CODES[self.codes[index]]
 
     def result(self, index: int) -> DeliveryResult:
-        code, attempts = self.code(index), self._attempts.get(index, [])
+        code, attempts = self.code(index), self._attempts.get(index, ())
         group, parts = self._groups.get(index), self._track.parts.get(index)
         made = DeliveryResult(provider=self._track.provider, status=code.status, attempts=len(attempts))
-        theirs = next((row.provider_event_ids[index] for row in attempts if index in row.provider_event_ids), None)
-        if theirs is not None:
-            made["provider_event_id"] = theirs
+        for row in attempts:
+            if index in row.provider_event_ids:
+                made["provider_event_id"] = row.provider_event_ids[index]
+                break
         _tell(made, code)
         if self.shadow:
             made["shadow"] = True
@@ -122,7 +121,16 @@ class _TrackView:
         return made
 
     def history(self, index: int) -> list[Attempt]:
-        return [_attempt(attempt, index) for attempt in self._attempts.get(index, [])]
+        return [_attempt(attempt, index) for attempt in self._attempts.get(index, ())]
+
+
+_OPEN = frozenset({Code.PENDING, Code.RETRYING})
+
+
+@lru_cache(4096)
+def _status(codes: bytes) -> EventStatus:
+    """Return what an event is whose live deliveries have these codes."""
+    return event_status(Code(code).status for code in codes if code not in _NOT_COUNTED)
 
 
 def _tell(made: DeliveryResult | PartResult, code: Code) -> None:
@@ -169,10 +177,11 @@ def fresh(plan: Plan, providers: Mapping[str, str]) -> tuple[EventStatus, dict[s
 
 def refused(position: int, event_id: str | None, status: EventStatus, error: ErrorItem) -> EventResult:
     """Return the entry of an event that was not stored."""
-    made = EventResult(index=position, status=status, stored=False, replayed=False, deliveries={}, error=error)
-    if event_id is not None:
-        made["id"] = event_id
-    return made
+    if event_id is None:
+        return EventResult(index=position, status=status, stored=False, replayed=False, deliveries={}, error=error)
+    return EventResult(
+        index=position, id=event_id, status=status, stored=False, replayed=False, deliveries={}, error=error
+    )
 
 
 def batch_result(batch_id: str, results: Sequence[EventResult]) -> BatchResult:

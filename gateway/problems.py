@@ -52,4 +52,9 @@ async def _http(request: Request, error: Exception) -> Response:
     return problem(request, error.status_code, code, detail, dict(error.headers or {}))
 
 
-HANDLERS = {RequestRefused: _refused, LedgerUnavailable: _unavailable, HTTPException: _http}
+async def _failed(request: Request, error: Exception) -> Response:
+    detail = "the gateway failed; what it had stored stays stored, so send the same events again"
+    return problem(request, 500, ErrorCode.LEDGER_UNAVAILABLE, detail)
+
+
+HANDLERS = {RequestRefused: _refused, LedgerUnavailable: _unavailable, HTTPException: _http, Exception: _failed}

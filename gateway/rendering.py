@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from decimal import Context, Decimal, Inexact
 from hashlib import sha256
+from itertools import count
 
 import msgspec
 from pydantic import ValidationError
@@ -19,6 +20,8 @@ from gateway.ledger import Code, Part
 __all__ = ["Turned", "encoded", "render"]
 
 _EXACT = Context(prec=200, traps=[Inexact])
+_DERIVED = re.compile(r"ugw_[0-9a-f]{32}").fullmatch
+"""An id that looks like one of our keys is not sent as it is: it might be another event's."""
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
@@ -164,7 +167,7 @@ def _measures(rows: Sequence[BindingRow], event: Event, absolute: bool) -> list[
             raise _Refused(ErrorCode.UNSUPPORTED, str(error)) from None
         made.append(
             [
-                Measure(name=name, quantity=_EXACT.multiply(quantity, row.scale), binding=binding)
+                Measure(name=name, quantity=_scaled(name, quantity, row.scale), binding=binding)
                 for name, quantity in present.items()
             ]
         )
@@ -176,6 +179,18 @@ def _measures(rows: Sequence[BindingRow], event: Event, absolute: bool) -> list[
         takes = "quantities " + ", ".join(wanted) if wanted else "the plain quantity"
         raise _Refused(ErrorCode.UNSUPPORTED, f"the event gives {given}, and the binding takes {takes}")
     return made
+
+
+def _scaled(name: str, quantity: Decimal, scale: Decimal) -> Decimal:
+    try:
+        return _EXACT.multiply(quantity, scale)
+    except Inexact:
+        message = f"{_quantity_path(name)} (after scale {scale}): has more digits than can be kept exactly"
+        raise _Refused(ErrorCode.QUANTITY_NOT_REPRESENTABLE, message) from None
+
+
+def _quantity_path(name: str) -> str:
+    return f"quantities.{name}" if name else "quantity"
 
 
 def _grouped(door: Door, measures: list[list[Measure[Binding]]]) -> list[list[Measure[Binding]]]:
@@ -190,12 +205,13 @@ def _grouped(door: Door, measures: list[list[Measure[Binding]]]) -> list[list[Me
 
 def _part_names(names: list[str]) -> list[str]:
     """Name parts by their quantity; a second part of the same quantity gets a number."""
-    seen: dict[str, int] = {}
+    taken = {name or "quantity" for name in names}
     made: list[str] = []
     for name in names:
-        name = name or "quantity"
-        seen[name] = seen.get(name, 0) + 1
-        made.append(name if seen[name] == 1 else f"{name}-{seen[name]}")
+        first = name or "quantity"
+        numbered = (f"{first}-{number}" for number in count(2))
+        made.append(first if first not in made else next(name for name in numbered if name not in taken))
+        taken.add(made[-1])
     return made
 
 
@@ -206,6 +222,7 @@ def _key(tenant: str, event_id: str, part: str, rule: KeyRule) -> str:
         and not part
         and len(event_id) <= rule.max_length
         and not any(text in event_id for text in rule.forbidden)
+        and not _DERIVED(event_id)
         and (rule.pattern is None or re.fullmatch(rule.pattern, event_id))
     ):
         return event_id
@@ -215,9 +232,8 @@ def _key(tenant: str, event_id: str, part: str, rule: KeyRule) -> str:
 def _check_quantity(adapter: AnyAdapter, destination: str, measure: Measure[Binding]) -> None:
     problem = _misfit(measure.quantity, adapter.quantity)
     if problem is not None:
-        name = f"quantities.{measure.name}" if measure.name else "quantity"
         scaled = "" if measure.binding.scale == 1 else f" (after scale {measure.binding.scale})"
-        message = f"{name}{scaled}: {adapter.spec.title} takes {problem}"
+        message = f"{_quantity_path(measure.name)}{scaled}: {adapter.spec.title} takes {problem}"
         raise _Refused(ErrorCode.QUANTITY_NOT_REPRESENTABLE, message)
 
 

@@ -6,19 +6,30 @@ import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from functools import cached_property
 from hashlib import sha256
 from typing import Any, Literal
 
 import httpx
+import msgspec
 import structlog
 
-from canonical_schema import BatchResult, ErrorCode, ErrorItem, Event, EventDetail, EventResult, EventStatus
+from canonical_schema import (
+    BatchResult,
+    DeliveryResult,
+    ErrorCode,
+    ErrorItem,
+    Event,
+    EventDetail,
+    EventResult,
+    EventStatus,
+)
 from gateway.board import Board
 from gateway.catalogue import DEFAULT_TENANT, Catalogue
 from gateway.configuration import Configuration
 from gateway.errors import ConfigurationError, LedgerUnavailable
 from gateway.explaining import explain
-from gateway.intake import Bad, admit
+from gateway.intake import Bad, admit, slices
 from gateway.keys import Keyring
 from gateway.lane import Lane
 from gateway.ledger import AuditRow, Claim, ClaimKind, Ledger, Plan, split_ref
@@ -33,7 +44,7 @@ log = structlog.get_logger("gateway.service")
 Ack = Literal["stored", "required", "all"]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Generation:
     """Which configuration is in use, and since when."""
 
@@ -41,10 +52,12 @@ class Generation:
     number: int
     since: datetime
 
-    @property
+    @cached_property
     def digest(self) -> str:
         """Eight hex digits by which two configurations can be told apart; says nothing of what is in them."""
-        return sha256(self.configuration.model_dump_json().encode()).hexdigest()[:8]
+        # As any: settings and bindings with the members that their providers add.
+        dumped = self.configuration.model_dump(serialize_as_any=True, warnings=False)
+        return sha256(msgspec.json.encode(dumped, order="deterministic", enc_hook=str)).hexdigest()[:8]
 
 
 class _QueueLook:
@@ -185,22 +198,25 @@ class Gateway:
         Raises LedgerUnavailable where nothing can be promised; then nothing is stored.
         """
         now = self.clock.now()
-        configuration = self.configuration
-        await self._queue.check(self.ledger, now, configuration.intake.max_queue)
-        admitted = list(admit(sent, self.catalogue, configuration.intake, now, configuration.retention.events))
+        await self._queue.check(self.ledger, now, self.configuration.intake.max_queue)
+        catalogue, providers = self.catalogue, self._providers
+        admitted = await self._admitted(tenant, sent, now)
         events = [event for event in admitted if isinstance(event, Event)]
-        plans = [self.catalogue.plan(tenant, event.meter) for event in events]
+        plans = [catalogue.plan(tenant, event.meter) for event in events]
         with self.board.watch() as watch:
             claims = await self.ledger.record(tenant, to_micros(now), events, plans) if events else ()
+            if catalogue is not self.catalogue:  # a reload came in between, and did not see these
+                await self._shelve()
+                await self._route_unrouted()
             self._wake(claims, plans)
             views = await self._views({split_ref(claim.ref)[0] for claim in claims if claim.kind is ClaimKind.REPLAY})
             if ack != "stored" and wait > 0:
-                awaited = self._awaited(claims, plans, views, ack)
+                awaited = await self._awaited(claims, plans, views, ack)
                 if awaited:
                     await watch.until_ended(awaited, wait)
         if ack != "stored":
             views = await self._views({split_ref(claim.ref)[0] for claim in claims})
-        results = self._results(admitted, claims, plans, views)
+        results = await self._results(admitted, claims, plans, views, providers)
         return batch_result(f"bat_{uuid.uuid4().hex}", results)
 
     async def event(self, tenant: str, event_id: str) -> EventDetail | None:
@@ -216,21 +232,36 @@ class Gateway:
         if destination in self.lanes:
             self.lanes[destination].wake()
 
-    def explain(self, tenant: str, sent: Sequence[Event | Bad]) -> dict[str, Any]:
-        """Return what would be sent, and every refusal that can be foreseen."""
+    def explain(self, tenant: str, sent: Sequence[Event | Bad], first: int = 0) -> dict[str, Any]:
+        """Return what would be sent, and every refusal that can be foreseen. `first` is the first one's index."""
         now = self.clock.now()
         configuration = self.configuration
         admitted = list(admit(sent, self.catalogue, configuration.intake, now, configuration.retention.events))
-        return explain(self.catalogue, tenant, admitted, now)
+        return explain(self.catalogue, tenant, admitted, now, first)
+
+    async def _admitted(self, tenant: str, sent: Sequence[Event | Bad], now: datetime) -> list[Event | Bad]:
+        """Refuse what cannot be taken. A repeat is not refused for what has changed since it was stored."""
+        configuration, made = self.configuration, list[Event | Bad]()
+        async for part in slices(len(sent)):
+            given = sent[part.start : part.stop]
+            judged = admit(given, self.catalogue, configuration.intake, now, configuration.retention.events)
+            for event, verdict in zip(given, judged, strict=True):
+                known = (
+                    isinstance(verdict, Bad)
+                    and isinstance(event, Event)
+                    and await self.ledger.find(tenant, event.id) is not None
+                )
+                made.append(event if known else verdict)
+        return made
 
     def _wake(self, claims: Sequence[Claim], plans: Sequence[Plan]) -> None:
         going = {plan for claim, plan in zip(claims, plans, strict=True) if claim.kind is ClaimKind.NEW}
         for name in {name for plan in going for name in (*plan.live, *plan.shadow)}:
-            self.lanes[name].wake()
+            self.wake(name)
         if any(not plan.live for plan in going):
             log.warning("events.unrouted", hint="stored; add a meter or a binding, they go on at the next start")
 
-    def _awaited(
+    async def _awaited(
         self, claims: Sequence[Claim], plans: Sequence[Plan], views: Mapping[int, View], ack: Ack
     ) -> set[tuple[int, int, str]]:
         """Return the deliveries whose end the answer waits for."""
@@ -240,48 +271,47 @@ class Gateway:
             if destination.mode == "live" and (ack == "all" or destination.required)
         }
         awaited: set[tuple[int, int, str]] = set()
-        for claim, plan in zip(claims, plans, strict=True):
-            batch, index = split_ref(claim.ref)
-            if claim.kind is ClaimKind.NEW:
-                open_at: Sequence[str] = plan.live
-            elif claim.kind is ClaimKind.REPLAY and batch in views:
-                open_at = views[batch].open(index)
-            else:
-                continue
-            awaited.update((batch, index, name) for name in open_at if name in counted)
+        async for part in slices(len(claims)):
+            for claim, plan in zip(claims[part.start : part.stop], plans[part.start : part.stop], strict=True):
+                batch, index = split_ref(claim.ref)
+                if claim.kind is ClaimKind.NEW:
+                    open_at: Sequence[str] = plan.live
+                elif claim.kind is ClaimKind.REPLAY and batch in views:
+                    open_at = views[batch].open(index)
+                else:
+                    continue
+                awaited.update((batch, index, name) for name in open_at if name in counted)
         return awaited
 
-    def _results(
-        self, admitted: Sequence[Event | Bad], claims: Sequence[Claim], plans: Sequence[Plan], views: Mapping[int, View]
+    async def _results(
+        self,
+        admitted: Sequence[Event | Bad],
+        claims: Sequence[Claim],
+        plans: Sequence[Plan],
+        views: Mapping[int, View],
+        providers: Mapping[str, str],
     ) -> list[EventResult]:
         results: list[EventResult] = []
         recorded = iter(zip(claims, plans, strict=True))
-        for position, event in enumerate(admitted):
-            if isinstance(event, Bad):
-                results.append(refused(position, event.event_id, EventStatus.INVALID, event.error))
-                continue
-            claim, plan = next(recorded)
-            batch, index = split_ref(claim.ref)
-            if claim.kind is ClaimKind.CONFLICT:
-                fields = ", ".join(claim.fields)
-                message = f"id: came before with other content ({fields} differ): send this under an id of its own"
-                error = ErrorItem(code=ErrorCode.CONFLICT, message=message, field="id", fields=list(claim.fields))
-                results.append(refused(position, event.id, EventStatus.CONFLICT, error))
-            elif batch in views:
-                results.append(views[batch].result(position, index, replayed=claim.kind is ClaimKind.REPLAY))
-            else:
-                status, deliveries = fresh(plan, self._providers)
-                results.append(
-                    EventResult(
-                        index=position, id=event.id, status=status, stored=True, replayed=False, deliveries=deliveries
-                    )
-                )
+        # Events of one plan look alike at first, and there are few plans: they share what is shown of them.
+        alike = {plan: fresh(plan, providers) for plan in set(plans)}
+        async for part in slices(len(admitted)):
+            for position in part:
+                event = admitted[position]
+                if isinstance(event, Bad):
+                    results.append(refused(position, event.event_id, EventStatus.INVALID, event.error))
+                    continue
+                claim, plan = next(recorded)
+                results.append(_result(position, event, claim, views, alike[plan]))
         return results
 
     async def _views(self, batches: set[int]) -> dict[int, View]:
-        if not batches:
-            return {}
-        return {batch: View(found) for batch, found in (await self.ledger.snapshots(sorted(batches))).items()}
+        views: dict[int, View] = {}
+        if batches:
+            found = list((await self.ledger.snapshots(sorted(batches))).items())
+            async for part in slices(len(found)):
+                views.update((batch, View(snapshot)) for batch, snapshot in found[part.start : part.stop])
+        return views
 
     async def _shelve(self) -> None:
         """Show the work of destinations that are switched off or gone as blocked."""
@@ -300,3 +330,24 @@ class Gateway:
             if found:
                 await self.ledger.route(batch, [index for index, _ in found], [plan for _, plan in found], now)
                 log.info("events.routed", batch=batch, events=len(found))
+
+
+def _result(
+    position: int,
+    event: Event,
+    claim: Claim,
+    views: Mapping[int, View],
+    at_first: tuple[EventStatus, dict[str, DeliveryResult]],
+) -> EventResult:
+    """Return the entry of an event that the ledger judged."""
+    batch, index = split_ref(claim.ref)
+    if claim.kind is ClaimKind.CONFLICT:
+        *most, last = claim.fields
+        differ = f"{', '.join(most)} and {last} differ" if most else f"{last} differs"
+        message = f"id: came before with other content ({differ}): send this under an id of its own"
+        error = ErrorItem(code=ErrorCode.CONFLICT, message=message, field="id", fields=list(claim.fields))
+        return refused(position, event.id, EventStatus.CONFLICT, error)
+    if batch in views:
+        return views[batch].result(position, index, replayed=claim.kind is ClaimKind.REPLAY)
+    status, deliveries = at_first
+    return EventResult(index=position, id=event.id, status=status, stored=True, replayed=False, deliveries=deliveries)

@@ -75,6 +75,7 @@ def kept(group: Group, following: Next, state: WorkState, now: datetime) -> Grou
 
 
 _STATES = {
+    Code.PENDING: WorkState.READY,
     Code.RETRYING: WorkState.READY,
     Code.BLOCKED: WorkState.HELD,
     Code.UNKNOWN: WorkState.UNKNOWN,
@@ -97,8 +98,10 @@ class Shipper:
         judge: Callable[[Outcome, Group, datetime], Next],
         write: Callable[[Sequence[Change], Sequence[AttemptRow]], Awaitable[None]],
         noted: Callable[[Reply | Fault, Mapping[str, Outcome], datetime, datetime], None],
+        paused: Callable[[datetime], datetime | None],
         pace: Pace,
     ) -> None:
+        """`paused` tells until when nothing may leave, `None` where it may."""
         self._destination = destination
         self._adapter = adapter
         self._transport = transport
@@ -107,30 +110,49 @@ class Shipper:
         self._judge = judge
         self._write = write
         self._noted = noted
+        self._paused = paused
         self._pace = pace
 
     async def ship(self, items: Sequence[Item]) -> None:
         """Send what was intended. Returns when every delivery is settled or scheduled again."""
         rows = [(item, part) for item in items for part in item.rows()]
-        if self._adapter.door.max_rows == 1:
-            await asyncio.gather(*(self._send([row]) for row in rows))
-        else:
-            await self._send(rows, counted=True)
+        if self._adapter.door.max_rows > 1:
+            await self._deliver(rows, counted=True)
+            return
+        # All of them end before this does, whatever becomes of one: what is still in flight is not in doubt.
+        ended = await asyncio.gather(*(self._deliver([row]) for row in rows), return_exceptions=True)
+        for failed in filter(None, ended):
+            raise failed
 
-    async def _send(self, rows: Sequence[Row], *, counted: bool = False) -> None:
-        """Send rows as one request. `counted`: the rate limits know of it."""
+    async def _deliver(self, rows: Sequence[Row], *, counted: bool = False) -> None:
+        """Send rows, and at once again what their answers leave to be sent at once."""
+        waiting = [rows]
+        while waiting:
+            waiting.extend(reversed(await self._send(waiting.pop(), counted=counted)))
+            counted = False
+
+    async def _send(self, rows: Sequence[Row], *, counted: bool) -> list[Sequence[Row]]:
+        """Send rows as one request; return those that go again at once. `counted`: the rate limits know of it.
+
+        While the lane pauses nothing leaves: the rows go back as they were.
+        """
         items = _items(rows)
-        for item in items:
-            item.group = msgspec.structs.replace(item.group, attempts=item.group.attempts + 1)
         async with self._slots:
-            if not counted:
-                await self._turn(len(rows))
+            until = await self._turn(0 if counted else len(rows))
             began = self._clock.now()
+            if until is not None:
+                await self._write(self._unsent(rows, began, until), [])
+                return []
+            for item in items:
+                item.group = msgspec.structs.replace(item.group, attempts=item.group.attempts + 1)
             reply = await self._transport.send(self._adapter.request([part.row for _, part in rows]))
         now = self._clock.now()
         sent = [Sent(key=part.key, row=_Undecoded(part.row)) for _, part in rows]
         outcomes = settle(self._adapter.door, reply, sent, now=now, hide=self._adapter.secrets)
         self._noted(reply, outcomes, began, now)
+        if all(outcome.state is State.BLOCKED for outcome in outcomes.values()):  # spends no attempt
+            for item in items:
+                item.group = msgspec.structs.replace(item.group, attempts=item.group.attempts - 1)
 
         # A batch refused as a whole is bisected; the peers of a named culprit go again at once.
         split = [row for row in rows if outcomes[row[1].key].state is State.REFUSED]
@@ -145,18 +167,28 @@ class Shipper:
             else:
                 item.verdicts[part.key] = self._judge(outcome, item.group, now)
         await self._write(self._changes(items, now), self._attempts(rows, outcomes, reply, began, now))
-        if split:
-            middle = len(split) // 2
-            await self._send(split[:middle])
-            await self._send(split[middle:])
-        if again:
-            await self._send(again)
+        middle = len(split) // 2
+        return [some for some in (split[:middle], split[middle:], again) if some]
 
-    async def _turn(self, rows: int) -> None:
-        """Wait until the vendor's rate limits have room for a request, and count it."""
-        while wait := self._pace.wait(rows, now := self._clock.now()):
+    async def _turn(self, rows: int) -> datetime | None:
+        """Wait until the vendor's rate limits have room for a request, and count it; for none there always is.
+
+        Returns until when nothing may leave, where the lane pauses.
+        """
+        while (until := self._paused(now := self._clock.now())) is None and rows:
+            if not (wait := self._pace.wait(rows, now)):
+                self._pace.spend(rows)
+                break
             await self._clock.wait(asyncio.Event(), now + wait)
-        self._pace.spend(rows)
+        return until
+
+    def _unsent(self, rows: Sequence[Row], now: datetime, until: datetime) -> list[Change]:
+        """Return what becomes of rows that never left: nothing but that they wait."""
+        for item, part in rows:
+            group = item.group
+            code = Code.RETRYING if group.attempts else Code.PENDING
+            item.verdicts[part.key] = Next(code=code, doubt=group.doubt, wait=until - now, error=group.error)
+        return self._changes(_items(rows), now)
 
     def _changes(self, items: Iterable[Item], now: datetime) -> list[Change]:
         """Return what becomes of the deliveries whose every row has a verdict; alike ones share a change."""
@@ -167,23 +199,21 @@ class Shipper:
             following = combined(item.parts, item.verdicts)
             item.verdicts = {}
             state = _STATES.get(following.code)
-            # Refused credentials spend no attempt, and what certainly never arrived may be rendered anew.
-            spent = item.group.attempts - (state is WorkState.HELD)
+            # What certainly never arrived may be rendered anew.
             untouched = following.doubt == 0 and all(part.code is Code.PENDING for part in item.parts)
-            anew = state is WorkState.HELD and untouched
+            anew = untouched and following.code in {Code.BLOCKED, Code.PENDING}
             keep = (state is not None and not anew) or len(item.parts) > 1
-            why = following.error["message"] if following.error else ""
-            key = (item.work, following.code, why, item.group.doubt, following.doubt, spent, item.group.sent, keep)
+            why = msgspec.json.encode(following.error)
+            key = (item.work, following.code, why, following.doubt, item.group.attempts, item.group.sent, keep)
             change = changes.get(key)
             if change is None:
-                group = msgspec.structs.replace(item.group, attempts=spent)
                 change = changes[key] = Change(
                     work=item.work,
                     batch=item.batch,
                     destination=self._destination,
                     members=[],
                     code=following.code,
-                    group=None if state is None else kept(group, following, state, now),
+                    group=None if state is None else kept(item.group, following, state, now),
                     parts=[] if keep else None,
                 )
             change.members.append(item.index)
@@ -246,9 +276,9 @@ class _Undecoded(Mapping[str, JsonValue]):
         return len(self._members)
 
 
-def _plainly(what: tuple[str, ErrorItem | None]) -> tuple[str, str]:
+def _plainly(what: tuple[str, ErrorItem | None]) -> tuple[str, bytes]:
     state, error = what
-    return state, "" if error is None else f"{error['code']} {error['message']}"
+    return state, msgspec.json.encode(error)
 
 
 def _items(rows: Sequence[Row]) -> list[Item]:

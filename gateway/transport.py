@@ -49,7 +49,14 @@ class Transport:
                 return await self._exchange(request)
         except TimeoutError:
             return Fault(kind=FaultKind.NO_ANSWER, name="Timeout", timeout=True)
-        except (httpx.HTTPError, httpx.InvalidURL, httpx.StreamError, aiohttp.ClientError, OSError) as error:
+        except (
+            httpx.HTTPError,
+            httpx.InvalidURL,
+            httpx.StreamError,
+            aiohttp.ClientError,
+            OSError,
+            UnicodeError,
+        ) as error:
             return _fault(error)
 
     async def close(self) -> None:
@@ -98,6 +105,8 @@ def _fault(error: Exception) -> Fault:
     # https://github.com/karpetrosyan/httpx-aiohttp
     cause = error.__cause__ if isinstance(error.__cause__, aiohttp.ClientError) else None
     never_left = isinstance(error, _NEVER_LEFT) if cause is None else isinstance(cause, _NEVER_LEFT_BELOW)
+    # A host that no name server can be asked for: `getaddrinfo` cannot write it in IDNA.
+    never_left = never_left or (isinstance(error, UnicodeError) and not isinstance(error, UnicodeDecodeError))
     named = cause or error
     return Fault(
         kind=FaultKind.NEVER_LEFT if never_left else FaultKind.NO_ANSWER,

@@ -6,7 +6,7 @@ from datetime import datetime, timedelta
 import msgspec
 
 from adapters import Dedupe, Outcome, State
-from canonical_schema import ErrorCode, ErrorItem, worst
+from canonical_schema import DeliveryStatus, ErrorCode, ErrorItem, worst
 from gateway.configuration_sections import Retry
 from gateway.ledger import Code, Group, Part
 from gateway.times import from_micros
@@ -18,6 +18,9 @@ REFUSED_BATCH = 1
 """A refused batch may have stored it, had it been good. Its own refusal, alone, settles that."""
 LOST_ANSWER = 2
 """A request without an answer may have stored it. Only the provider's dedupe, or reading back, settles that."""
+
+TRAVEL = timedelta(minutes=5)
+"""A dedupe window counts as closed so long before it closes, or a tenth of it: a repeat has to arrive in time."""
 
 
 class Next(msgspec.Struct, frozen=True, kw_only=True):
@@ -56,7 +59,7 @@ def next_step(
             code = Code.DUPLICATE if doubt else Code.DUPLICATE_UNEXPECTED
             return Next(code=code, doubt=doubt, provider_event_id=outcome.provider_event_id)
         case State.REJECTED:
-            if doubt == LOST_ANSWER:
+            if doubt == LOST_ANSWER or (doubt and outcome.code in _BY_NOW):
                 return Next(code=Code.UNKNOWN, doubt=doubt, error=_doubtful(error))
             return Next(code=Code.REJECTED, doubt=NO_DOUBT, error=error)
         case State.BLOCKED:
@@ -79,7 +82,7 @@ def may_resend(dedupe: Dedupe | None, group: Group, now: datetime) -> bool:
         return False
     if dedupe.window is None or group.sent is None:
         return True
-    return now - from_micros(group.sent) < dedupe.window
+    return now - from_micros(group.sent) < dedupe.window - min(TRAVEL, dedupe.window / 10)
 
 
 def backoff(retry: Retry, attempts: int, jitter: Callable[[float], float]) -> timedelta:
@@ -107,9 +110,9 @@ def error_item(outcome: Outcome) -> ErrorItem | None:
 def combined(parts: Sequence[Part], verdicts: Mapping[str, Next]) -> Next:
     """Write the rows' verdicts into the parts of a delivery, and return what becomes of the whole.
 
-    A delivery with a row still to be sent goes on; one whose rows all ended is what its worst row is.
+    A delivery with a row still to be sent goes on, in those rows' doubt; one whose rows all ended is what its
+    worst row is.
     """
-    doubt = max(verdict.doubt for verdict in verdicts.values())
     for part in parts:
         verdict = verdicts.get(part.key)
         if verdict is not None:
@@ -118,15 +121,18 @@ def combined(parts: Sequence[Part], verdicts: Mapping[str, Next]) -> Next:
     going = [verdict for verdict in verdicts.values() if verdict.code in _GOES_ON]
     if going:
         last = max(going, key=lambda verdict: (verdict.code is Code.BLOCKED, verdict.wait or timedelta(0)))
-        return msgspec.structs.replace(last, doubt=doubt)
+        return msgspec.structs.replace(last, doubt=max(verdict.doubt for verdict in going))
     if len(parts) == 1:
         return next(iter(verdicts.values()))
     status = worst(part.code.status for part in parts)
     decisive = next(part for part in parts if part.code.status is status)
+    doubt = LOST_ANSWER if status is DeliveryStatus.UNKNOWN else max(verdict.doubt for verdict in verdicts.values())
     return Next(code=decisive.code, doubt=doubt, error=decisive.error)
 
 
-_GOES_ON = frozenset({Code.RETRYING, Code.BLOCKED})
+_GOES_ON = frozenset({Code.PENDING, Code.RETRYING, Code.BLOCKED})
+_BY_NOW = frozenset({ErrorCode.OUTSIDE_TIME_WINDOW, ErrorCode.EXPIRED})
+"""Reasons that come with time: what was good when it was first sent may meet them later."""
 
 
 def _doubtful(error: ErrorItem | None) -> ErrorItem:

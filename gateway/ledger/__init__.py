@@ -1,6 +1,7 @@
 """The durable record of events and deliveries: one protocol, here on embedded SQLite."""
 
 from gateway.ledger._model import (
+    PLACES,
     AttemptRow,
     AuditRow,
     Change,
@@ -24,6 +25,7 @@ from gateway.ledger._model import (
 from gateway.ledger.sqlite import SqliteLedger
 
 __all__ = [
+    "PLACES",
     "AttemptRow",
     "AuditRow",
     "Change",

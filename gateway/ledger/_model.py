@@ -16,6 +16,7 @@ from canonical_schema import DeliveryStatus, ErrorItem, Event, FilterReason, Rec
 from gateway.errors import GatewayError
 
 __all__ = [
+    "PLACES",
     "AttemptRow",
     "AuditRow",
     "Change",

@@ -2,6 +2,7 @@
 
 import sqlite3
 from array import array
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -34,6 +35,7 @@ def record(connection: sqlite3.Connection, entry: Entry, load: Load) -> tuple[Se
     batch: int = last + 1
     new: list[int] = []
     claims: list[Claim] = []
+    loaded: dict[int, Sequence[Event]] = {}
     for position, (event, digest) in enumerate(zip(entry.events, entry.digests, strict=True)):
         ref = refs.get(digest)
         if ref is None:
@@ -42,7 +44,12 @@ def record(connection: sqlite3.Connection, entry: Entry, load: Load) -> tuple[Se
             claims.append(Claim(ref, ClaimKind.NEW))
             continue
         held_in, index = split_ref(ref)
-        first = entry.events[new[index]] if held_in == batch else load(connection, held_in)[index]
+        if held_in == batch:
+            first = entry.events[new[index]]
+        else:
+            if held_in not in loaded:  # repeats come by the batch: it is decoded once, not once an event
+                loaded[held_in] = load(connection, held_in)
+            first = loaded[held_in][index]
         differing = tuple(differences(first, event))
         claims.append(Claim(ref, ClaimKind.CONFLICT if differing else ClaimKind.REPLAY, differing))
     if not new:
@@ -65,28 +72,27 @@ def enqueue(
     connection: sqlite3.Connection, batch: int, members: Sequence[int], plans: Sequence[Plan], now: int, size: int
 ) -> None:
     """Give events their deliveries: a status byte each, and one piece of ready work a destination."""
-    codes: dict[str, bytearray] = {}
-    work: dict[str, array[int]] = {}
-    shadows = set[str]()
-    unrouted = array("H")
+    codes: defaultdict[str, bytearray] = defaultdict(lambda: bytearray(size))
+    work: defaultdict[str, array[int]] = defaultdict(lambda: array("H"))
+    live, unrouted = set[str](), array("H")
     for index, plan in zip(members, plans, strict=True):
         for destination in plan.live + plan.shadow:
-            codes.setdefault(destination, bytearray(size))[index] = Code.PENDING
-            work.setdefault(destination, array("H")).append(index)
+            codes[destination][index] = Code.PENDING
+            work[destination].append(index)
         for destination, code in plan.filtered:
-            codes.setdefault(destination, bytearray(size))[index] = code
-        shadows.update(plan.shadow)
+            codes[destination][index] = code
+        live.update(plan.live, (destination for destination, _ in plan.filtered))
         if not plan.live:
             unrouted.append(index)
     for destination, fresh in codes.items():
         row = connection.execute(
-            "SELECT codes FROM tracks WHERE batch = ? AND destination = ?", (batch, destination)
+            "SELECT codes, shadow FROM tracks WHERE batch = ? AND destination = ?", (batch, destination)
         ).fetchone()
-        merged = fresh if row is None else bytes(new or old for new, old in zip(fresh, row[0], strict=True))
-        connection.execute(
-            "INSERT OR REPLACE INTO tracks VALUES (?, ?, ?, ?)",
-            (batch, destination, destination in shadows, bytes(merged)),
-        )
+        held, was_shadow = row or (bytes(size), True)
+        merged = bytes(new or old for new, old in zip(fresh, held, strict=True))
+        # What one event of the batch counts on stays live.
+        shadow = bool(was_shadow) and destination not in live
+        connection.execute("INSERT OR REPLACE INTO tracks VALUES (?, ?, ?, ?)", (batch, destination, shadow, merged))
     connection.executemany(
         "INSERT INTO work (destination, batch, members, state, due, attempts, doubt, since)"
         " VALUES (?, ?, ?, ?, ?, 0, 0, ?)",

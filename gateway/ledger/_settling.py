@@ -67,15 +67,17 @@ def intend(connection: sqlite3.Connection, portions: Sequence[Portion], now: int
     for portion in portions:
         group = portion.work.group
         sent = now if group.sent is None else group.sent
-        (held,) = connection.execute("SELECT members FROM work WHERE id = ?", (portion.work.id,)).fetchone()
-        if len(held) == 2 * len(portion.members):
+        row = connection.execute("SELECT members, state FROM work WHERE id = ?", (portion.work.id,)).fetchone()
+        if row is None or row[1] != WorkState.READY:
+            raise Moved(f"work {portion.work.id} is not ready")
+        if set(unpack_members(row[0])) == set(portion.members):
             connection.execute(
-                "UPDATE work SET state = 'sending', sent = ?, parts = ?, error = NULL WHERE id = ?",
-                (sent, pack_parts(portion.parts), portion.work.id),
+                "UPDATE work SET state = 'sending', sent = ?, members = ?, parts = ?, error = NULL WHERE id = ?",
+                (sent, pack_members(portion.members), pack_parts(portion.parts), portion.work.id),
             )
             ids.append(portion.work.id)
             continue
-        _take_out(connection, portion.work.id, set(portion.members))
+        _take_out(connection, portion.work.id, portion.members)
         going = Group(
             state=WorkState.SENDING,
             due=group.due,
@@ -98,8 +100,12 @@ def settle(
 ) -> None:
     """Take members out of the work that held them, give them their status, and keep what is not done."""
     codes: dict[tuple[int, str], bytearray] = {}
+    leaving: dict[int, list[int]] = {}
     for change in changes:
-        _take_out(connection, change.work, set(change.members))
+        leaving.setdefault(change.work, []).extend(change.members)
+    for work, members in leaving.items():  # once a piece of work, however many ways its members go
+        _take_out(connection, work, members)
+    for change in changes:
         if change.group is not None:
             _insert(connection, change.destination, change.batch, change.members, change.group, change.parts)
         track = _codes(connection, codes, change.batch, change.destination)
@@ -148,32 +154,42 @@ def release(connection: sqlite3.Connection, destination: str, state: WorkState, 
 
 
 def route(connection: sqlite3.Connection, batch: int, members: Sequence[int], plans: Sequence[Plan], now: int) -> None:
-    """Give events that had no way their deliveries."""
-    (packed,) = connection.execute("SELECT members FROM unrouted WHERE batch = ?", (batch,)).fetchone()
-    size = _size(connection, batch)
-    still = [index for index, plan in zip(members, plans, strict=True) if not plan.live]
-    left = sorted(set(unpack_members(packed)).difference(members))
-    connection.execute("DELETE FROM unrouted WHERE batch = ?", (batch,))
+    """Give events that had no way their deliveries. One that has a way by now, or a delivery, gets no second."""
+    row = connection.execute("SELECT members FROM unrouted WHERE batch = ?", (batch,)).fetchone()
+    waiting = set[int]() if row is None else set(unpack_members(row[0]))
+    routed = {index: plan for index, plan in zip(members, plans, strict=True) if index in waiting}
+    if not routed:
+        return
     known: dict[str, bytes] = dict(
         connection.execute("SELECT destination, codes FROM tracks WHERE batch = ?", (batch,))
     )
-    fresh = [
-        Plan(
-            live=plan.live,
-            shadow=tuple(name for name in plan.shadow if not _has(known.get(name), index)),
-            filtered=plan.filtered,
-        )
-        for index, plan in zip(members, plans, strict=True)
-    ]
-    enqueue(connection, batch, members, fresh, now, size)
-    if left or still:
-        connection.execute(
-            "INSERT OR REPLACE INTO unrouted VALUES (?, ?)", (batch, pack_members(sorted({*left, *still})))
-        )
+    fresh = [_unless_there(plan, known, index) for index, plan in routed.items()]
+    enqueue(connection, batch, list(routed), fresh, now, _size(connection, batch))
+    # A shadow delivery counts from now on where its destination has gone live.
+    connection.executemany(
+        "UPDATE tracks SET shadow = 0 WHERE batch = ? AND destination = ?",
+        [(batch, name) for name in {name for plan in routed.values() for name in plan.live}],
+    )
+    left = sorted(waiting.difference(index for index, plan in routed.items() if plan.live))
+    connection.execute("DELETE FROM unrouted WHERE batch = ?", (batch,))
+    if left:
+        connection.execute("INSERT INTO unrouted VALUES (?, ?)", (batch, pack_members(left)))
 
 
-def _has(codes: bytes | None, index: int) -> bool:
-    return codes is not None and codes[index] != Code.NONE
+_NO_DELIVERY = frozenset({Code.NONE, Code.NO_BINDING, Code.NO_ROUTE})
+
+
+def _unless_there(plan: Plan, known: Mapping[str, bytes], index: int) -> Plan:
+    """Return a plan without the destinations where the event has a delivery, as shadow."""
+
+    def missing(name: str) -> bool:
+        return name not in known or known[name][index] in _NO_DELIVERY
+
+    return Plan(
+        live=tuple(filter(missing, plan.live)),
+        shadow=tuple(filter(missing, plan.shadow)),
+        filtered=tuple((name, code) for name, code in plan.filtered if missing(name)),
+    )
 
 
 def _size(connection: sqlite3.Connection, batch: int) -> int:
@@ -181,14 +197,15 @@ def _size(connection: sqlite3.Connection, batch: int) -> int:
     return size
 
 
-def _take_out(connection: sqlite3.Connection, work: int, members: set[int]) -> None:
+def _take_out(connection: sqlite3.Connection, work: int, members: Sequence[int]) -> None:
     """Take members out of a piece of work; nothing of it is left where they were all."""
+    leaving = set(members)
     row = connection.execute("SELECT members, parts FROM work WHERE id = ?", (work,)).fetchone()
     if row is None:
         raise Moved(f"work {work} is gone")
     packed, parts = row
     held = unpack_members(packed)
-    left = [index for index in held if index not in members]
+    left = [index for index in held if index not in leaving]
     if len(held) - len(left) != len(members):
         raise Moved(f"work {work} no longer holds all that was to be changed")
     if not left:
@@ -196,7 +213,7 @@ def _take_out(connection: sqlite3.Connection, work: int, members: set[int]) -> N
         return
     rendered = unpack_parts(parts)
     if rendered is not None:
-        rendered = [rows for index, rows in zip(held, rendered, strict=True) if index not in members]
+        rendered = [rows for index, rows in zip(held, rendered, strict=True) if index not in leaving]
     connection.execute(
         "UPDATE work SET members = ?, parts = ? WHERE id = ?", (pack_members(left), pack_parts(rendered), work)
     )

@@ -1,6 +1,7 @@
 """One thread that owns all writing, and commits everything that waits in one transaction."""
 
 import asyncio
+import contextlib
 import logging
 import sqlite3
 import threading
@@ -14,6 +15,9 @@ __all__ = ["Writer"]
 
 T = TypeVar("T")
 Operation = Callable[[sqlite3.Connection], Any]
+
+_DISK = (sqlite3.OperationalError, sqlite3.InternalError, MemoryError)
+"""What is nobody's own fault; a damaged file is a bare DatabaseError."""
 
 
 class Writer:
@@ -72,16 +76,17 @@ class Writer:
                 try:
                     results.append((future, operation(connection)))
                     connection.execute("RELEASE one")
-                except sqlite3.OperationalError:
-                    raise  # the disk, not the operation: nothing of this flush can be promised
-                except Exception as error:  # noqa: BLE001  it belongs to whoever asked
+                except Exception as error:
+                    if isinstance(error, _DISK) or type(error) is sqlite3.DatabaseError:
+                        raise  # the disk, not the operation: nothing of this flush can be promised
                     connection.execute("ROLLBACK TO one")
                     results.append((future, error))
             connection.execute("COMMIT")
-        except sqlite3.Error as error:
+        except Exception as error:  # noqa: BLE001  the thread outlives whatever happens: others wait for it
             logging.getLogger("gateway.ledger").error("ledger.flush_failed: %s", error)
-            if connection.in_transaction:
-                connection.execute("ROLLBACK")
+            with contextlib.suppress(sqlite3.Error):  # what is not committed is gone either way
+                if connection.in_transaction:
+                    connection.execute("ROLLBACK")
             refused = LedgerUnavailable(f"the ledger cannot write: {error}")
             results = [(future, refused) for _, future in operations]
         return results

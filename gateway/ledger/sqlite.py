@@ -1,6 +1,7 @@
 """The embedded ledger: SQLite on disk, WAL, full synchronisation, one writer thread with group commit."""
 
 import asyncio
+import contextlib
 import fcntl
 import sqlite3
 import threading
@@ -8,7 +9,7 @@ from collections import Counter, OrderedDict, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import IO, TypeVar
+from typing import TypeVar
 
 import msgspec
 
@@ -51,36 +52,35 @@ class SqliteLedger:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._cache = _EventCache()
-        self._lock: IO[str] | None = None
         self._readers = ThreadPoolExecutor(1, thread_name_prefix="ledger-reader")
+        self._held = contextlib.ExitStack()
+        """The lock and the connections, closed in turn."""
 
     async def open(self) -> None:
         """Take the file for this process and make its schema this version's.
 
         Raises LedgerUnavailable where another process has it, or it cannot be written.
         """
-        try:
-            self._lock = self.path.with_name(self.path.name + ".lock").open("w")
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            connection = connect(self.path)
-            upgrade(connection)
-            self._reader = connect(self.path)
-        except BlockingIOError:
-            raise LedgerUnavailable(f"{self.path} is in use by another gateway process") from None
-        except (OSError, sqlite3.Error) as error:
-            raise LedgerUnavailable(f"{self.path} cannot be opened for writing: {error}") from error
-        _settling.prepare(connection)
-        self._connection = connection
+        with contextlib.ExitStack() as held:
+            try:
+                lock = held.enter_context(self.path.with_name(self.path.name + ".lock").open("w"))
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                connection = held.enter_context(contextlib.closing(connect(self.path)))
+                upgrade(connection)
+                _settling.prepare(connection)
+                self._reader = held.enter_context(contextlib.closing(connect(self.path)))
+            except BlockingIOError:
+                raise LedgerUnavailable(f"{self.path} is in use by another gateway process") from None
+            except (OSError, sqlite3.Error) as error:
+                raise LedgerUnavailable(f"{self.path} cannot be opened for writing: {error}") from error
+            self._held = held.pop_all()
         self._writer = Writer(connection)
 
     async def close(self) -> None:
         """Finish what was asked for, then let go of the file."""
         await self._writer.stop()
-        self._readers.shutdown(wait=True)
-        self._connection.close()
-        self._reader.close()
-        if self._lock is not None:
-            self._lock.close()
+        await asyncio.to_thread(self._readers.shutdown)
+        self._held.close()
 
     async def record(
         self, tenant: str, received: int, events: Sequence[Event], plans: Sequence[Plan]
@@ -259,8 +259,19 @@ class SqliteLedger:
         await self._writer.do(write)
 
     async def _read(self, query: Callable[[sqlite3.Connection], T]) -> T:
+        def look(connection: sqlite3.Connection) -> T:
+            connection.execute("BEGIN")  # one consistent look, however many statements it takes
+            try:
+                return query(connection)
+            finally:
+                connection.execute("ROLLBACK")
+
         try:
-            return await asyncio.get_running_loop().run_in_executor(self._readers, query, self._reader)
+            reading = self._readers.submit(look, self._reader)
+        except RuntimeError:
+            raise LedgerUnavailable("the ledger is closed") from None
+        try:
+            return await asyncio.wrap_future(reading)
         except sqlite3.Error as error:
             raise LedgerUnavailable(f"the ledger cannot be read: {error}") from error
 

@@ -3,7 +3,7 @@
 from decimal import Decimal
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
@@ -44,6 +44,7 @@ TWO_NAMES = "give exactly one of price_slug, price_id, usage_meter_id, usage_met
 PRICED = {"billable_metric_id": "bm_1", "quantity": "input", "scale": "0.001", "price": {"property": "unit_price"}}
 
 
+@settings(deadline=None)
 @given(st.decimals(min_value=0, max_value=10**9, allow_nan=False, places=9), st.booleans())
 def test_a_field_takes_the_events_own_value_to_the_last_digit(price: Decimal, as_text: bool) -> None:
     row = BindingRow.read(METRIC, PRICED, "api_calls")

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pydantic import SecretStr, ValidationError
 
@@ -86,6 +86,7 @@ def test_three_slashes_are_relative_and_four_are_absolute(url: str, path: str) -
     assert Path(path) == read(ledger={"url": url}).ledger.path
 
 
+@settings(deadline=None)
 @given(st.integers(0, 999_999_999), st.sampled_from([("KiB", 2**10), ("MiB", 2**20), ("GiB", 2**30), ("", 1)]))
 def test_a_size_is_its_number_times_its_unit(number: int, unit: tuple[str, int]) -> None:
     name, factor = unit
@@ -191,6 +192,7 @@ def holds(link: Link, subscription: str | None, when: datetime) -> bool:
     )
 
 
+@settings(deadline=None)
 @given(st.lists(ROW, min_size=1, max_size=4))
 def test_of_a_customers_rows_at_most_one_holds_at_any_time(rows: list[dict[str, Any]]) -> None:
     model = provider("wingback").spec.doors["bulk"].link
@@ -214,6 +216,7 @@ ANYTHING = st.recursive(
 )
 
 
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.dictionaries(st.sampled_from(KEYS), ANYTHING))
 def test_whatever_is_written_is_a_configuration_or_findings(written: dict[str, Any]) -> None:
     assert all(isinstance(says, str) for says in findings(**written))

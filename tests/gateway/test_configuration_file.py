@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gateway.configuration import Configuration
@@ -57,6 +57,7 @@ def test_decimals_keep_the_digits_that_were_written(written: str) -> None:
     assert (Decimal("0.001"), Decimal("0.001")) == (row.scale, getattr(row.bind({}), "price", None))
 
 
+@settings(deadline=None)
 @given(st.decimals(min_value=Decimal("1e-30"), max_value=10**30, allow_nan=False))
 def test_a_decimal_is_never_a_double(number: Decimal) -> None:
     text = f"{V0}meters: {{m: {{bindings: {{one: {{billable_metric_id: b, scale: {number:f}}}}}}}}}"
@@ -107,6 +108,7 @@ destinations:
 # References
 
 
+@settings(deadline=None)
 @given(st.text(st.characters(exclude_categories=["Cs"]), min_size=1).filter(lambda text: "\0" not in text))
 def test_a_reference_is_the_text_it_stands_for(value: str) -> None:
     assert value == key_of(loads(with_key("${KEY}"), {"KEY": value}))
@@ -214,6 +216,7 @@ PLACES = [
 ]  # fmt: skip
 
 
+@settings(deadline=None)
 @given(st.sampled_from(PLACES), st.text("xyzXYZ'\\\"\n\té#", min_size=6, max_size=12), st.sampled_from(["", "p", "'q"]))
 def test_no_secret_is_in_any_error(place: str, value: str, before: str) -> None:
     quoted = yaml.safe_dump(before + "${SECRET}", default_style='"').strip()
@@ -222,6 +225,7 @@ def test_no_secret_is_in_any_error(place: str, value: str, before: str) -> None:
     assert repr(value)[1:-1] not in said
 
 
+@settings(deadline=None)
 @given(st.text("{}[]:,-'\"\n #&*!|>%@`a1$<?~.", max_size=40))
 def test_any_text_is_a_configuration_or_an_error_of_whole_lines(text: str) -> None:
     assert all(line.startswith("config.yaml:") for line in findings(text))

@@ -161,6 +161,10 @@ def case(text: str, *lines: str) -> tuple[str, tuple[str, ...]]:
         case(with_key("k") + "    mod: live", "6: destinations.one.mod: unknown key; did you mean mode?"),
         case(with_key("k") + "    mode: dark", "6: destinations.one.mode: should be 'live', 'shadow' or 'off'"),
         case(
+            with_key("k") + "    zzz: 1",
+            "6: destinations.one.zzz: unknown key; known are provider, mode, rate, required, tenants, group, settings",
+        ),
+        case(
             with_key("k") + "    mode: shadow\n    required: true",
             "7: destinations.one.required: a destination with mode shadow cannot be required: leave the key out",
         ),

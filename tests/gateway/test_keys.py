@@ -3,7 +3,7 @@
 import re
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
@@ -24,6 +24,7 @@ def test_the_hash_is_that_of_the_whole_key() -> None:
     assert "d17fd7bf7df2a28b4f983956ceaff74b311890a8c8a8824adaa7b9f73633c089" == sha256("ugw_x")
 
 
+@settings(deadline=None)
 @given(st.lists(st.text(), max_size=5, unique=True), st.text())
 def test_a_key_is_found_exactly_where_it_was_configured(known: list[str], presented: str) -> None:
     keyring = Keyring([key(each, name=f"k{index}") for index, each in enumerate(known)])
@@ -32,6 +33,7 @@ def test_a_key_is_found_exactly_where_it_was_configured(known: list[str], presen
     assert all(keyring.find(each) is not None for each in known)
 
 
+@settings(deadline=None)
 @given(st.text(st.characters(exclude_categories=[])))
 def test_anything_can_be_presented(presented: str) -> None:
     assert Keyring([key("ugw_1")]).find(presented + "\ud800") is None

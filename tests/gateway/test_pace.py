@@ -17,13 +17,8 @@ def pace(*rates: Rate, max_in_flight: int = 8) -> Pace:
     return Pace(rates, max_in_flight, Retry(), lambda ceiling: ceiling)
 
 
-@given(
-    st.integers(1, 200),
-    st.lists(st.tuples(st.integers(0, 5000), st.integers(1, 50)), min_size=1, max_size=120),
-)
-def test_no_window_holds_more_requests_or_rows_than_the_vendor_allows(
-    limit: int, asked: list[tuple[int, int]]
-) -> None:
+@given(st.integers(1, 200), st.lists(st.tuples(st.integers(0, 5000), st.integers(1, 50)), min_size=1, max_size=120))
+def test_no_window_holds_more_requests_or_rows_than_the_vendor_allows(limit: int, asked: list[tuple[int, int]]) -> None:
     rows_limit = limit * 20
     one = pace(Rate(requests=limit, per=MINUTE, rows=rows_limit))
     now, left = START, list[tuple[datetime, int]]()

@@ -204,13 +204,13 @@ def test_flowglad_wants_exactly_one_name_for_the_meter() -> None:
 
 def test_paygentic_names_the_failed_rows_and_stores_the_others() -> None:
     vendor = SimulatedProvider("paygentic", known_customers=["cus_1"], known_meters=["bm_1"])
-    rows = [usage("e1"), usage("e2", customer="cus_9"), usage("e3", meter="bm_9"), usage("e4")]
+    rows = [usage("e1"), usage("e2", customer="cus_9"), usage("e1", meter="bm_9"), usage("e4")]
     status, body = post(vendor, *rows)
     assert 207 == status
     assert ["e1", "e4"] == [row["idempotencyKey"] for row in body["successful"]]
     assert [
         {"index": 1, "error": "Customer not found", "idempotencyKey": "e2"},
-        {"index": 2, "error": "Invalid billable metric ID", "idempotencyKey": "e3"},
+        {"index": 2, "error": "Invalid billable metric ID", "idempotencyKey": "e1"},
     ] == body["failed"]
     assert ["e1", "e4"] == [row.key for row in vendor.stored]
 
@@ -230,6 +230,12 @@ def test_paygentics_events_take_unknown_customers_but_no_unknown_types() -> None
     assert (422, "invalid_event_type") == (status, body["error"])
     vendor.known_customers = {"acme"}
     assert {("acme", "calls"): Decimal(1)} == vendor.billed()
+
+
+def test_paygentics_subject_wins_over_the_senders_own_id() -> None:
+    vendor = SimulatedProvider("paygentic")
+    event(vendor, subject="cus_1", data={"quantity": 1})
+    assert {("cus_1", "calls"): Decimal(1)} == vendor.billed()
 
 
 def test_flexprice_takes_what_it_does_not_know_and_bills_nothing_for_it() -> None:
@@ -390,20 +396,3 @@ def test_calls_keep_what_was_asked_and_answered_and_no_key() -> None:
         call.at,
     )
     assert "sk_secret" not in str(vars(vendor))
-
-
-def test_counting_alone_keeps_nothing() -> None:
-    vendor = SimulatedProvider("flexprice", keep=False)
-    post(vendor, flexprice("e1"), flexprice("e1"))
-    assert (1, 2, [], []) == (vendor.requests, vendor.rows_taken, vendor.stored, vendor.calls)
-
-
-def test_reset_goes_back_to_the_start() -> None:
-    vendor = SimulatedProvider("flexprice", known_customers=["acme"])
-    post(vendor, flexprice("e1"))
-    vendor.known_customers = None
-    vendor.fail("throttled", times=None)
-    vendor.refuse("e1")
-    vendor.reset()
-    assert ([], [], [], {"acme"}) == (vendor.stored, vendor.calls, vendor.faults, vendor.known_customers)
-    assert 202 == post(vendor, flexprice("e1"))[0]

@@ -73,12 +73,14 @@ async def test_the_controls_make_a_vendor_fail_refuse_forget_and_know(client: ht
     await control("fail", {"name": "throttled", "keys": ["e1"], "retry_after": "2026-11-23T12:00:00Z"})
     answer = await post()
     assert (answer.status_code, answer.headers["retry-after"]) == (429, "Mon, 23 Nov 2026 12:00:00 GMT")
+    await control("fail", {"name": "throttled", "keys": ["e9"]})
     await control("refuse", {"keys": ["e1"]})
     assert (await post()).status_code == 400
     await control("fail", {"name": "unavailable", "times": None})
     assert (await client.delete("/_control/flexprice/faults")).json() == {"faults": []}
     assert (await post()).status_code == 202
-    await control("known", {"customers": ["someone"], "quantity_properties": {"calls": ["a", "b"]}})
+    await control("known", {"customers": ["someone"]})
+    await control("known", {"meters": None, "quantity_properties": {"calls": ["a", "b"]}})
     assert (await client.get("/_control/flexprice/billed")).json() == {"data": []}
     await control("reset", {})
     assert (await client.get("/_control/flexprice/calls")).json() == {"data": []}

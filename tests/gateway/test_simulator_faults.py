@@ -216,6 +216,23 @@ def test_a_wrong_parameter_is_refused(name: str, parameters: Mapping[str, Any], 
     assert vendor.faults == []
 
 
+def test_reset_goes_back_to_the_start() -> None:
+    vendor = SimulatedProvider("flexprice", known_customers=["acme"])
+    post(vendor)
+    vendor.known_customers = None
+    vendor.fail("throttled", times=None)
+    vendor.refuse("e1")
+    vendor.reset()
+    assert (vendor.stored, vendor.calls, vendor.faults, vendor.known_customers) == ([], [], [], {"acme"})
+    assert post(vendor).status_code == 202
+
+
+def test_counting_alone_keeps_nothing() -> None:
+    vendor = SimulatedProvider("flexprice", keep=False)
+    post(vendor, "e1", "e1")
+    assert (vendor.requests, vendor.rows_taken, vendor.stored, vendor.calls) == (1, 2, [], [])
+
+
 @pytest.fixture
 def anyio_backend() -> str:
     return "asyncio"

@@ -1,0 +1,124 @@
+"""Event files: NDJSON, JSON and CSV, each event as one line of JSON with every digit as it was written."""
+
+import csv
+import io
+import sys
+from collections.abc import Iterator, Mapping
+from hashlib import sha256
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+import msgspec
+
+from gateway.cli._out import CommandFailed, Exit
+
+__all__ = ["EventFile", "FileFormat", "Line", "opened"]
+
+FileFormat = Literal["ndjson", "json", "csv"]
+
+_SUFFIXES: Mapping[str, FileFormat] = {".ndjson": "ndjson", ".jsonl": "ndjson", ".json": "json", ".csv": "csv"}
+_FIELDS = {"id", "customer", "meter", "quantity", "timestamp", "kind", "subscription", "source"}
+_GROUPS = ("properties", "quantities")
+
+
+class Line(NamedTuple):
+    """One event of a file."""
+
+    number: int
+    """Where it stands: the line, or its place in a JSON array; the first is 1."""
+    body: bytes
+    """The event on one line. May be no event at all: that is for its reader to say."""
+
+
+class EventFile(NamedTuple):
+    """A file that was read."""
+
+    name: str
+    """`-`: standard input."""
+    lines: list[Line]
+    digest: str
+    """Of the whole content; another content has another one."""
+
+
+def opened(path: Path, given: FileFormat | None) -> EventFile:
+    """Read a file, or standard input for `-`. Without a format its name says, or its first character.
+
+    Raises CommandFailed where it cannot be read as what it is said to be.
+    """
+    content = _content(path).removeprefix(b"\xef\xbb\xbf")
+    how = given or _SUFFIXES.get(path.suffix.lower()) or ("json" if content.lstrip()[:1] == b"[" else "ndjson")
+    match how:
+        case "ndjson":
+            pieces = enumerate(content.split(b"\n"), 1)
+            lines = [Line(number, piece.strip()) for number, piece in pieces if piece.strip()]
+        case "json":
+            lines = list(_json(content))
+        case "csv":
+            lines = list(_csv(content))
+    if not lines:
+        raise CommandFailed(f"{path}: holds no events")
+    return EventFile(str(path), lines, sha256(content).hexdigest())
+
+
+def _content(path: Path) -> bytes:
+    try:
+        return sys.stdin.buffer.read() if str(path) == "-" else path.read_bytes()
+    except OSError as error:
+        raise CommandFailed(f"{path}: cannot be read: {error.strerror}", Exit.USAGE) from None
+
+
+_ARRAY = msgspec.json.Decoder(list[msgspec.Raw])
+_OBJECT = msgspec.json.Decoder(dict[str, msgspec.Raw])
+
+
+def _json(content: bytes) -> Iterator[Line]:
+    """Yield the members of an array, of `{"events": [...]}`, or the one event."""
+    try:
+        if content.lstrip()[:1] == b"[":
+            raws = _ARRAY.decode(content)
+        else:
+            members = _OBJECT.decode(content)
+            raws = _ARRAY.decode(members["events"]) if "events" in members else [content]
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise CommandFailed(
+            f"is no JSON array or object of events: {error}; one event a line is --format ndjson"
+        ) from None
+    for number, raw in enumerate(raws, 1):
+        # A line end inside a JSON string is always escaped, so these are between members.
+        yield Line(number, bytes(raw).replace(b"\r", b" ").replace(b"\n", b" ").strip())
+
+
+def _csv(content: bytes) -> Iterator[Line]:
+    """Yield rows: columns are named like fields, `properties.NAME` and `quantities.NAME`. An empty cell is absent."""
+    try:
+        text = content.decode("utf-8")
+    except UnicodeDecodeError:
+        raise CommandFailed("the CSV is not UTF-8 text") from None
+    reader = csv.DictReader(io.StringIO(text, newline=""), restkey="")
+    for column in reader.fieldnames or ():
+        group, dot, name = column.partition(".")
+        if column not in _FIELDS and not (group in _GROUPS and dot and name):
+            known = ", ".join(sorted(_FIELDS))
+            raise CommandFailed(f"column {column!r}: there is {known}, properties.NAME and quantities.NAME")
+    try:
+        for row in reader:
+            if "" in row:
+                raise CommandFailed(f"line {reader.line_num}: has more cells than there are columns")
+            yield Line(reader.line_num, msgspec.json.encode(_event(row)))
+    except csv.Error as error:
+        raise CommandFailed(f"line {reader.line_num}: {error}") from None
+
+
+def _event(row: Mapping[str, str | None]) -> dict[str, object]:
+    """Return a row as an event: quantities stay the decimal text they are, properties are text."""
+    made: dict[str, object] = {}
+    groups: dict[str, dict[str, str]] = {}
+    for column, value in row.items():
+        if not value:
+            continue
+        group, dot, name = column.partition(".")
+        if dot:
+            groups.setdefault(group, {})[name] = value
+        else:
+            made[column] = value
+    return {**made, **groups}

@@ -1,0 +1,74 @@
+"""A web server that stops when it is told to, and says how it was."""
+
+import contextlib
+import signal
+import socket
+import threading
+from collections.abc import Generator
+from types import FrameType
+
+import uvicorn
+from starlette.types import ASGIApp
+
+from gateway.cli._out import CommandFailed, Exit
+
+__all__ = ["Server", "address", "listen"]
+
+BACKLOG = 2048
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """Take a port; 0 is any free one. Raises CommandFailed where it cannot be had."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        return socket.create_server((host, port), family=family, backlog=BACKLOG)
+    except (OSError, UnicodeError) as error:
+        why = getattr(error, "strerror", None) or str(error)
+        raise CommandFailed(f"cannot listen on {host}:{port}: {why}") from None
+
+
+def address(listener: socket.socket) -> str:
+    """Return the URL at which a socket is reached."""
+    host, port = listener.getsockname()[:2]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+class Server(uvicorn.Server):
+    """Serves until a signal comes; then lets requests in flight finish. A second Ctrl-C does not wait for them."""
+
+    def __init__(self, app: ASGIApp, *, grace: int = 30) -> None:
+        config = uvicorn.Config(
+            app,
+            http="httptools",
+            ws="none",
+            lifespan="off",
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            timeout_graceful_shutdown=grace,
+        )
+        super().__init__(config)
+        self.interrupted = False
+        """Whether it was a Ctrl-C."""
+
+    @property
+    def exit_code(self) -> Exit:
+        """How the command ends: SIGTERM is a wish, Ctrl-C an interruption."""
+        return Exit.INTERRUPTED if self.interrupted else Exit.OK
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Generator[None, None, None]:
+        # uvicorn raises the signal again when it is done, which would end the process before the ledger is closed.
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        before = {one: signal.signal(one, self.handle_exit) for one in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for one, handler in before.items():
+                signal.signal(one, handler)
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        self.interrupted = self.interrupted or sig == signal.SIGINT
+        super().handle_exit(sig, frame)

@@ -1,0 +1,86 @@
+"""`usage-gateway serve`: the service, until it is told to stop."""
+
+import asyncio
+import contextlib
+import os
+import signal
+import socket
+import sys
+from collections.abc import Generator
+from pathlib import Path
+
+import structlog
+import uvloop
+
+from gateway import logs
+from gateway.app import create_app
+from gateway.cli._out import ConfigFile, Exit, Json, machine, say
+from gateway.cli._server import Server, address, listen
+from gateway.configuration import Configuration
+from gateway.configuration_file import load
+from gateway.errors import GatewayError
+from gateway.ledger import SqliteLedger
+from gateway.service import Gateway
+
+__all__ = ["serve"]
+
+log = structlog.get_logger("gateway.serve")
+
+
+def serve(*, config: ConfigFile, as_json: Json = False) -> int:
+    """Run the service. Logs are JSON lines on standard error.
+
+    SIGTERM and Ctrl-C stop it once requests in flight are done; SIGHUP reads the configuration again.
+    With --json, one line on standard output says where it listens as soon as it does.
+    """
+    configuration = load(config, os.environ)
+    logs.configure()
+    with listen(configuration.listen.host, configuration.listen.port) as listener:
+        return uvloop.run(_serve(config, configuration, listener, as_json=as_json))
+
+
+async def _serve(path: Path, configuration: Configuration, listener: socket.socket, *, as_json: bool) -> Exit:
+    gateway = Gateway(configuration, SqliteLedger(configuration.ledger.path))
+    await gateway.start()
+    try:
+        server = Server(create_app(gateway))
+        with _reloading(path, gateway):
+            _announce(gateway, address(listener), as_json=as_json)
+            await server.serve([listener])
+    finally:
+        await gateway.stop()
+    log.info("gateway.stopped")
+    return server.exit_code
+
+
+def _announce(gateway: Gateway, url: str, *, as_json: bool) -> None:
+    ledger, durability = gateway.configuration.ledger.url, gateway.ledger.durability
+    log.info("gateway.listening", url=url, ledger=ledger, durability=durability)
+    if sys.stderr.isatty():
+        say(f"Usage Gateway listens on {url}; events are kept in {ledger} (durability: {durability})", "bold")
+    if as_json:
+        machine({"object": "listening", "url": url, "ledger": ledger, "durability": durability})
+
+
+@contextlib.contextmanager
+def _reloading(path: Path, gateway: Gateway) -> Generator[None]:
+    """Read the configuration again at each SIGHUP; one that is wrong changes nothing."""
+    loop = asyncio.get_running_loop()
+    tasks: set[asyncio.Task[None]] = set()
+
+    async def reload() -> None:
+        try:
+            await gateway.reload(await asyncio.to_thread(load, path, os.environ), actor="SIGHUP")
+        except GatewayError as error:
+            log.error("configuration.refused", error=str(error), hint="the one before stays in use")
+
+    def hear() -> None:
+        task = loop.create_task(reload())
+        tasks.add(task)
+        task.add_done_callback(tasks.discard)
+
+    loop.add_signal_handler(signal.SIGHUP, hear)
+    try:
+        yield
+    finally:
+        loop.remove_signal_handler(signal.SIGHUP)

@@ -1,0 +1,145 @@
+"""The ledger's backends, each as a store that can be opened, lose its power and run full.
+
+A new backend joins `BACKENDS`; every test of this folder but those named for a backend then runs on it.
+"""
+
+import contextlib
+import shutil
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import AbstractAsyncContextManager
+from decimal import Decimal
+from pathlib import Path
+from typing import Any, Protocol
+
+import pytest
+
+from canonical_schema import DeliveryStatus, Event
+from gateway.ledger import Claim, Code, Ledger, Part, Plan, Portion, SqliteLedger, Work, WorkState, split_ref
+
+TENANT = "default"
+
+
+class Store(Protocol):
+    """Where a ledger keeps things."""
+
+    def ledger(self) -> Ledger:
+        """Return a ledger on this store, not yet open."""
+        ...
+
+    def cut(self) -> "Store":
+        """Return what would be left of the store if the power went now."""
+        ...
+
+    def full(self, ledger: Ledger) -> AbstractAsyncContextManager[None]:
+        """Leave an open ledger no room for anything as long as this lasts."""
+        ...
+
+
+class SqliteStore:
+    """A file. What a loss of power leaves of it is the database and its log, copied while they are open."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._cuts = 0
+        self.path = folder / "ledger.db"
+
+    def ledger(self) -> SqliteLedger:
+        return SqliteLedger(self.path)
+
+    def cut(self) -> "SqliteStore":
+        self._cuts += 1
+        left = SqliteStore(self._folder / f"cut{self._cuts}")
+        left._folder.mkdir()
+        for end in ("", "-wal"):
+            if (file := self.path.with_name(self.path.name + end)).exists():
+                shutil.copy(file, left.path.with_name(left.path.name + end))
+        return left
+
+    @contextlib.asynccontextmanager
+    async def full(self, ledger: Ledger) -> AsyncGenerator[None]:
+        assert isinstance(ledger, SqliteLedger)
+        writer = ledger._writer
+        await writer.do(lambda connection: connection.execute("PRAGMA max_page_count = 1").fetchone())
+        try:
+            yield
+        finally:
+            await writer.do(lambda connection: connection.execute("PRAGMA max_page_count = 1000000").fetchone())
+
+
+BACKENDS = [SqliteStore]
+
+
+@pytest.fixture(params=BACKENDS, ids=lambda backend: backend.__name__)
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
+    return request.param(tmp_path)
+
+
+@pytest.fixture
+async def ledger(store: Store) -> AsyncGenerator[Ledger]:
+    async with opened(store) as one:
+        yield one
+
+
+@contextlib.asynccontextmanager
+async def opened(store: Store) -> AsyncGenerator[Ledger]:
+    """Open a ledger, and close it."""
+    ledger = store.ledger()
+    await ledger.open()
+    try:
+        yield ledger
+    finally:
+        await ledger.close()
+
+
+def event(event_id: str, **members: Any) -> Event:
+    """Return an event of one call by one customer, or as it is said."""
+    usual: dict[str, Any] = {"customer": "acme", "meter": "calls", "quantity": Decimal(1)}
+    return Event(id=event_id, **usual | members)
+
+
+def events(*ids: str) -> list[Event]:
+    return [event(event_id) for event_id in ids]
+
+
+async def recorded(ledger: Ledger, *ids: str, plan: Plan | None = None, received: int = 1000) -> int:
+    """Record new events in one batch, and return its number."""
+    claims = await ledger.record(TENANT, received, events(*ids), [plan or Plan(live=("a",))] * len(ids))
+    return batch_of(claims)
+
+
+def batch_of(claims: Sequence[Claim]) -> int:
+    (batch,) = {split_ref(claim.ref)[0] for claim in claims}
+    return batch
+
+
+def rendered(work: Work, members: list[int] | None = None) -> Portion:
+    """Return a piece of work, or some of it, as it would be sent."""
+    chosen = work.members if members is None else members
+    return Portion(work=work, members=chosen, parts=[[part(work.batch, index)] for index in chosen])
+
+
+def part(batch: int, index: int) -> Part:
+    """Return a row that says whose it is."""
+    return Part("", f"k{batch}-{index}", f'{{"of":"{batch}-{index}"}}'.encode())
+
+
+async def codes(ledger: Ledger, batch: int, destination: str = "a") -> list[Code]:
+    """Return what every event of a batch is at a destination."""
+    for track in (await ledger.snapshots([batch]))[batch].tracks:
+        if track.destination == destination:
+            return [Code(byte) for byte in track.codes]
+    return []
+
+
+async def places(ledger: Ledger, batch: int, destination: str = "a") -> dict[WorkState, list[int]]:
+    """Return where the work on a batch stands."""
+    found: dict[WorkState, list[int]] = {}
+    for track in (await ledger.snapshots([batch]))[batch].tracks:
+        if track.destination == destination:
+            for group, members in track.work:
+                found.setdefault(group.state, []).extend(members)
+    return {state: sorted(members) for state, members in found.items()}
+
+
+async def totals(ledger: Ledger) -> dict[str, dict[DeliveryStatus, int]]:
+    return {name: dict(counted) for name, counted in (await ledger.counts()).items()}

@@ -1,0 +1,137 @@
+"""The embedded ledger: what holds because it is SQLite in one file, for one process."""
+
+import sqlite3
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import anyio
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from canonical_schema import Event
+from gateway.errors import LedgerUnavailable
+from gateway.ledger import ClaimKind, Plan, SqliteLedger
+from gateway.ledger._rows import pack_events, pack_members, unpack_events, unpack_members
+from gateway.ledger._schema import VERSION
+from gateway.ledger.check import add_up
+from tests.gateway.ledger.conftest import SqliteStore, event, events, opened, recorded
+
+PLAN = Plan(live=("a",))
+
+
+async def refusal(path: Path) -> str:
+    """Return why a file cannot be opened. Whatever was opened on the way must be closed again."""
+    with pytest.raises(LedgerUnavailable) as refused:
+        await SqliteLedger(path).open()
+    return str(refused.value)
+
+
+async def test_a_second_process_is_refused(tmp_path: Path) -> None:
+    store = SqliteStore(tmp_path)
+    code = "import fcntl, sys; fcntl.flock(open(sys.argv[1], 'w'), fcntl.LOCK_EX | fcntl.LOCK_NB); print(1)"
+    async with opened(store):
+        assert f"{store.path} is in use by another gateway process" == await refusal(store.path)
+        other = await anyio.run_process([sys.executable, "-c", code, f"{store.path}.lock"], check=False)
+        assert b"BlockingIOError" in other.stderr
+    async with opened(store) as ledger:
+        await recorded(ledger, "e1")
+
+
+async def test_a_file_of_a_newer_version_is_refused_and_left_alone(tmp_path: Path) -> None:
+    store = SqliteStore(tmp_path)
+    async with opened(store) as ledger:
+        await recorded(ledger, "e1")
+    connection = sqlite3.connect(store.path)
+    connection.execute(f"PRAGMA user_version = {VERSION + 1}")
+    connection.close()
+    for _ in range(2):  # the first refusal leaves nothing locked
+        said = await refusal(store.path)
+        assert f"schema version {VERSION + 1}" in said
+        assert "install a newer one" in said
+
+
+async def test_what_is_no_ledger_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "ledger.db"
+    path.write_bytes(b"this is no database, however long one makes it" * 100)
+    assert "cannot be opened" in await refusal(path)
+    assert "cannot be opened" in await refusal(tmp_path / "nowhere" / "ledger.db")
+
+
+async def test_a_log_that_was_cut_short_loses_only_what_was_not_promised(tmp_path: Path) -> None:
+    store = SqliteStore(tmp_path)
+    async with opened(store) as ledger:
+        await recorded(ledger, "e1")
+        left = store.cut()
+    log = left.path.with_name("ledger.db-wal")
+    log.write_bytes(log.read_bytes() + b"half a frame" * 100)
+    async with opened(left) as ledger:
+        (claim,) = await ledger.record("default", 1, events("e1"), [PLAN])
+        assert ClaimKind.REPLAY is claim.kind
+    assert [] == add_up(left.path)["problems"]
+
+
+async def test_what_breaks_the_disk_breaks_the_flush_and_not_the_ledger(tmp_path: Path) -> None:
+    async with opened(SqliteStore(tmp_path)) as ledger:
+        assert isinstance(ledger, SqliteLedger)
+        for error in (sqlite3.OperationalError("disk I/O error"), sqlite3.DatabaseError("malformed"), MemoryError()):
+            with pytest.raises(LedgerUnavailable):
+                await ledger._writer.do(raising(error))
+        await recorded(ledger, "e1")
+
+
+def raising(error: Exception) -> Callable[[sqlite3.Connection], None]:
+    def operation(_: sqlite3.Connection) -> None:
+        raise error
+
+    return operation
+
+
+async def test_events_of_a_flush_that_was_taken_back_are_not_remembered(tmp_path: Path) -> None:
+    async with opened(SqliteStore(tmp_path)) as ledger:
+        assert isinstance(ledger, SqliteLedger)
+        writer = ledger._writer
+        commit, failing = writer._flush, True
+
+        def flush(operations: list[object]) -> object:
+            extra = (raising(sqlite3.OperationalError("disk full")), writer._loop.create_future())
+            return commit([*operations, extra] if failing else operations)[: len(operations)]  # type: ignore[list-item]
+
+        writer._flush = flush  # type: ignore[method-assign]
+        with pytest.raises(LedgerUnavailable):
+            await ledger.record("default", 1000, events("lost"), [PLAN])
+        failing = False
+        batch = await recorded(ledger, "kept")
+        assert events("kept") == (await ledger.snapshots([batch]))[batch].events
+        assert await ledger.find("default", "lost") is None
+
+
+async def test_a_batch_is_decoded_once_however_many_of_its_events_come_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, sent = SqliteStore(tmp_path), events(*(f"e{index}" for index in range(300)))
+    async with opened(store) as ledger:
+        await ledger.record("default", 1000, sent, [PLAN] * 300)
+    decoded: list[int] = []
+
+    def counting(packed: bytes) -> list[Event]:
+        found = unpack_events(packed)
+        decoded.append(len(found))
+        return found
+
+    monkeypatch.setattr("gateway.ledger.sqlite.unpack_events", counting)
+    async with opened(store) as ledger:
+        claims = await ledger.record("default", 2000, sent, [PLAN] * 300)
+    assert {ClaimKind.REPLAY} == {claim.kind for claim in claims}
+    assert sum(decoded) <= 600
+
+
+@given(st.lists(st.integers(0, 2**16 - 1)))
+def test_members_survive_packing(members: list[int]) -> None:
+    assert members == unpack_members(pack_members(members))
+
+
+@given(st.lists(st.builds(event, st.text("ab-1", min_size=1), properties=st.dictionaries(st.text(), st.text()))))
+def test_events_survive_packing(some: list[Event]) -> None:
+    assert some == ([] if not some else unpack_events(pack_events(some)))

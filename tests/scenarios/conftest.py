@@ -1,0 +1,165 @@
+"""The gateway as a process of its own, simulated vendors on real sockets, and a client between them."""
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Generator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import yaml
+
+from gateway.simulator import SimulatedProvider, serve_in_thread
+
+ROOT = Path(__file__).parents[2]
+CONTRACT = "Cust_c40bea18-c0c9-44b1-bd0c-43f5283e1670"
+GHOST = "Cust_0b8f3a44-3d0e-4f0e-9a53-5b1f4f7a2c11"
+
+DESTINATIONS: dict[str, tuple[str, dict[str, str]]] = {
+    "flowglad": ("flowglad", {}),
+    "paygentic": ("paygentic", {"profile": "usage-v0", "merchant_id": "org_1"}),
+    "paygentic_events": ("paygentic", {"profile": "events"}),
+    "flexprice": ("flexprice", {}),
+    "wingback": ("wingback", {}),
+}
+"""By name: the provider, and its settings beside the key and the address."""
+
+BINDINGS: dict[str, dict[str, str]] = {
+    "flowglad": {"price_slug": "api_calls"},
+    "paygentic": {"billable_metric_id": "bm_calls"},
+    "paygentic_events": {"event_type": "api_calls"},
+    "flexprice": {"event_name": "api_calls"},
+    "wingback": {"feature_slug": "API_CALLS"},
+}
+
+
+def event(event_id: str, quantity: object = 1, **members: str) -> dict[str, object]:
+    """Return an event that every vendor takes."""
+    return {"id": event_id, "customer": "acme", "meter": "api_calls", "quantity": quantity, **members}
+
+
+class Service:
+    """One gateway, which may be killed and started again over the same ledger."""
+
+    def __init__(self, folder: Path, urls: Mapping[str, str]) -> None:
+        self._folder = folder
+        self._process: subprocess.Popen[str] | None = None
+        self.configuration: dict[str, Any] = {
+            "listen": {"port": 0},
+            "ledger": {"url": f"sqlite:///{folder}/ledger.db"},
+            "destinations": {
+                name: {
+                    "provider": DESTINATIONS[name][0],
+                    "rate": "none",
+                    "settings": {"api_key": f"key-{name}", "base_url": url, **DESTINATIONS[name][1]},
+                }
+                for name, url in urls.items()
+            },
+            "meters": {"api_calls": {"bindings": {name: BINDINGS[name] for name in urls}}},
+            "customers": {
+                "acme": _links(urls, {"subscription_id": "sub_acme"}, {"customer_id": "cus_acme"}, CONTRACT),
+                "ghost": _links(urls, {"subscription_id": "sub_ghost"}, {"customer_id": "cus_ghost"}, GHOST),
+            },
+            "delivery": {"retry": {"first": "10ms", "max": "50ms"}},
+        }
+
+    @property
+    def log(self) -> str:
+        """Everything that the processes wrote to standard error."""
+        return (self._folder / "gateway.log").read_text()
+
+    def launch(self) -> subprocess.Popen[str]:
+        """Begin a process; `start` also waits until it listens."""
+        file = self._folder / "gateway.yaml"
+        file.write_text(yaml.safe_dump(self.configuration, sort_keys=False))
+        with (self._folder / "gateway.log").open("a") as log:
+            return subprocess.Popen(
+                [sys.executable, "-m", "gateway", "serve", "--config", str(file), "--json"],
+                cwd=ROOT,
+                env={"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT)},
+                stdout=subprocess.PIPE,
+                stderr=log,
+                text=True,
+            )
+
+    def start(self) -> None:
+        """Start, and return once it listens."""
+        self._process = self.launch()
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline()
+        assert line, self.log
+        self.client = httpx.Client(base_url=json.loads(line)["url"], timeout=60)
+
+    def kill(self) -> None:
+        """End the process as a power cut would: nothing gets a chance to finish."""
+        self._end(signal.SIGKILL)
+
+    def stop(self) -> None:
+        """End the process as an operator would."""
+        self._end(signal.SIGTERM)
+
+    def _end(self, how: signal.Signals) -> None:
+        if self._process is None:
+            return
+        self._process.send_signal(how)
+        self._process.wait(30)
+        if self._process.stdout is not None:
+            self._process.stdout.close()
+        self._process = None
+        self.client.close()
+
+    def send(self, events: Sequence[dict[str, object]], query: str = "?ack=all", wait: float = 30) -> httpx.Response:
+        """Send a batch."""
+        return self.client.post(f"/v1/events{query}", json=events, headers={"prefer": f"wait={wait}"})
+
+    def stored(self, query: str = "") -> list[dict[str, Any]]:
+        """Return every event that is in the ledger, over all pages."""
+        found: list[dict[str, Any]] = []
+        cursor = ""
+        while True:
+            page = self.client.get(f"/v1/events?limit=1000{query}{cursor}").json()
+            found += page["data"]
+            if "next_cursor" not in page:
+                return found
+            cursor = f"&cursor={page['next_cursor']}"
+
+    def settled(self, seconds: float = 30) -> list[dict[str, Any]]:
+        """Return every event once no delivery is under way."""
+        until = time.monotonic() + seconds
+        while time.monotonic() < until:
+            found = self.stored()
+            if not {"pending", "retrying"} & {one["status"] for row in found for one in row["deliveries"].values()}:
+                return found
+            time.sleep(0.05)
+        raise AssertionError("something never settles")
+
+
+def _links(urls: Mapping[str, str], flowglad: object, paygentic: object, contract: str) -> dict[str, object]:
+    links = {"flowglad": flowglad, "paygentic": paygentic, "wingback": {"customer_id": contract}}
+    return {name: link for name, link in links.items() if name in urls}
+
+
+@pytest.fixture
+def vendors() -> dict[str, SimulatedProvider]:
+    """The vendor behind each destination."""
+    return {name: SimulatedProvider(provider) for name, (provider, _) in DESTINATIONS.items()}
+
+
+@pytest.fixture
+def service(tmp_path: Path, vendors: dict[str, SimulatedProvider]) -> Generator[Service]:
+    """A gateway that is configured and not started yet; its vendors are up."""
+    with contextlib.ExitStack() as up:
+        urls = {
+            name: f"{up.enter_context(serve_in_thread([vendor]))}/{vendor.name}" for name, vendor in vendors.items()
+        }
+        made = Service(tmp_path, urls)
+        try:
+            yield made
+        finally:
+            made.kill()
