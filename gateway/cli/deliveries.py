@@ -1,0 +1,101 @@
+"""`usage-gateway deliveries`: what a person decides about deliveries, at a running gateway."""
+
+import sys
+from typing import Annotated, Any, Literal
+
+import httpx
+from cyclopts import App, Parameter
+
+from gateway.cli._out import CommandFailed, Exit, Json, machine, say
+
+__all__ = ["deliveries"]
+
+deliveries = App(name="deliveries", help="Look at and repair deliveries.")
+
+Url = Annotated[str, Parameter("--url", help="Where the gateway listens.")]
+Key = Annotated[str | None, Parameter("--key", env_var="USAGE_GATEWAY_KEY", help="A key with the scope admin.")]
+Reason = Annotated[str, Parameter("--reason", help="Why; kept in the audit trail.")]
+LOCAL = "http://127.0.0.1:8080"
+
+
+@deliveries.command
+def resolve(
+    event_id: str,
+    destination: str,
+    resolution: Literal["accepted", "resend", "abandon"],
+    /,
+    *,
+    reason: Reason,
+    url: Url = LOCAL,
+    key: Key = None,
+    as_json: Json = False,
+) -> int:
+    """Decide an `unknown` delivery: it arrived, it did not and goes again, or it is given up."""
+    body = {"id": event_id, "destination": destination, "resolution": resolution, "reason": reason}
+    result = _ask(url, key, "POST", "/v1/deliveries/resolve", body).json()
+    if as_json:
+        machine(result)
+    else:
+        say(f"{event_id} at {destination}: {result['status']}")
+    return Exit.OK
+
+
+@deliveries.command
+def retry(
+    *ids: str,
+    reason: Reason,
+    status: Annotated[Literal["dead", "rejected"] | None, Parameter(help="Only those of this status.")] = None,
+    destination: Annotated[str | None, Parameter(help="Only those to this destination.")] = None,
+    meter: Annotated[str | None, Parameter(help="Only those of this meter.")] = None,
+    customer: Annotated[str | None, Parameter(help="Only those of this customer.")] = None,
+    remap: Annotated[bool, Parameter(negative="", help="Render them anew from today's catalogue.")] = False,
+    url: Url = LOCAL,
+    key: Key = None,
+    as_json: Json = False,
+) -> int:
+    """Send `dead` or `rejected` deliveries again, by event ids or by filter.
+
+    With --remap they are rendered anew, which is done only where nothing can have been stored.
+    """
+    filters = {"status": status, "destination": destination, "meter": meter, "customer": customer}
+    given = {name: value for name, value in filters.items() if value is not None}
+    if bool(ids) == bool(given):
+        options = ", ".join(f"--{name}" for name in filters)
+        raise CommandFailed(f"name event ids, or a filter ({options}): one of the two", Exit.USAGE)
+    wanted: dict[str, Any] = {"ids": list(ids)} if ids else {"filter": given}
+    result = _ask(url, key, "POST", "/v1/deliveries/retry", {**wanted, "remap": remap, "reason": reason}).json()
+    if as_json:
+        machine(result)
+    else:
+        say(f"{len(result['retried'])} go again, {len(result['skipped'])} do not")
+        for one in result["skipped"]:
+            say(f"  {one['id']} at {one['destination']}: {one['why']}")
+    return Exit.PARTIAL if result["skipped"] else Exit.OK
+
+
+@deliveries.command
+def export(
+    *,
+    status: Annotated[str, Parameter(help="A delivery's status.")] = "dead",
+    destination: Annotated[str | None, Parameter(help="Only those to this destination.")] = None,
+    url: Url = LOCAL,
+    key: Key = None,
+) -> int:
+    """Write deliveries of one status to standard output as NDJSON: the dead letters, by default."""
+    query = {"status": status} | ({} if destination is None else {"destination": destination})
+    sys.stdout.write(_ask(url, key, "GET", f"/v1/deliveries?{httpx.QueryParams(query)}", None).text)
+    return Exit.OK
+
+
+def _ask(url: str, key: str | None, method: str, path: str, body: dict[str, Any] | None) -> httpx.Response:
+    headers = {"authorization": f"Bearer {key}"} if key else {}
+    try:
+        answer = httpx.request(method, url.rstrip("/") + path, json=body, headers=headers, timeout=60, trust_env=False)
+    except (httpx.TransportError, httpx.InvalidURL) as error:
+        raise CommandFailed(
+            f"{url}: no gateway answers there ({type(error).__name__}): start it, or name it with --url"
+        ) from None
+    if answer.is_error:
+        problem = answer.json()
+        raise CommandFailed(f"{problem['code']}: {problem['detail']}")
+    return answer

@@ -1,0 +1,75 @@
+"""The same decisions from the command line, at a gateway on a real socket."""
+
+import json
+import threading
+from pathlib import Path
+
+import pytest
+import uvicorn
+
+from gateway.app import create_app
+from gateway.cli import main
+from gateway.cli._server import address, listen
+from gateway.configuration_file import loads
+from gateway.ledger import SqliteLedger
+from gateway.service import Gateway
+from gateway.simulator import SimulatedProvider
+
+from .conftest import CONFIGURATION
+
+
+@pytest.fixture
+def at(tmp_path: Path) -> "object":
+    vendors = {name: SimulatedProvider(name) for name in ("flowglad", "wingback")}
+    vendors["wingback"].fail("lost_answer")
+    vendors["flowglad"].known_meters = set()
+    mounts = {name: vendor.transport() for name, vendor in vendors.items()}
+    listener = listen("127.0.0.1", 0)
+    gateway = Gateway(loads(CONFIGURATION, {}), SqliteLedger(tmp_path / "ledger.db"), mounts=mounts)
+    config = uvicorn.Config(create_app(gateway), lifespan="on", log_config=None, ws="none")
+    server = uvicorn.Server(config)
+    server.install_signal_handlers = lambda: None  # pyright: ignore[reportAttributeAccessIssue]
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
+    thread.start()
+    yield address(listener), vendors
+    server.should_exit = True
+    thread.join()
+    listener.close()
+
+
+def run(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str, str]:
+    code = main(list(words))
+    out, err = capsys.readouterr()
+    out = "".join(line for line in out.splitlines(keepends=True) if line.startswith("{"))  # the server logs here too
+    return code, out, " ".join(err.split())
+
+
+def test_a_person_resolves_retries_and_exports(
+    at: tuple[str, dict[str, SimulatedProvider]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    url, vendors = at
+    events = tmp_path / "events.ndjson"
+    events.write_text('{"id": "e1", "customer": "acme", "meter": "api_calls", "quantity": 3}\n')
+    assert 0 == main(["send", str(events), "--url", url, "--ack", "all"]) % 4
+    capsys.readouterr()
+    code, out, _ = run(capsys, "deliveries", "export", "--status", "rejected", "--url", url)
+    assert (0, "flowglad") == (code, json.loads(out)["destination"])
+    code, _, err = run(
+        capsys, "deliveries", "resolve", "e1", "wingback", "accepted", "--reason", "counted", "--url", url
+    )
+    assert (0, "e1 at wingback: accepted") == (code, err)
+    vendors["flowglad"].known_meters = None
+    code, out, _ = run(capsys, "deliveries", "retry", "e1", "--reason", "price made", "--url", url, "--json")
+    assert (0, [{"id": "e1", "destination": "flowglad"}]) == (code, json.loads(out)["retried"])
+
+
+def test_wrong_words_are_one_line(at: tuple[str, object], capsys: pytest.CaptureFixture[str]) -> None:
+    url, _ = at
+    code, _, err = run(capsys, "deliveries", "retry", "--reason", "x", "--url", url)
+    assert 2 == code
+    assert "name event ids, or a filter" in err
+    code, _, err = run(capsys, "deliveries", "resolve", "nobody", "wingback", "resend", "--reason", "x", "--url", url)
+    assert (1, "usage-gateway: not_found: no event of this tenant has this id") == (code, err)
+    code, _, err = run(capsys, "deliveries", "export", "--url", "http://127.0.0.1:1")
+    assert 1 == code
+    assert "no gateway answers there" in err
