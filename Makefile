@@ -1,45 +1,70 @@
-# Everything here works from a fresh clone with Python 3.11, make and git.
-PYTHON ?= python3
-BIN := .venv/bin
+# `make demo` and `make test` need Python 3.11 or newer, make, and the network once, to install what the locks name.
 
-.PHONY: demo test lint types check-imports unit build docs bench clean
-.DEFAULT_GOAL := test
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
-demo: .venv/runtime  ## start the gateway with four simulated vendors and send it a batch
-	$(BIN)/usage-gateway demo $(ARGS)
+# Everything for development includes everything for the demo.
+READY := $(if $(wildcard $(VENV)/.dev),$(VENV)/.dev,$(VENV)/.runtime)
 
-test: lint types check-imports unit  ## everything: style, types, layering, tests, packages
+.PHONY: help demo test lint types unit docs bench lock clean
+.DEFAULT_GOAL := help
 
-lint: .venv/dev
+help:
+	@echo "make demo    a gateway, four simulated vendors, 200 events, and what became of them"
+	@echo "make test    format, lint, types, import rules, every test, the built distribution"
+	@echo "make lint types unit   parts of make test"
+	@echo "make docs    write the generated parts of README.md anew"
+	@echo "make bench   measure, side by side"
+	@echo "make clean   forget what was built and installed"
+
+# Ctrl-C is how the demo ends (130), and its vendors refuse some events on purpose (4).
+demo: $(READY)
+	@$(BIN)/usage-gateway demo $(ARGS) || { code=$$?; [ $$code -eq 130 ] || [ $$code -eq 4 ] || exit $$code; }
+
+test: lint types unit
+
+lint: $(VENV)/.dev
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
-
-types: .venv/dev
-	$(BIN)/basedpyright
-
-check-imports: .venv/dev
 	$(BIN)/lint-imports
 
-unit: .venv/dev
+types: $(VENV)/.dev
+	$(BIN)/basedpyright
+
+unit: $(VENV)/.dev
 	$(BIN)/pytest -n 2
 
-docs: .venv/dev  ## write the generated parts of the documents anew
-	$(BIN)/python -m gateway.document
+docs: $(VENV)/.dev
+	$(BIN)/python -m gateway.document README.md
 
-bench: .venv/dev  ## measure, side by side, against the goals
+bench: $(VENV)/.dev
 	$(BIN)/python -m bench $(ARGS)
 
+# Needs uv. Pins stay as they are unless a requirement asks for more; add -U to raise them.
+lock:
+	uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-header --extra build \
+		pyproject.toml -o requirements/runtime.lock
+	uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-header --extra dev \
+		pyproject.toml -o requirements/dev.lock
+
 clean:
-	rm -rf .venv dist .ruff_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) build dist .hypothesis .ruff_cache .import_linter_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-.venv/runtime: requirements/runtime.lock pyproject.toml
-	test -d .venv || $(PYTHON) -m venv .venv
-	$(BIN)/pip --quiet --disable-pip-version-check install --require-hashes -r requirements/runtime.lock
-	$(BIN)/pip --quiet --disable-pip-version-check install --no-deps --no-build-isolation --editable .
-	touch $@
+$(VENV)/.runtime: requirements/runtime.lock pyproject.toml
+	$(call install,requirements/runtime.lock)
 
-.venv/dev: requirements/dev.lock pyproject.toml
-	test -d .venv || $(PYTHON) -m venv .venv
-	$(BIN)/pip --quiet --disable-pip-version-check install --require-hashes -r requirements/dev.lock
-	$(BIN)/pip --quiet --disable-pip-version-check install --no-deps --no-build-isolation --editable .
-	touch $@ .venv/runtime
+$(VENV)/.dev: requirements/dev.lock pyproject.toml
+	$(call install,requirements/dev.lock)
+
+# What is installed is said on standard error, since the demo's JSON goes to standard output.
+define install
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=...")'
+	@echo "installing what $(1) names into $(VENV)" >&2
+	@$(PYTHON) -m venv $(VENV)
+	@$(PIP) install --require-hashes --only-binary :all: -r $(1) >&2
+	@$(PIP) install --no-deps --no-build-isolation --editable . >&2
+	@touch $@
+endef

@@ -162,7 +162,7 @@ class TwoLists:
 
     def read(self, door: Door, reply: Reply, sent: Sequence[Sent]) -> Mapping[str, Outcome] | None:
         stored, failed = _member(reply.json, self.stored), _member(reply.json, self.failed)
-        if reply.status >= 500 or not _is_list(stored) or not _is_list(failed):
+        if not _is_list(stored) or not _is_list(failed):
             return None
         outcomes: dict[str, Outcome] = {}
         known = {row.key for row in sent}

@@ -183,7 +183,10 @@ class Outcome:
     retry_after: timedelta | None = None
     """The server's own word on when to come back."""
     reduce: bool = False
-    """The request was too large as a whole: a smaller one may pass."""
+    """The request was too large as a whole: a smaller one may pass.
+
+    Nobody looked at its rows, so a single row `rejected` for this does not settle an earlier doubt about it.
+    """
 
 
 # The facts.

@@ -69,7 +69,7 @@ def create_app(gateway: Gateway) -> ASGIApp:
         lifespan=lifespan,
     )
     app.router.redirect_slashes = False
-    templates = {cast("Route", route).endpoint: cast("Route", route).path for route in app.routes}
+    templates = {cast("Route", route).endpoint: cast("Route", route).path.replace(":path", "") for route in app.routes}
     return _Requests(app, templates)
 
 

@@ -1,4 +1,4 @@
-"""Writes the parts of the documents that come from declarations: `python -m gateway.document README.md`."""
+"""Writes the parts of the documents that come from declarations: `python -m gateway.document [README.md]`."""
 
 import sys
 from pathlib import Path
@@ -37,5 +37,5 @@ def _line(*cells: str) -> str:
 
 
 if __name__ == "__main__":
-    for path in map(Path, sys.argv[1:]):
+    for path in map(Path, sys.argv[1:] or ["README.md"]):
         path.write_text(renewed(path.read_text("utf-8")), "utf-8")

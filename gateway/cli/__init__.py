@@ -20,6 +20,7 @@ app = App(
     name="usage-gateway",
     version=__version__,
     help="One usage event in, every billing vendor out, one merged answer.",
+    suppress_keyboard_interrupt=False,
     help_epilogue="Exit codes: 0 ok, 1 failure, 2 usage, 4 partial success, 130 interrupted.",
 )
 

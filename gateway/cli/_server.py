@@ -1,6 +1,7 @@
 """A web server that stops when it is told to, and says how it was."""
 
 import contextlib
+import os
 import signal
 import socket
 import threading
@@ -23,7 +24,8 @@ def listen(host: str, port: int) -> socket.socket:
     try:
         return socket.create_server((host, port), family=family, backlog=BACKLOG)
     except (OSError, UnicodeError) as error:
-        why = getattr(error, "strerror", None) or str(error)
+        # Python adds the address to the words of some errors, which stands there already.
+        why = os.strerror(error.errno) if isinstance(error, OSError) and error.errno and error.errno > 0 else error
         raise CommandFailed(f"cannot listen on {host}:{port}: {why}") from None
 
 

@@ -26,7 +26,7 @@ from gateway.ledger import SqliteLedger
 from gateway.service import Gateway
 from gateway.simulator import running
 
-__all__ = ["demo"]
+__all__ = ["demo", "door"]
 
 PORT = 8080
 RESOLVE = '{"id": "evt_0200", "destination": "wingback", "resolution": "accepted", "reason": "seen there"}'
@@ -45,11 +45,11 @@ def demo(
     The vendors have a bad day, so some events fail: with --once the exit code is then 4.
     """
     logs.configure(level=logging.CRITICAL)
-    with tempfile.TemporaryDirectory(prefix="usage-gateway-demo-") as folder, _door(quiet=once) as listener:
+    with tempfile.TemporaryDirectory(prefix="usage-gateway-demo-") as folder, door(quiet=once) as listener:
         return asyncio.run(_demo(Path(folder), listener, once=once, as_json=as_json or once))
 
 
-def _door(*, quiet: bool) -> socket.socket:
+def door(*, quiet: bool) -> socket.socket:
     """Take the usual port, or any free one."""
     if not quiet:
         with contextlib.suppress(CommandFailed):

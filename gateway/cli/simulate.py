@@ -1,6 +1,7 @@
 """`usage-gateway simulate`: simulated vendors on a port, for tests in any language."""
 
 import asyncio
+import os
 import signal
 from typing import Annotated
 
@@ -35,7 +36,7 @@ def simulate(
     try:
         return asyncio.run(_simulate(vendors, port, as_json=as_json))
     except OSError as error:
-        raise CommandFailed(f"cannot listen on 127.0.0.1:{port}: {error.strerror}") from None
+        raise CommandFailed(f"cannot listen on 127.0.0.1:{port}: {os.strerror(error.errno or 0)}") from None
 
 
 async def _simulate(vendors: list[SimulatedProvider], port: int, *, as_json: bool) -> Exit:

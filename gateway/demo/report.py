@@ -7,6 +7,7 @@ from itertools import groupby
 
 from rich import box
 from rich.console import Console, Group, RenderableType
+from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
@@ -46,13 +47,13 @@ def _colour(status: str) -> str:
     return _COLOURS.get(status, "red")
 
 
-def _events(result: BatchResult) -> Text:
+def _events(result: BatchResult) -> RenderableType:
     summary = result["summary"]
-    line = Text("  ")
     counts = [(status, summary[status.value]) for status in EventStatus]
     told = [Text(f"{count} {status}", style=_colour(status)) for status, count in counts if count]
     again = sum(one["replayed"] for one in result["results"])
-    return line + Text(" · ").join(told) + Text(f"  ({again} was a repeat)", style="dim")
+    repeats = Text(f"{again} of them a repeat: answered from the ledger, sent nowhere", style="dim")
+    return Padding(Group(Text(" · ").join(told), repeats), (0, 0, 0, 2))
 
 
 def _deliveries(result: BatchResult, order: Sequence[str]) -> Table:
@@ -78,7 +79,7 @@ def _attention(concerns: Sequence[Concern]) -> RenderableType:
     parts: list[RenderableType] = []
     for (status, code, step), group in groupby(concerns, key=lambda one: (one.status, one.code, one.what_to_do)):
         parts.append(Text(f"\n  {status}", style=_colour(status)) + Text(f" · {code}", style="bold"))
-        parts.append(Text(f"    {step}", style="italic"))
+        parts.append(Padding(Text(step, style="italic"), (0, 0, 0, 4)))
         lines = Table.grid(padding=(0, 2), pad_edge=True)
         for width in (2, 9, 20):
             lines.add_column(min_width=width, no_wrap=True)
@@ -91,18 +92,15 @@ def _attention(concerns: Sequence[Concern]) -> RenderableType:
 
 
 def _bills(figures: Sequence[Figure]) -> RenderableType:
-    table = _table("", "meter there")
-    for heading in ("delivered", "in doubt", "not there", "would bill"):
-        table.add_column(heading, justify="right")
-    table.add_column("", ratio=1, overflow="fold")
-    before = ""
-    for one in figures:
-        if before and one.destination != before:
-            table.add_section()
-        amounts = (one.delivered, one.doubtful, one.withheld, one.billed)
-        shown = one.destination if one.destination != before else ""
-        table.add_row(shown, one.meter, *(_amount(each) for each in amounts), _verdict(one))
-        before = one.destination
+    table = _table("meter there")
+    for heading in ("delivered", "in doubt", "would bill"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    table.add_column("", no_wrap=True)
+    for destination, group in groupby(figures, key=lambda one: one.destination):
+        table.add_row(Text(destination, style="bold"))
+        for one in group:
+            amounts = (one.delivered, one.doubtful, one.billed)
+            table.add_row(f" {one.meter}", *(_amount(each) for each in amounts), _verdict(one))
     dropped = "  ! taken for a customer whom the vendor does not know: `accepted` there means queued, not billed."
     return Group(table, Text(dropped, style="yellow")) if any(one.dropped for one in figures) else table
 
@@ -111,7 +109,7 @@ def _verdict(one: Figure) -> Text:
     if not one.adds_up:
         return Text("✗ does not add up", style="bold red")
     if one.dropped:
-        return Text(f"! {_amount(one.dropped)} never billed", style="yellow")
+        return Text(f"! {_amount(one.dropped)} unbilled", style="yellow")
     if one.doubtful:
         there = "it had arrived" if one.billed == one.delivered + one.doubtful else "it had not arrived"
         return Text(f"✓ {there}", style="magenta")
@@ -123,7 +121,7 @@ def _amount(amount: Decimal) -> str:
 
 
 def _table(*headings: str) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=True, header_style="bold dim")
+    table = Table(box=box.SIMPLE_HEAD, collapse_padding=True, header_style="bold dim")
     for heading in headings:
         table.add_column(heading, no_wrap=True)
     return table

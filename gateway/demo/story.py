@@ -120,8 +120,6 @@ class Figure:
     """What the gateway says is there."""
     doubtful: Decimal = Decimal(0)
     """What the gateway says may be there."""
-    withheld: Decimal = Decimal(0)
-    """What the gateway says is not there: rejected, blocked, waiting."""
     billed: Decimal = Decimal(0)
     """What the simulated vendor would bill, for customers that it knows."""
     dropped: Decimal = Decimal(0)
@@ -173,8 +171,6 @@ def _count(figure: Figure, status: DeliveryStatus, quantity: Decimal) -> None:
         figure.delivered += quantity
     elif status is DeliveryStatus.UNKNOWN:
         figure.doubtful += quantity
-    elif status is not DeliveryStatus.FILTERED:
-        figure.withheld += quantity
 
 
 def _measures(rows: Sequence[BindingRow], event: Event) -> Iterator[tuple[str, str, Decimal]]:

@@ -8,7 +8,7 @@ from decimal import Decimal
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from adapters import AnyAdapter, Fault, FaultKind, Outcome, Reply, Sent, State, encode_row, providers, settle
@@ -100,6 +100,7 @@ SHAPED = st.one_of(
             max_size=3,
         ),
     ),
+    st.builds(lambda text: {"feedback": {"body": {"type": "error", "value": text}}}, WORDS),
     st.fixed_dictionaries({"message": WORDS}, optional={"error": WORDS, "code": WORDS, "errors": VALUES}),
     st.builds(
         lambda paths: {"error": [{"path": path, "message": "Invalid"} for path in paths]},
@@ -291,7 +292,8 @@ class Sender:
                 case State.ACCEPTED | State.DUPLICATE:
                     self.ended[row.key] = "done"
                 case State.REJECTED:
-                    self.ended[row.key] = "parked" if doubt == 2 else "rejected"
+                    # Its own refusal settles that its batch was refused, if anyone looked at it.
+                    self.ended[row.key] = "parked" if doubt == 2 or (doubt and outcome.reduce) else "rejected"
                 case State.UNKNOWN:
                     doubt = 2
                 case State.NOT_STORED | State.REFUSED:
@@ -325,6 +327,9 @@ class Sender:
     count=st.integers(1, 5),
     rounds=st.integers(1, 20),
 )
+@example(script=[None, *["never left"] * 4], bad={1}, count=2, rounds=1)
+@example(script=[None, text_reply(413)], bad={1}, count=2, rounds=1)
+@example(script=["lost after", text_reply(400)], bad=set(), count=2, rounds=3)
 @settings(max_examples=150, deadline=None)
 def test_nothing_is_billed_twice_and_every_end_is_true(
     name: str, profile: str, script: list[Any], bad: set[int], count: int, rounds: int

@@ -142,7 +142,7 @@ class World:
         """Let the lane do everything that there is to do at this instant; return when there is more."""
         while True:
             due = await self.lane.step()
-            busy = bool(self.lane._sending)
+            busy = bool(self.lane._sending) or self.lane._wake.is_set()
             await self.lane.idle()
             if not busy and (due is None or due > self.clock.now()):
                 return due

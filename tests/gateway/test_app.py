@@ -278,7 +278,11 @@ async def test_a_full_queue_is_503(house: House) -> None:
 
 
 async def test_destinations_say_how_they_do_and_what_they_can(house: House) -> None:
-    async with house({"destinations": {"wingback": {"mode": "off"}, "flexprice": {"required": False}}}) as asking:
+    changes = {
+        "destinations": {"wingback": {"mode": "off"}, "flexprice": {"required": False}},
+        "delivery": {"retry": {"first": "1h", "max": "1h"}},
+    }
+    async with house(changes) as asking:
         asking.vendors["flowglad"].fail("unauthorized", times=None)
         await asking.send(event())
         told = {one["name"]: one for one in (await asking.get("/v1/destinations"))["data"]}

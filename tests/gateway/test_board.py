@@ -1,6 +1,7 @@
 """The board: who waits hears of every end, whenever it comes, and of nothing else."""
 
 import asyncio
+from collections.abc import Iterator
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -98,5 +99,5 @@ async def test_a_post_that_nobody_waits_for_costs_nobody_its_size() -> None:
 class Unread(list[int]):
     """Members that nobody may look at."""
 
-    def __iter__(self) -> "Unread":
+    def __iter__(self) -> Iterator[int]:
         raise AssertionError("looked at")

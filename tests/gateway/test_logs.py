@@ -155,6 +155,8 @@ async def test_a_conflict_names_members_and_no_values(house: House, lines: io.St
 async def test_a_path_is_logged_without_what_it_names(house: House, lines: io.StringIO, path: str) -> None:
     async with house(running=False) as asking:
         await asking.client.get(path)
+    (done,) = read(lines)
+    assert {"/v1/events/{id}", "/v1/destinations/{name}", "unknown"} >= {done["path"]}
     assert clean(lines.getvalue())
 
 

@@ -11,7 +11,7 @@ import httpx
 from gateway.simulator import SimulatedProvider
 from tests.scenarios.conftest import Service, event
 
-ROUNDS = 5
+ROUNDS = 4
 BATCH = 7
 
 
