@@ -147,10 +147,8 @@ class Lane:
 
     def _paused(self, now: datetime) -> datetime | None:
         """Return until when nothing may leave, `None` where it may."""
-        if self._stopping:
-            return now
-        until = self.pace.not_before
-        return until if until is not None and now < until else None
+        until = now if self._stopping else self.pace.not_before
+        return until if self._stopping or (until is not None and now < until) else None
 
     async def step(self) -> datetime | None:
         """Start sending what is due; return when to look again, `None` for when the lane is woken."""

@@ -9,6 +9,7 @@ __all__ = ["VERSION", "connect", "upgrade"]
 
 VERSION = 1
 
+# A number of `work` is never given twice: who decides about a piece that is gone must not hit another.
 _TABLES = """
 CREATE TABLE batches (
     batch INTEGER PRIMARY KEY, tenant TEXT NOT NULL, received INTEGER NOT NULL, size INTEGER NOT NULL,
@@ -20,7 +21,7 @@ CREATE TABLE tracks (
     PRIMARY KEY (batch, destination)
 ) WITHOUT ROWID;
 CREATE TABLE work (
-    id INTEGER PRIMARY KEY, destination TEXT NOT NULL, batch INTEGER NOT NULL, members BLOB NOT NULL,
+    id INTEGER PRIMARY KEY AUTOINCREMENT, destination TEXT NOT NULL, batch INTEGER NOT NULL, members BLOB NOT NULL,
     state TEXT NOT NULL, due INTEGER NOT NULL, attempts INTEGER NOT NULL, doubt INTEGER NOT NULL,
     since INTEGER NOT NULL, sent INTEGER, error BLOB, parts BLOB
 );

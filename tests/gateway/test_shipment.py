@@ -18,6 +18,9 @@ from hypothesis import strategies as st
 from adapters import Door, provider
 from gateway.ledger import Code, Group, Part, WorkState
 from gateway.shipment import FRAME, Item, packed
+from gateway.times import to_micros
+from gateway.verdict import REFUSED_BATCH
+from tests.gateway.clocks import START
 from tests.gateway.lanes import World, names, used
 
 USAGE_V0 = {"profile": "usage-v0", "merchant_id": "org_1"}
@@ -254,3 +257,20 @@ async def test_a_large_event_is_refused_here_and_leaves_its_neighbours_alone(
         assert {"accepted"} == set(statuses.values())
         assert all(len(msgspec.json.encode(call.rows)) < 2000 for call in world.vendor.calls)
         assert "payload_too_large" == (await world.views())["e1"]["error"]["code"]
+
+
+async def test_what_a_refused_batch_may_have_stored_stays_in_doubt_until_it_is_heard_of(tmp_path: Path) -> None:
+    def handle(request: httpx.Request) -> httpx.Response:
+        asked.append(request)
+        if len(asked) > 1:
+            raise httpx.ConnectError("nobody there")
+        return httpx.Response(400, json={"code": "validation_error", "message": "Request validation failed"})
+
+    asked: list[httpx.Request] = []
+    async with World(tmp_path, mount=httpx.MockTransport(handle)) as world:
+        await world.record(*names(4))
+        await world.now()
+        works = await world.ledger.held("it", WorkState.READY)
+        assert [0, 1, 2, 3] == sorted(index for work in works for index in work.members)
+        assert {REFUSED_BATCH} == {work.group.doubt for work in works}
+        assert {to_micros(START)} == {work.group.sent for work in works}
