@@ -7,30 +7,15 @@ what a refusal means for the peers, whether to resend, or what silence of the wh
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol, TypeGuard, cast
+from typing import TypeGuard, cast
 
 import msgspec
 
-from adapters._spec import Door, JsonValue, Outcome, Reply, Row, Rule, Sent, State
+from adapters._spec import Door, JsonValue, Outcome, Reply, Row, Rule, Sent, State, Truth
 from adapters._words import first, judge_row, sentence
 from canonical_schema import ErrorCode
 
-__all__ = ["Dialect", "EchoedRows", "IndexedFailures", "OneVerdict", "TwoLists", "refuse"]
-
-Truth = Mapping[str, Outcome]
-"""What the simulator decided about each row, by key: accepted, duplicate or rejected with a code."""
-
-
-class Dialect(Protocol):
-    """How a provider reports on the rows of one request."""
-
-    def read(self, door: Door, reply: Reply, sent: Sequence[Sent]) -> Mapping[str, Outcome] | None:
-        """Return outcomes by key for the rows this reply speaks of, or `None` if it is not understood."""
-        ...
-
-    def render(self, door: Door, sent: Sequence[Sent], truth: Truth) -> Reply:
-        """Answer as the vendor would."""
-        ...
+__all__ = ["EchoedRows", "IndexedFailures", "OneVerdict", "TwoLists", "refuse"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

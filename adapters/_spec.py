@@ -5,12 +5,11 @@ from dataclasses import dataclass, field
 from datetime import date, datetime, timedelta
 from decimal import Decimal
 from enum import StrEnum
-from typing import TYPE_CHECKING, Generic, Literal, TypeVar
+from typing import TYPE_CHECKING, Generic, Literal, Protocol, TypeVar
 
 from canonical_schema import ErrorCode, Receipt
 
 if TYPE_CHECKING:
-    from adapters._dialects import Dialect
     from adapters._models import Binding, Link
 
 __all__ = [
@@ -18,6 +17,7 @@ __all__ = [
     "Auth",
     "Bearer",
     "Dedupe",
+    "Dialect",
     "Door",
     "Envelope",
     "Fault",
@@ -41,6 +41,7 @@ __all__ = [
     "Source",
     "State",
     "TimeRule",
+    "Truth",
     "Usage",
 ]
 
@@ -187,6 +188,22 @@ class Outcome:
 
     Nobody looked at its rows, so a single row `rejected` for this does not settle an earlier doubt about it.
     """
+
+
+Truth = Mapping[str, Outcome]
+"""What the simulator decided about each row, by key: accepted, duplicate or rejected with a code."""
+
+
+class Dialect(Protocol):
+    """How a provider reports on the rows of one request."""
+
+    def read(self, door: "Door", reply: Reply, sent: Sequence[Sent]) -> Mapping[str, Outcome] | None:
+        """Return outcomes by key for the rows this reply speaks of, or `None` if it is not understood."""
+        ...
+
+    def render(self, door: "Door", sent: Sequence[Sent], truth: Truth) -> Reply:
+        """Answer as the vendor would."""
+        ...
 
 
 # The facts.
@@ -360,7 +377,7 @@ class Door:
     """Appended to the base URL."""
     binding: "type[Binding]"
     link: "type[Link]"
-    dialect: "Dialect"
+    dialect: Dialect
     roles: Roles
     quantity: QuantityRule
     time: TimeRule

@@ -112,7 +112,7 @@ class Intake(Section):
     unknown_meter: UnknownMeter = Field(
         default="store", description="`store`: kept as unrouted until there is a way. `refuse`: invalid."
     )
-    max_events: int = Field(default=10_000, ge=1, description="In one request.")
+    max_events: int = Field(default=10_000, ge=1, le=65_536, description="In one request.")
     max_bytes: Size = Field(default=32 * 2**20, ge=1, description="Of one request, decoded.")
     max_queue: int = Field(
         default=10_000_000, ge=1, description="Deliveries that may wait; above it the door answers 503."

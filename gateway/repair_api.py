@@ -21,6 +21,7 @@ from gateway.times import from_micros, to_micros
 __all__ = ["routes"]
 
 MAX_BODY = 2**20
+_ENCODER = msgspec.json.Encoder(decimal_format="number")
 Model = TypeVar("Model", bound=BaseModel)
 _REASON = Field(min_length=1, max_length=500, description="Why; kept in the audit trail.")
 
@@ -112,7 +113,7 @@ class _Repair:
                 for name, delivery in detail["deliveries"].items():
                     if delivery["status"] == query["status"] and query.get("destination", name) == name:
                         line = {"destination": name, "event": detail["event"], "delivery": delivery}
-                        yield msgspec.json.encode(line) + b"\n"
+                        yield _ENCODER.encode(line) + b"\n"
             if "next_cursor" not in found:
                 return
             query = {**query, "cursor": found["next_cursor"]}
@@ -156,4 +157,4 @@ async def _body(request: Request, model: type[Model]) -> Model:
 
 
 def _json(body: object) -> Response:
-    return Response(msgspec.json.encode(body), media_type="application/json")
+    return Response(_ENCODER.encode(body), media_type="application/json")
