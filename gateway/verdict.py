@@ -59,7 +59,7 @@ def next_step(
             code = Code.DUPLICATE if doubt else Code.DUPLICATE_UNEXPECTED
             return Next(code=code, doubt=doubt, provider_event_id=outcome.provider_event_id)
         case State.REJECTED:
-            if doubt == LOST_ANSWER or (doubt and outcome.code in _BY_NOW):
+            if doubt == LOST_ANSWER or (doubt and (outcome.reduce or outcome.code in _BY_NOW)):
                 return Next(code=Code.UNKNOWN, doubt=doubt, error=_doubtful(error))
             return Next(code=Code.REJECTED, doubt=NO_DOUBT, error=error)
         case State.BLOCKED:

@@ -1,16 +1,17 @@
 """From an event to rows: exact or refused, floored and never rounded up, under keys that are the same for ever."""
 
 import re
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from adapters import Row
+from adapters import Door, Row, provider
 from adapters._spec import KeyRule
 from canonical_schema import Event, Kind
 from gateway.catalogue import Catalogue
@@ -256,7 +257,9 @@ def test_of_several_rows_only_the_zeros_are_left_out() -> None:
     assert Turned(Code.ZERO) == turned_out(found, measures(**{"in": 0, "out": 0}))
 
 
-def test_an_absolute_zero_is_a_statement() -> None:
+def test_an_absolute_zero_is_a_statement(monkeypatch: pytest.MonkeyPatch) -> None:
+    doors = cast("dict[str, Door]", provider("wingback").spec.doors)
+    monkeypatch.setitem(doors, "bulk", replace(doors["bulk"], zero="refused"))
     found = catalogue("wingback", {}, allow_absolute=True)
     row = one(found, used("e1", kind=Kind.ABSOLUTE, quantity=Decimal(0)))
     assert ("0", True) == (row["units"], row["is_absolute"])

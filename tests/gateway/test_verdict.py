@@ -201,6 +201,12 @@ def test_a_refusal_for_its_age_does_not_settle_whether_an_earlier_batch_stored_i
     assert Code.REJECTED is follows(late, group()).code
 
 
+def test_a_row_too_large_by_itself_does_not_settle_whether_an_earlier_batch_stored_it() -> None:
+    refused = failed(State.REJECTED, reduce=True)
+    assert Code.UNKNOWN is follows(refused, group(doubt=REFUSED_BATCH)).code
+    assert Code.REJECTED is follows(refused, group(doubt=NO_DOUBT)).code
+
+
 def test_a_queued_receipt_is_told() -> None:
     accepted = Outcome(state=State.ACCEPTED, provider_event_id="p1")
     following = next_step(
