@@ -118,12 +118,15 @@ class Pace:
         self, what: Heard, began: datetime, now: datetime, *, busy: bool, retry_after: timedelta | None = None
     ) -> None:
         """Learn from an answer. `busy`: the window was full when the request left."""
+        # A request that left before the trouble says nothing about whether it is over.
+        before = self.not_before is not None and began < self.not_before
         if what is Heard.FINE:
+            if before:
+                return
             self.faults, self.refused, self.not_before = 0, False, None
             self._learn((now - began).total_seconds(), began, now, busy=busy)
             return
-        # What was in flight together fails together, and counts once.
-        if self.not_before is None or began >= self.not_before or what is not Heard.FAULT:
+        if not before:  # what was in flight together fails together, and counts once
             self.faults += 1
         self.refused = what is Heard.REFUSED
         self._shrink(0.5, began, now)

@@ -1,12 +1,13 @@
 """One lane between a ledger on disk and a simulated vendor, on a clock that a test moves."""
 
+import asyncio
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
 from random import Random
-from typing import Any, Self
+from typing import Any, Self, cast
 
 import httpx
 import yaml
@@ -15,6 +16,7 @@ from canonical_schema import DeliveryStatus, Event
 from gateway.board import Board
 from gateway.catalogue import Catalogue
 from gateway.configuration_file import loads
+from gateway.errors import LedgerUnavailable
 from gateway.lane import Lane
 from gateway.ledger import Claim, Code, Ledger, SqliteLedger, split_ref
 from gateway.ledger.check import add_up
@@ -25,7 +27,7 @@ from gateway.transport import Transport
 from tests.gateway.clocks import ManualClock
 from tests.gateway.ledger.conftest import SqliteStore
 
-__all__ = ["World", "used"]
+__all__ = ["CONTRACT", "Gate", "World", "faulty", "gated", "names", "until", "used"]
 
 CONTRACT = "Cust_c40bea18-c0c9-44b1-bd0c-43f5283e1670"
 LINKS: dict[str, Any] = {
@@ -194,3 +196,63 @@ class World:
 def names(count: int, start: int = 0) -> Iterable[str]:
     """Return ids of events."""
     return [f"e{index}" for index in range(start, start + count)]
+
+
+class Gate(httpx.AsyncBaseTransport):
+    """Lets requests through to a vendor when it is opened, and not before."""
+
+    def __init__(self) -> None:
+        self.inner: httpx.AsyncBaseTransport | None = None
+        self.open = asyncio.Event()
+        self.waiting = 0
+        self.cancelled = 0
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        assert self.inner is not None
+        self.waiting += 1
+        try:
+            await self.open.wait()
+        except asyncio.CancelledError:
+            self.cancelled += 1
+            raise
+        finally:
+            self.waiting -= 1
+        return await self.inner.handle_async_request(request)
+
+
+class Faulty:
+    """A ledger of which single calls fail, as on a full disk."""
+
+    def __init__(self, ledger: Ledger) -> None:
+        self._ledger = ledger
+        self.failing: dict[str, int] = {}
+
+    def __getattr__(self, name: str) -> Any:
+        if self.failing.get(name):
+            self.failing[name] -= 1
+            return self._refuse
+        return getattr(self._ledger, name)
+
+    async def _refuse(self, *_: object, **__: object) -> None:
+        raise LedgerUnavailable("disk full")
+
+
+def gated(folder: Path, kind: str = "flexprice", **members: Any) -> tuple[World, Gate]:
+    gate = Gate()
+    world = World(folder, kind, mount=gate, **members)
+    gate.inner = world.vendor.transport()
+    return world, gate
+
+
+def faulty(folder: Path, kind: str = "flexprice", **members: Any) -> tuple[World, dict[str, int]]:
+    ledger = Faulty(SqliteLedger(folder / "ledger.db"))
+    return World(folder, kind, ledger=cast("Ledger", ledger), **members), ledger.failing
+
+
+async def until(met: Callable[[], bool]) -> None:
+    """Let others run until something holds."""
+    for _ in range(20_000):
+        if met():
+            return
+        await asyncio.sleep(0)
+    raise AssertionError("it never came")

@@ -77,6 +77,20 @@ def test_what_was_in_flight_together_fails_once() -> None:
     assert (1, 2.0) == (one.faults, one.window)
 
 
+def test_a_success_that_was_on_its_way_does_not_end_a_pause() -> None:
+    one = pace()
+    one.heard(Heard.THROTTLED, START, START, busy=False, retry_after=timedelta(minutes=7))
+    one.heard(Heard.FINE, START - timedelta(seconds=1), START + timedelta(seconds=1), busy=False)
+    assert START + timedelta(minutes=7) == one.not_before
+
+
+def test_refusals_in_flight_together_count_once() -> None:
+    one = pace()
+    for what in (Heard.THROTTLED, Heard.THROTTLED, Heard.REFUSED):
+        one.heard(what, START, START + timedelta(seconds=1), busy=False)
+    assert (1, True) == (one.faults, one.refused)
+
+
 def test_the_servers_own_word_is_a_floor() -> None:
     one = pace()
     one.heard(Heard.THROTTLED, START, START, busy=False, retry_after=timedelta(minutes=7))
@@ -93,6 +107,7 @@ def test_faults_in_a_row_open_the_breaker_and_one_success_closes_it() -> None:
         now = max(now, one.not_before or now)
         one.heard(Heard.FAULT, now, now, busy=False)
     assert one.breaker is Breaker.OPEN
+    now = one.not_before or now
     one.heard(Heard.FINE, now, now, busy=False)
     assert (Breaker.CLOSED, 0, None) == (one.breaker, one.faults, one.not_before)
 
