@@ -23,7 +23,7 @@ class Surprise(NamedTuple):
 
 def surprises(configuration: Configuration) -> list[Surprise]:
     """Return everything that will surprise, what costs money first."""
-    found = [*_billed_twice(configuration), *_free_of_charge(configuration)]
+    found = [*_billed_twice(configuration), *_one_for_several(configuration), *_free_of_charge(configuration)]
     for name, meter in configuration.meters.items():
         found += _meter(configuration, name, meter)
     found += _unlinked(configuration)
@@ -62,6 +62,20 @@ def _billed_twice(configuration: Configuration) -> Iterator[Surprise]:
 
 def _share_tenants(one: Destination, other: Destination) -> bool:
     return not (one.tenants and other.tenants) or bool(set(one.tenants) & set(other.tenants))
+
+
+def _one_for_several(configuration: Configuration) -> Iterator[Surprise]:
+    tenants = {key.tenant for key in configuration.auth.keys}
+    for name, one in configuration.destinations.items():
+        served = tenants & set(one.tenants) if one.tenants else tenants
+        field = one.adapter.door.link.default
+        if one.mode != "off" and field is not None and len(served) > 1:
+            yield Surprise(
+                "customers_of_several_tenants",
+                f"destinations.{name}",
+                f"takes a customer's own id as {field}, so customers of {_listed(sorted(served))} with one id are one"
+                " customer there; give each tenant a destination with tenants",
+            )
 
 
 def _free_of_charge(configuration: Configuration) -> Iterator[Surprise]:

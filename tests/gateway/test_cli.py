@@ -246,6 +246,16 @@ meters: {calls: {}}
     assert "billed_by_several" not in codes(run("check", "--config", config, "--json"))
 
 
+def test_customers_of_several_tenants_that_would_be_one_at_the_vendor_are_told(run: Run) -> None:
+    listed = ", ".join(f"{{name: {one}, tenant: {one}, sha256: '{one * 64}', scopes: [admin]}}" for one in "ab")
+    keys = f"auth: {{keys: [{listed}]}}\n"
+    shared = "destinations: {one: {provider: flexprice, settings: {api_key: k}}}\nmeters: {calls: {}}\n"
+    warned = run("check", "--config", write(keys + shared), "--json")
+    assert "customers_of_several_tenants" in codes(warned)
+    apart = run("check", "--config", write(keys + shared.replace("flexprice,", "flexprice, tenants: [a],")), "--json")
+    assert "customers_of_several_tenants" not in codes(apart)
+
+
 def test_check_finds_what_would_stop_the_service(run: Run) -> None:
     config = write(SMALL + "ledger: {url: 'sqlite:///no/such/folder.db'}\n")
     done = run("check", "--config", config)
