@@ -13,6 +13,7 @@ from canonical_schema.event import (
     encode_event,
     event_json,
 )
+from canonical_schema.fingerprint import FINGERPRINT, fingerprint
 from canonical_schema.quantity import InvalidQuantity, parse_quantity, plain, to_quantity
 from canonical_schema.reading import read_event
 from canonical_schema.result import (
@@ -31,6 +32,7 @@ from canonical_schema.status import DeliveryStatus, EventStatus, event_status, w
 from canonical_schema.times import format_time, parse_time
 
 __all__ = [
+    "FINGERPRINT",
     "MAX_PROPERTY_BYTES",
     "Attempt",
     "BatchResult",
@@ -58,6 +60,7 @@ __all__ = [
     "encode_event",
     "event_json",
     "event_status",
+    "fingerprint",
     "format_time",
     "parse_quantity",
     "parse_time",
