@@ -10,11 +10,12 @@ from importlib import import_module
 from importlib.metadata import entry_points
 from pkgutil import iter_modules
 from typing import ClassVar, Generic, TypeVar, cast
+from urllib.parse import urlencode
 
 import msgspec
 
 from adapters._models import Binding, Link, Settings
-from adapters._spec import Dedupe, Door, ProviderSpec, QuantityRule, Request, Row, Usage
+from adapters._spec import Dedupe, Door, JsonValue, ProviderSpec, QuantityRule, Request, Row, Usage
 from canonical_schema import plain
 
 __all__ = ["Adapter", "encode_row", "provider", "providers"]
@@ -95,13 +96,23 @@ class Adapter(ABC, Generic[S, B, L]):
         return Request(
             method=self.door.method,
             url=self.base_url + self.door.path,
-            headers={
-                **self.spec.auth.headers(self.settings.api_key.get_secret_value()),
-                "content-type": "application/json",
-                "accept": "application/json",
-            },
+            headers={**self._credentials(), "content-type": "application/json", "accept": "application/json"},
             body=body,
         )
+
+    def reading(
+        self, path: str, query: Mapping[str, str | int] | None = None, body: JsonValue | None = None
+    ) -> Request:
+        """Frame a read for an ask: a GET, or a POST where the provider takes its filters in a body."""
+        url = self.base_url + path + (f"?{urlencode(query)}" if query else "")
+        headers = {**self._credentials(), "accept": "application/json"}
+        if body is None:
+            return Request(method="GET", url=url, headers=headers)
+        headers["content-type"] = "application/json"
+        return Request(method="POST", url=url, headers=headers, body=_ENCODER.encode(body))
+
+    def _credentials(self) -> dict[str, str]:
+        return self.spec.auth.headers(self.settings.api_key.get_secret_value())
 
     def wire_quantity(self, quantity: Decimal) -> Decimal | int | str:
         """Return a quantity as the door takes it: exact, as a whole number, a JSON number or a string."""

@@ -25,6 +25,7 @@ __all__ = [
     "HeaderKey",
     "JsonValue",
     "KeyRule",
+    "Lookup",
     "Measure",
     "Outcome",
     "ProviderSpec",
@@ -108,7 +109,7 @@ class Request:
     method: str
     url: str
     headers: Mapping[str, str] = field(repr=False)
-    body: bytes = field(repr=False)
+    body: bytes = field(default=b"", repr=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -370,6 +371,17 @@ class Rule:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Lookup:
+    """What looking a row up by our key is worth."""
+
+    settles: timedelta
+    """How long after the last request that may have stored it a row can still come to light."""
+    proves_absence: bool
+    """Whether what is not there after that time was never stored. Where not, only a find settles anything."""
+    source: Source
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Door:
     """One endpoint that takes usage."""
 
@@ -405,6 +417,10 @@ class Door:
     """Those that the vendor's meters can express."""
     corrections: str = ""
     """What the vendor offers to take usage back, in words."""
+    probe: Source | None = None
+    """Where the harmless read was seen that tells whether our credentials are good; `None`: none is known."""
+    lookup: Lookup | None = None
+    """How a row is found again by our key; `None`: it cannot be."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

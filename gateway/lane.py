@@ -6,12 +6,14 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import TypeVar
 
 import msgspec
 import structlog
 
-from adapters import Fault, Outcome, Reply, State
+from adapters import Ask, Fault, Outcome, Reply, State
 from canonical_schema import ErrorCode, ErrorItem, Event, Kind
+from gateway.asking import ask
 from gateway.board import Board
 from gateway.catalogue import Catalogue
 from gateway.configuration_sections import Delivery
@@ -27,6 +29,8 @@ from gateway.verdict import Next, error_item, may_resend, next_step
 __all__ = ["Health", "Lane"]
 
 log = structlog.get_logger("gateway.lane")
+
+T = TypeVar("T")
 
 SINGLES = 64
 """How many rows of a one-row door share one intent to send."""
@@ -76,6 +80,7 @@ class Lane:
         self._stopping = False
         self._stepping = asyncio.Lock()
         self._order = Order()
+        self._transport = transport
         self._holding = False
         self._stranded = False
         self._shipper = Shipper(
@@ -116,6 +121,18 @@ class Lane:
             for task in late:
                 task.cancel()
             await asyncio.gather(*late, return_exceptions=True)
+
+    async def ask(self, asked: Ask[T]) -> T:
+        """Return the answer of something that the adapter can ask; each request counts against the rate limits.
+
+        Raises AskFailed for a bug of the adapter, and for nothing that a network or a provider does.
+        """
+        return await ask(self._transport, asked, turn=self._turn)
+
+    async def _turn(self) -> None:
+        while wait := self.pace.wait(0, now := self._clock.now()):
+            await self._clock.wait(asyncio.Event(), now + wait)
+        self.pace.spend(0)
 
     async def idle(self) -> None:
         """Return when nothing is in flight."""

@@ -64,6 +64,7 @@ class World:
         delivery: Mapping[str, Any] | None = None,
         mount: httpx.AsyncBaseTransport | None = None,
         ledger: Ledger | None = None,
+        rate: str = "none",
         **changes: Any,
     ) -> None:
         self.clock = ManualClock()
@@ -74,7 +75,7 @@ class World:
         self._settings = {"api_key": "k", **(settings or {})}
         binding = BINDINGS[self._settings.get("profile", provider)]
         self._configured: dict[str, Any] = {
-            "destinations": {"it": {"provider": provider, "settings": self._settings, "rate": "none"}},
+            "destinations": {"it": {"provider": provider, "settings": self._settings, "rate": rate}},
             "meters": {
                 "calls": {"bindings": {"it": binding}},
                 "halves": {"bindings": {"it": [binding | half for half in HALVES]}},
