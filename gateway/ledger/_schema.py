@@ -1,16 +1,20 @@
 """The tables of the embedded ledger, and how a file of an older version becomes one of this version."""
 
 import sqlite3
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from gateway.errors import LedgerUnavailable
 
-__all__ = ["VERSION", "connect", "upgrade"]
+__all__ = ["UPGRADES", "VERSION", "connect", "upgrade"]
 
-VERSION = 1
+Step = str | Callable[[sqlite3.Connection], None]
+"""A statement, or what one statement cannot say."""
+
+VERSION = 2
 
 # A number of `work` is never given twice: who decides about a piece that is gone must not hit another.
-_TABLES = """
+_FIRST = """
 CREATE TABLE batches (
     batch INTEGER PRIMARY KEY, tenant TEXT NOT NULL, received INTEGER NOT NULL, size INTEGER NOT NULL,
     body BLOB NOT NULL
@@ -39,6 +43,9 @@ CREATE INDEX audit_tenant ON audit (tenant, id);
 CREATE TABLE destinations (name TEXT PRIMARY KEY, provider TEXT NOT NULL) WITHOUT ROWID;
 """
 
+UPGRADES: Mapping[int, tuple[Step, ...]] = {0: tuple(_FIRST.split(";")[:-1]), 1: ()}
+"""What makes a file of each version one of the next, in order. A new file takes all of it, from nothing."""
+
 
 def connect(path: Path) -> sqlite3.Connection:
     """Open the file so that what is committed survives kill -9 and power loss."""
@@ -49,11 +56,27 @@ def connect(path: Path) -> sqlite3.Connection:
 
 
 def upgrade(connection: sqlite3.Connection) -> None:
-    """Make the schema this version's. Raises LedgerUnavailable for a file that a newer version wrote."""
+    """Make the schema this version's, in one step or not at all; a new file is one of version 0.
+
+    Raises LedgerUnavailable for a file that a newer version wrote.
+    """
     (found,) = connection.execute("PRAGMA user_version").fetchone()
     if found > VERSION:
         raise LedgerUnavailable(
             f"the ledger has schema version {found} and this is a gateway for version {VERSION}: install a newer one"
         )
-    if found == 0:
-        connection.executescript(f"BEGIN IMMEDIATE; {_TABLES} PRAGMA user_version = {VERSION}; COMMIT;")
+    if found == VERSION:
+        return
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        for version in range(found, VERSION):
+            for step in UPGRADES[version]:
+                if isinstance(step, str):
+                    connection.execute(step)
+                else:
+                    step(connection)
+        connection.execute(f"PRAGMA user_version = {VERSION}")
+        connection.execute("COMMIT")
+    except BaseException:
+        connection.execute("ROLLBACK")
+        raise

@@ -39,7 +39,8 @@ def add_up(path: Path) -> dict[str, Any]:
         try:
             (found,) = connection.execute("PRAGMA user_version").fetchone()
             if found != VERSION:
-                raise LedgerUnavailable(f"{path} has schema version {found}; this is a gateway for version {VERSION}")
+                hint = "start the gateway on it once" if found < VERSION else "install a newer one"
+                raise LedgerUnavailable(f"{path} has schema version {found}, this is for version {VERSION}: {hint}")
             connection.execute("BEGIN")  # one consistent look
             return _added(connection)
         finally:
