@@ -23,6 +23,7 @@ __all__ = [
     "Claim",
     "ClaimKind",
     "Code",
+    "Document",
     "Group",
     "Ledger",
     "Moved",
@@ -260,6 +261,16 @@ class AuditRow(msgspec.Struct, kw_only=True, omit_defaults=True):
     after: str | None = None
 
 
+class Document(msgspec.Struct, kw_only=True, frozen=True):
+    """What is kept and is no event, under a name of its own: a customer's links, a report, how far work has come."""
+
+    kind: str
+    tenant: str
+    name: str
+    body: bytes | None
+    """JSON. `None`, in what is to be kept: nothing is, from then on."""
+
+
 class Snapshot(msgspec.Struct, kw_only=True):
     """A batch as it stands."""
 
@@ -354,6 +365,22 @@ class Ledger(Protocol):
 
     async def trail(self, tenant: str, below: int | None, limit: int) -> Sequence[tuple[int, AuditRow]]:
         """Return the audit trail, newest first, with its numbers; below a number, or from the newest."""
+        ...
+
+    async def keep(self, documents: Sequence[Document], audit: Sequence[AuditRow] = ()) -> None:
+        """Write documents down, each in place of the one of its name, and who wanted it: all of it or nothing."""
+        ...
+
+    async def document(self, kind: str, tenant: str, name: str) -> bytes | None:
+        """Return the body of one document, if there is one."""
+        ...
+
+    async def named(self, kind: str, tenant: str, names: Sequence[str]) -> Mapping[str, bytes]:
+        """Return the bodies of many documents, by name, in one look; those that are not there are left out."""
+        ...
+
+    async def documents(self, kind: str, tenant: str, after: str | None, limit: int) -> Sequence[Document]:
+        """Return documents by name, in the order of code points: those after a name, or from the first."""
         ...
 
     async def held(self, destination: str, state: WorkState) -> Sequence[Work]:

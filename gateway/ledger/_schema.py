@@ -43,7 +43,14 @@ CREATE INDEX audit_tenant ON audit (tenant, id);
 CREATE TABLE destinations (name TEXT PRIMARY KEY, provider TEXT NOT NULL) WITHOUT ROWID;
 """
 
-UPGRADES: Mapping[int, tuple[Step, ...]] = {0: tuple(_FIRST.split(";")[:-1]), 1: ()}
+_DOCUMENTS = """
+CREATE TABLE documents (
+    kind TEXT NOT NULL, tenant TEXT NOT NULL, name TEXT NOT NULL, body BLOB NOT NULL,
+    PRIMARY KEY (kind, tenant, name)
+) WITHOUT ROWID
+"""
+
+UPGRADES: Mapping[int, tuple[Step, ...]] = {0: tuple(_FIRST.split(";")[:-1]), 1: (_DOCUMENTS,)}
 """What makes a file of each version one of the next, in order. A new file takes all of it, from nothing."""
 
 

@@ -15,13 +15,14 @@ import msgspec
 
 from canonical_schema import DeliveryStatus, ErrorItem, Event
 from gateway.errors import LedgerUnavailable
-from gateway.ledger import _settling
+from gateway.ledger import _documents, _settling
 from gateway.ledger._model import (
     AttemptRow,
     AuditRow,
     Change,
     Claim,
     Code,
+    Document,
     Plan,
     Portion,
     QueueDepth,
@@ -183,6 +184,18 @@ class SqliteLedger:
             return [(number, msgspec.json.decode(body, type=AuditRow)) for number, body in rows]
 
         return await self._read(read)
+
+    async def keep(self, documents: Sequence[Document], audit: Sequence[AuditRow] = ()) -> None:
+        await self._writer.do(lambda connection: _documents.keep(connection, documents, audit))
+
+    async def document(self, kind: str, tenant: str, name: str) -> bytes | None:
+        return (await self.named(kind, tenant, [name])).get(name)
+
+    async def named(self, kind: str, tenant: str, names: Sequence[str]) -> Mapping[str, bytes]:
+        return await self._read(lambda connection: _documents.named(connection, kind, tenant, names))
+
+    async def documents(self, kind: str, tenant: str, after: str | None, limit: int) -> Sequence[Document]:
+        return await self._read(lambda connection: _documents.page(connection, kind, tenant, after, limit))
 
     async def held(self, destination: str, state: WorkState) -> Sequence[Work]:
         def read(connection: sqlite3.Connection) -> list[Work]:
