@@ -7,6 +7,7 @@ from bench.events import event_id, texts
 from canonical_schema import read_event
 from gateway.ledger import AttemptRow, Change, Code
 from gateway.service import Gateway
+from gateway.times import from_micros
 
 __all__ = ["fill"]
 
@@ -17,13 +18,13 @@ NAMED = {"flowglad": "usage_event_", "paygentic": "usg_"}
 
 async def fill(gateway: Gateway, prefix: str, count: int) -> None:
     """Store `count` events with every delivery accepted."""
-    ledger, plan = gateway.ledger, gateway.catalogue.plan("default", "api_calls")
+    ledger = gateway.ledger
     written = texts(prefix, count)
     for start in range(0, count, SIZE):
         ids = [event_id(prefix, number) for number in range(start, min(count, start + SIZE))]
         events = [read_event(text.encode()) for text in islice(written, SIZE)]
         now = time.time_ns() // 1000
-        await ledger.record("default", now, events, [plan] * len(events))
+        await ledger.record("default", now, events, gateway.catalogue.plans("default", events, from_micros(now)))
         for name, destination in gateway.configuration.destinations.items():
             changes: list[Change] = []
             attempts: list[AttemptRow] = []

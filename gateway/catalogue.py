@@ -19,7 +19,8 @@ class Catalogue:
 
     def __init__(self, configuration: Configuration) -> None:
         self._configuration = configuration
-        self._plans: dict[tuple[str, str], Plan] = {}
+        self._plans: dict[str, dict[str, Plan]] = {}
+        """By tenant and meter."""
 
     @property
     def destinations(self) -> Mapping[str, Destination]:
@@ -30,14 +31,18 @@ class Catalogue:
         """Return a meter, if it is in the catalogue."""
         return self._configuration.meters.get(name)
 
-    def plan(self, tenant: str, meter: str) -> Plan:
-        """Return where events of a meter go. A meter that is not in the catalogue goes nowhere."""
-        key = (tenant, meter)
-        plan = self._plans.get(key)
-        if plan is None:
-            plan = self._plan(tenant, meter)
-            if meter in self._configuration.meters:  # names that senders invent must not fill the memory
-                self._plans[key] = plan
+    def plans(self, tenant: str, events: Sequence[Event], received: datetime) -> list[Plan]:
+        """Return where each event goes. A meter that is not in the catalogue goes nowhere.
+
+        `received` is the time of an event that has none of its own.
+        """
+        known = self._plans.setdefault(tenant, {})
+        return [known.get(event.meter) or self._remembered(tenant, event.meter, known) for event in events]
+
+    def _remembered(self, tenant: str, meter: str, known: dict[str, Plan]) -> Plan:
+        plan = self._plan(tenant, meter)
+        if meter in self._configuration.meters:  # names that senders invent must not fill the memory
+            known[meter] = plan
         return plan
 
     def _plan(self, tenant: str, meter: str) -> Plan:

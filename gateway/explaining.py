@@ -29,7 +29,7 @@ def _one(catalogue: Catalogue, tenant: str, position: int, event: Event | Bad, n
     if isinstance(event, Bad):
         named = {} if event.event_id is None else {"id": event.event_id}
         return {"index": position, **named, "error": event.error, "deliveries": {}}
-    plan = catalogue.plan(tenant, event.meter)
+    (plan,) = catalogue.plans(tenant, [event], now)
     deliveries: dict[str, Any] = {}
     for route, names in (("live", plan.live), ("shadow", plan.shadow)):
         for name in names:

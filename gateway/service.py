@@ -34,7 +34,7 @@ from gateway.keys import Keyring
 from gateway.lane import Lane
 from gateway.ledger import AuditRow, Claim, ClaimKind, Ledger, Plan, split_ref
 from gateway.merge import View, batch_result, fresh, refused
-from gateway.times import Clock, SystemClock, to_micros
+from gateway.times import Clock, SystemClock, from_micros, to_micros
 from gateway.transport import Transport
 
 __all__ = ["Ack", "Gateway"]
@@ -202,7 +202,7 @@ class Gateway:
         catalogue, providers = self.catalogue, self._providers
         admitted = await self._admitted(tenant, sent, now)
         events = [event for event in admitted if isinstance(event, Event)]
-        plans = [catalogue.plan(tenant, event.meter) for event in events]
+        plans = catalogue.plans(tenant, events, now)
         with self.board.watch() as watch:
             claims = await self.ledger.record(tenant, to_micros(now), events, plans) if events else ()
             if catalogue is not self.catalogue:  # a reload came in between, and did not see these
@@ -325,7 +325,8 @@ class Gateway:
         """Give events that had no way the way that today's configuration has for them."""
         now = to_micros(self.clock.now())
         for batch, tenant, events, members in await self.ledger.unrouted():
-            plans = [self.catalogue.plan(tenant, event.meter) for event in events]
+            received = (await self.ledger.snapshots([batch]))[batch].received
+            plans = self.catalogue.plans(tenant, events, from_micros(received))
             found = [(index, plan) for index, plan in zip(members, plans, strict=True) if plan.live]
             if found:
                 await self.ledger.route(batch, [index for index, _ in found], [plan for _, plan in found], now)

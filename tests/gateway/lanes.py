@@ -138,7 +138,7 @@ class World:
     async def record(self, *sent: Event | str) -> Sequence[Claim]:
         """Store events as the door does."""
         events = [used(one) if isinstance(one, str) else one for one in sent]
-        plans = [self.catalogue.plan("default", event.meter) for event in events]
+        plans = self.catalogue.plans("default", events, self.clock.now())
         return await self.ledger.record("default", to_micros(self.clock.now()), events, plans)
 
     async def now(self) -> datetime | None:

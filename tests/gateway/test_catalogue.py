@@ -25,35 +25,40 @@ def catalogue(**members: Any) -> Catalogue:
     return Catalogue(loads(yaml.safe_dump(whole), {}))
 
 
+def plan(found: Catalogue, tenant: str, meter: str) -> Plan:
+    (made,) = found.plans(tenant, [used("e", meter=meter)], SPRING)
+    return made
+
+
 def several(**modes: str) -> dict[str, Any]:
     return {name: {**FLEXPRICE, "mode": mode} for name, mode in modes.items()}
 
 
 def test_an_event_goes_to_every_live_destination_with_a_binding() -> None:
     found = catalogue(destinations=several(a="live", b="live", s="shadow", o="off"))
-    assert Plan(live=("a", "b"), shadow=("s",)) == found.plan("default", "calls")
+    assert Plan(live=("a", "b"), shadow=("s",)) == plan(found, "default", "calls")
 
 
 def test_a_live_destination_without_a_binding_is_filtered_and_a_shadow_is_silent() -> None:
     found = catalogue(
         destinations=several(a="live", b="live", s="shadow"), meters={"calls": {"bindings": {"a": {}}}, "jobs": {}}
     )
-    assert Plan(live=("a",), filtered=(("b", Code.NO_BINDING),)) == found.plan("default", "calls")
-    assert ("a", "b") == found.plan("default", "jobs").live
+    assert Plan(live=("a",), filtered=(("b", Code.NO_BINDING),)) == plan(found, "default", "calls")
+    assert ("a", "b") == plan(found, "default", "jobs").live
 
 
 def test_a_meter_that_is_not_in_the_catalogue_goes_nowhere_and_is_not_remembered() -> None:
     found = catalogue()
     for index in range(100):
-        assert Plan() == found.plan("default", f"invented-{index}")
-    assert {} == found._plans
-    assert found.plan("default", "calls") is found.plan("default", "calls"), "shared by all events of a meter"
+        assert Plan() == plan(found, "default", f"invented-{index}")
+    assert {"default": {}} == found._plans
+    assert plan(found, "default", "calls") is plan(found, "default", "calls"), "shared by all events of a meter"
 
 
 def test_a_destination_serves_its_tenants_only() -> None:
     found = catalogue(destinations={"one": {**FLEXPRICE, "tenants": ["blue"]}, "all": FLEXPRICE})
-    assert ("all",) == found.plan("default", "calls").live
-    assert ("all", "one") == found.plan("blue", "calls").live
+    assert ("all",) == plan(found, "default", "calls").live
+    assert ("all", "one") == plan(found, "blue", "calls").live
 
 
 def linked(rows: object) -> Catalogue:
