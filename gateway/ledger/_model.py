@@ -330,6 +330,10 @@ class Ledger(Protocol):
         """Return batch numbers below `batch` (or from the newest), newest first."""
         ...
 
+    async def batches_after(self, batch: int, limit: int) -> Sequence[int]:
+        """Return batch numbers above `batch`, oldest first."""
+        ...
+
     async def take(self, destination: str, now: int, limit: int) -> Sequence[Work]:
         """Return ready work that is due, oldest due first, at most `limit` deliveries; the last may be a part."""
         ...

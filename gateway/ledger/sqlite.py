@@ -123,6 +123,13 @@ class SqliteLedger:
 
         return await self._read(read)
 
+    async def batches_after(self, batch: int, limit: int) -> Sequence[int]:
+        def read(connection: sqlite3.Connection) -> list[int]:
+            query = "SELECT batch FROM batches WHERE batch > ? ORDER BY batch LIMIT ?"
+            return [found for (found,) in connection.execute(query, (batch, limit))]
+
+        return await self._read(read)
+
     async def take(self, destination: str, now: int, limit: int) -> Sequence[Work]:
         def read(connection: sqlite3.Connection) -> list[Work]:
             taken: list[Work] = []

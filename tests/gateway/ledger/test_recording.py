@@ -176,4 +176,6 @@ async def test_batches_are_listed_newest_first_and_below_a_number(ledger: Ledger
     numbers = [await recorded(ledger, f"e{index}") for index in range(5)]
     assert numbers[::-1] == list(await ledger.batches_before(None, 10))
     assert numbers[1:3][::-1] == list(await ledger.batches_before(numbers[3], 2))
+    assert numbers == list(await ledger.batches_after(0, 10))
+    assert numbers[1:3] == list(await ledger.batches_after(numbers[0], 2))
     assert {} == await ledger.snapshots([max(numbers) + 1])

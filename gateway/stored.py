@@ -1,0 +1,23 @@
+"""What the ledger holds, from the first event to the last, a batch at a time: for whoever adds up."""
+
+from collections.abc import AsyncIterator
+
+from gateway.ledger import Ledger
+from gateway.merge import View
+
+__all__ = ["stored"]
+
+PAGE = 20
+"""Batches whose numbers are asked for at once."""
+
+
+async def stored(ledger: Ledger, tenant: str, after: int = 0) -> AsyncIterator[View]:
+    """Give each batch of a tenant with a number above `after`, oldest first. Holds one at a time.
+
+    What is recorded meanwhile may or may not be among them.
+    """
+    while numbers := await ledger.batches_after(after, PAGE):
+        for after in numbers:
+            snapshot = (await ledger.snapshots([after])).get(after)
+            if snapshot is not None and snapshot.tenant == tenant:
+                yield View(snapshot)
