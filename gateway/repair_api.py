@@ -1,16 +1,17 @@
 """The endpoints by which people repair: resolve, retry, dead letters as lines, and the audit trail of it all."""
 
 from collections.abc import AsyncIterator
-from typing import Any, TypeVar
+from typing import Any
 
 import msgspec
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, model_validator
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 
 from canonical_schema import DeliveryStatus, ErrorCode, format_time
 from gateway.access import tenant_of
+from gateway.asked import Asked, Reason, answer, body_of, key_name
 from gateway.errors import RequestRefused
 from gateway.ledger import AuditRow, Code, split_ref
 from gateway.listing import page, read_filter
@@ -20,32 +21,25 @@ from gateway.times import from_micros, to_micros
 
 __all__ = ["routes"]
 
-MAX_BODY = 2**20
 _ENCODER = msgspec.json.Encoder(decimal_format="number")
-Model = TypeVar("Model", bound=BaseModel)
-_REASON = Field(min_length=1, max_length=500, description="Why; kept in the audit trail.")
 
 
-class _Resolve(BaseModel):
+class _Resolve(Asked):
     """`POST /v1/deliveries/resolve`."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     id: str
     destination: str
     resolution: Resolution
-    reason: str = _REASON
+    reason: str = Reason()
 
 
-class _Retry(BaseModel):
+class _Retry(Asked):
     """`POST /v1/deliveries/retry`."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     ids: list[str] | None = Field(default=None, min_length=1, max_length=10_000)
     filter: dict[str, str] | None = None
     remap: bool = False
-    reason: str = _REASON
+    reason: str = Reason()
 
     @model_validator(mode="after")
     def _one_of_the_two(self) -> "_Retry":
@@ -71,8 +65,8 @@ class _Repair:
 
     async def resolve(self, request: Request) -> Response:
         tenant = tenant_of(request, self._gateway.keyring, "admin")
-        asked = await _body(request, _Resolve)
-        actor = Actor(tenant, _name(request), asked.reason)
+        asked = await body_of(request, _Resolve)
+        actor = Actor(tenant, key_name(request), asked.reason)
         now = to_micros(self._gateway.clock.now())
         ref, code = await resolve(self._gateway.ledger, actor, asked.id, asked.destination, asked.resolution, now)
         if (lane := self._gateway.lanes.get(asked.destination)) is not None:
@@ -80,18 +74,18 @@ class _Repair:
                 batch, index = split_ref(ref)
                 await lane.settled(batch, [index])
             lane.wake()
-        return _json({"id": asked.id, "destination": asked.destination, "status": code.status})
+        return answer({"id": asked.id, "destination": asked.destination, "status": code.status})
 
     async def retry(self, request: Request) -> Response:
         tenant = tenant_of(request, self._gateway.keyring, "admin")
-        asked = await _body(request, _Retry)
-        actor = Actor(tenant, _name(request), asked.reason)
+        asked = await body_of(request, _Retry)
+        actor = Actor(tenant, key_name(request), asked.reason)
         wanted = asked.ids if asked.ids is not None else read_filter(asked.filter or {})
         now = to_micros(self._gateway.clock.now())
         result = await retry(self._gateway.ledger, actor, wanted, remap=asked.remap, now=now)
         for one in result["retried"]:
             self._gateway.wake(one["destination"])
-        return _json(result)
+        return answer(result)
 
     async def letters(self, request: Request) -> Response:
         """Stream deliveries of one status as NDJSON: the dead letters, by default."""
@@ -124,7 +118,7 @@ class _Repair:
         rows = await self._gateway.ledger.trail(tenant, asked.cursor, asked.limit)
         data = [_shown(number, row) for number, row in rows]
         more = {"next_cursor": str(rows[-1][0])} if len(rows) == asked.limit else {}
-        return _json({"data": data, **more})
+        return answer({"data": data, **more})
 
 
 _PAGING = frozenset({"limit", "cursor"})
@@ -134,27 +128,3 @@ def _shown(number: int, row: AuditRow) -> dict[str, Any]:
     shown: dict[str, Any] = {"number": number, **msgspec.to_builtins(row), "at": format_time(from_micros(row.at))}
     shown.pop("tenant")
     return shown
-
-
-def _name(request: Request) -> str:
-    return str(request.scope.get("gateway.key") or "anonymous")
-
-
-async def _body(request: Request, model: type[Model]) -> Model:
-    body = bytearray()
-    async for chunk in request.stream():
-        body += chunk
-        if len(body) > MAX_BODY:
-            raise RequestRefused(413, ErrorCode.PAYLOAD_TOO_LARGE, f"the body is larger than {MAX_BODY} bytes")
-    try:
-        return model.model_validate_json(bytes(body))
-    except ValidationError as error:
-        problems = "; ".join(
-            f"{'.'.join(str(part) for part in one['loc']) or 'body'}: {one['msg']}"
-            for one in error.errors(include_url=False, include_context=False, include_input=False)
-        )
-        raise RequestRefused(400, ErrorCode.INVALID_REQUEST, problems) from None
-
-
-def _json(body: object) -> Response:
-    return Response(_ENCODER.encode(body), media_type="application/json")

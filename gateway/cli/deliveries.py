@@ -6,16 +6,12 @@ from typing import Annotated, Any, Literal
 import httpx
 from cyclopts import App, Parameter
 
+from gateway.cli._asking import LOCAL, Key, Reason, Url, ask
 from gateway.cli._out import CommandFailed, Exit, Json, machine, say
 
 __all__ = ["deliveries"]
 
 deliveries = App(name="deliveries", help="Look at and repair deliveries.")
-
-Url = Annotated[str, Parameter("--url", help="Where the gateway listens.")]
-Key = Annotated[str | None, Parameter("--key", env_var="USAGE_GATEWAY_KEY", help="A key with the scope admin.")]
-Reason = Annotated[str, Parameter("--reason", help="Why; kept in the audit trail.")]
-LOCAL = "http://127.0.0.1:8080"
 
 
 @deliveries.command
@@ -32,7 +28,7 @@ def resolve(
 ) -> int:
     """Decide an `unknown` delivery: it arrived, it did not and goes again, or it is given up."""
     body = {"id": event_id, "destination": destination, "resolution": resolution, "reason": reason}
-    result = _ask(url, key, "POST", "/v1/deliveries/resolve", body).json()
+    result = ask(url, key, "POST", "/v1/deliveries/resolve", body).json()
     if as_json:
         machine(result)
     else:
@@ -63,7 +59,7 @@ def retry(
         options = ", ".join(f"--{name}" for name in filters)
         raise CommandFailed(f"name event ids, or a filter ({options}): one of the two", Exit.USAGE)
     wanted: dict[str, Any] = {"ids": list(ids)} if ids else {"filter": given}
-    result = _ask(url, key, "POST", "/v1/deliveries/retry", {**wanted, "remap": remap, "reason": reason}).json()
+    result = ask(url, key, "POST", "/v1/deliveries/retry", {**wanted, "remap": remap, "reason": reason}).json()
     if as_json:
         machine(result)
     else:
@@ -83,19 +79,5 @@ def export(
 ) -> int:
     """Write deliveries of one status to standard output as NDJSON: the dead letters, by default."""
     query = {"status": status} | ({} if destination is None else {"destination": destination})
-    sys.stdout.write(_ask(url, key, "GET", f"/v1/deliveries?{httpx.QueryParams(query)}", None).text)
+    sys.stdout.write(ask(url, key, "GET", f"/v1/deliveries?{httpx.QueryParams(query)}", None).text)
     return Exit.OK
-
-
-def _ask(url: str, key: str | None, method: str, path: str, body: dict[str, Any] | None) -> httpx.Response:
-    headers = {"authorization": f"Bearer {key}"} if key else {}
-    try:
-        answer = httpx.request(method, url.rstrip("/") + path, json=body, headers=headers, timeout=60, trust_env=False)
-    except (httpx.TransportError, httpx.InvalidURL) as error:
-        raise CommandFailed(
-            f"{url}: no gateway answers there ({type(error).__name__}): start it, or name it with --url"
-        ) from None
-    if answer.is_error:
-        problem = answer.json()
-        raise CommandFailed(f"{problem['code']}: {problem['detail']}")
-    return answer

@@ -1,0 +1,58 @@
+"""What every endpoint that takes a JSON body shares: reading it against a model, answering, and who asked."""
+
+from typing import TypeVar
+
+import msgspec
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from starlette.requests import Request
+from starlette.responses import Response
+
+from canonical_schema import ErrorCode
+from gateway.errors import RequestRefused
+
+__all__ = ["Asked", "Reason", "answer", "body_of", "key_name"]
+
+MAX_BODY = 2**20
+_ENCODER = msgspec.json.Encoder(decimal_format="number")
+Model = TypeVar("Model", bound=BaseModel)
+
+
+class Asked(BaseModel):
+    """A request's body. Unknown members are refused by name."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+def Reason() -> str:  # noqa: N802  stands where pydantic's own `Field` does
+    """Return the field for why a person does something, which the audit trail keeps."""
+    return Field(min_length=1, max_length=500, description="Why; kept in the audit trail.")
+
+
+async def body_of(request: Request, model: type[Model]) -> Model:
+    """Return a request's body, read against a model.
+
+    Raises RequestRefused with every problem by its member, and never a value of what was sent.
+    """
+    body = bytearray()
+    async for chunk in request.stream():
+        body += chunk
+        if len(body) > MAX_BODY:
+            raise RequestRefused(413, ErrorCode.PAYLOAD_TOO_LARGE, f"the body is larger than {MAX_BODY} bytes")
+    try:
+        return model.model_validate_json(bytes(body))
+    except ValidationError as error:
+        problems = "; ".join(
+            f"{'.'.join(str(part) for part in one['loc']) or 'body'}: {one['msg']}"
+            for one in error.errors(include_url=False, include_context=False, include_input=False)
+        )
+        raise RequestRefused(400, ErrorCode.INVALID_REQUEST, problems) from None
+
+
+def answer(body: object, status: int = 200) -> Response:
+    """Return a JSON answer, every digit kept."""
+    return Response(_ENCODER.encode(body), status_code=status, media_type="application/json")
+
+
+def key_name(request: Request) -> str:
+    """Return the name of the key that was used, for the audit trail."""
+    return str(request.scope.get("gateway.key") or "anonymous")

@@ -1,0 +1,31 @@
+"""Commands that ask a running gateway: where it is, who asks and why, and one request with its refusals in words."""
+
+from collections.abc import Mapping
+from typing import Annotated, Any
+
+import httpx
+from cyclopts import Parameter
+
+from gateway.cli._out import CommandFailed
+
+__all__ = ["LOCAL", "Key", "Reason", "Url", "ask"]
+
+Url = Annotated[str, Parameter("--url", help="Where the gateway listens.")]
+Key = Annotated[str | None, Parameter("--key", env_var="USAGE_GATEWAY_KEY", help="A key with the scope admin.")]
+Reason = Annotated[str, Parameter("--reason", help="Why; kept in the audit trail.")]
+LOCAL = "http://127.0.0.1:8080"
+
+
+def ask(url: str, key: str | None, method: str, path: str, body: Mapping[str, Any] | None = None) -> httpx.Response:
+    """Return the answer to one request. Raises CommandFailed for every refusal, in its own words."""
+    headers = {"authorization": f"Bearer {key}"} if key else {}
+    try:
+        answer = httpx.request(method, url.rstrip("/") + path, json=body, headers=headers, timeout=60, trust_env=False)
+    except (httpx.TransportError, httpx.InvalidURL) as error:
+        raise CommandFailed(
+            f"{url}: no gateway answers there ({type(error).__name__}): start it, or name it with --url"
+        ) from None
+    if answer.is_error:
+        problem = answer.json()
+        raise CommandFailed(f"{problem['code']}: {problem['detail']}")
+    return answer
