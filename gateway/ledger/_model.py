@@ -113,6 +113,8 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     shadow: tuple[str, ...] = ()
     filtered: tuple[tuple[str, Code], ...] = ()
     """Live destinations that are not for this event, with why."""
+    windows: tuple[tuple[str, int], ...] = ()
+    """How old usage may be when it arrives, where a destination has such a window: microseconds, frozen here."""
 
 
 class ClaimKind(StrEnum):
@@ -174,6 +176,10 @@ class Group(msgspec.Struct, kw_only=True):
     sent: int | None = None
     """When the first request that may have stored them began."""
     error: ErrorItem | None = None
+    window: int | None = None
+    """How old usage may be when it arrives there, as it was frozen at the door. `None`: as old as it likes."""
+    deadline: int | None = None
+    """When that window closes for the first of them; sometimes for one that was among them."""
 
 
 class Work(msgspec.Struct, kw_only=True):
@@ -289,6 +295,8 @@ class QueueDepth(msgspec.Struct, kw_only=True):
     blocked: int = 0
     oldest: int | None = None
     """When the oldest of them was recorded."""
+    deadline: int | None = None
+    """When the acceptance window closes for the first of them, where there is one."""
 
 
 class Moved(GatewayError):
@@ -335,7 +343,17 @@ class Ledger(Protocol):
         ...
 
     async def take(self, destination: str, now: int, limit: int) -> Sequence[Work]:
-        """Return ready work that is due, oldest due first, at most `limit` deliveries; the last may be a part."""
+        """Return ready work that is due, at most `limit` deliveries; the last may be a part.
+
+        What has a deadline comes first, oldest deadline first, then what was due first.
+        """
+        ...
+
+    async def overdue(self, destination: str, now: int, limit: int) -> tuple[Sequence[Work], int | None]:
+        """Return work that is blocked, held or waiting past its deadline, and when the next such deadline is.
+
+        Oldest deadline first, at most `limit` pieces; the deadline is that of the first piece not returned.
+        """
         ...
 
     async def next_due(self, destination: str) -> int | None:

@@ -9,8 +9,9 @@ from typing import NamedTuple
 from canonical_schema import Event, differences
 from gateway.ledger._model import PLACES, Claim, ClaimKind, Code, Plan, WorkState, ref_of, split_ref
 from gateway.ledger._rows import DIGEST, pack_events, pack_members
+from gateway.times import to_micros
 
-__all__ = ["Entry", "enqueue", "record"]
+__all__ = ["Entry", "Load", "enqueue", "record", "times"]
 
 Load = Callable[[sqlite3.Connection, int], Sequence[Event]]
 
@@ -64,23 +65,46 @@ def record(connection: sqlite3.Connection, entry: Entry, load: Load) -> tuple[Se
         "INSERT INTO ids SELECT substr(?1, i * ?2 + 1, ?2) AS digest, ?3 + i FROM numbers WHERE i < ?4 ORDER BY digest",
         (b"".join(entry.digests[position] for position in new), DIGEST, batch * PLACES, len(new)),
     )
-    enqueue(connection, batch, range(len(new)), [entry.plans[position] for position in new], entry.received, len(new))
+    plans = [entry.plans[position] for position in new]
+    happened = times(stored, plans, entry.received)
+    enqueue(connection, batch, range(len(new)), plans, entry.received, len(new), happened)
     return claims, batch, stored
 
 
+def times(events: Sequence[Event], plans: Sequence[Plan], received: int) -> Sequence[int] | None:
+    """Return when the usage happened, where a plan has a window that it must arrive in; `None` where none has."""
+    if not any(plan.windows for plan in plans):
+        return None
+    return [received if event.timestamp is None else to_micros(event.timestamp) for event in events]
+
+
 def enqueue(
-    connection: sqlite3.Connection, batch: int, members: Sequence[int], plans: Sequence[Plan], now: int, size: int
+    connection: sqlite3.Connection,
+    batch: int,
+    members: Sequence[int],
+    plans: Sequence[Plan],
+    now: int,
+    size: int,
+    happened: Sequence[int] | None = None,
 ) -> None:
-    """Give events their deliveries: a status byte each, and one piece of ready work a destination."""
+    """Give events their deliveries: a status byte each, and one piece of ready work a destination.
+
+    `happened` tells when each was, where a plan has windows.
+    """
     codes: defaultdict[str, bytearray] = defaultdict(lambda: bytearray(size))
     work: defaultdict[str, array[int]] = defaultdict(lambda: array("H"))
+    closing: dict[str, tuple[int, int]] = {}
     live, unrouted = set[str](), array("H")
-    for index, plan in zip(members, plans, strict=True):
+    for place, (index, plan) in enumerate(zip(members, plans, strict=True)):
         for destination in plan.live + plan.shadow:
             codes[destination][index] = Code.PENDING
             work[destination].append(index)
         for destination, code in plan.filtered:
             codes[destination][index] = code
+        for destination, window in plan.windows if happened is not None else ():
+            closes = happened[place] + window
+            _, first = closing.get(destination, (window, closes))
+            closing[destination] = window, min(first, closes)
         live.update(plan.live, (destination for destination, _ in plan.filtered))
         if not plan.live:
             unrouted.append(index)
@@ -94,9 +118,12 @@ def enqueue(
         shadow = bool(was_shadow) and destination not in live
         connection.execute("INSERT OR REPLACE INTO tracks VALUES (?, ?, ?, ?)", (batch, destination, shadow, merged))
     connection.executemany(
-        "INSERT INTO work (destination, batch, members, state, due, attempts, doubt, since)"
-        " VALUES (?, ?, ?, ?, ?, 0, 0, ?)",
-        [(name, batch, packed.tobytes(), WorkState.READY, now, now) for name, packed in work.items()],
+        "INSERT INTO work (destination, batch, members, state, due, attempts, doubt, since, window, deadline)"
+        " VALUES (?, ?, ?, ?, ?, 0, 0, ?, ?, ?)",
+        [
+            (name, batch, packed.tobytes(), WorkState.READY, now, now, *closing.get(name, (None, None)))
+            for name, packed in work.items()
+        ],
     )
     if unrouted:
         connection.execute("INSERT OR REPLACE INTO unrouted VALUES (?, ?)", (batch, pack_members(unrouted)))

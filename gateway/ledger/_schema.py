@@ -49,8 +49,13 @@ CREATE TABLE documents (
     PRIMARY KEY (kind, tenant, name)
 ) WITHOUT ROWID
 """
+_DEADLINES = (
+    "ALTER TABLE work ADD COLUMN window INTEGER",
+    "ALTER TABLE work ADD COLUMN deadline INTEGER",
+    "CREATE INDEX work_deadline ON work (destination, state, deadline, due) WHERE deadline IS NOT NULL",
+)
 
-UPGRADES: Mapping[int, tuple[Step, ...]] = {0: tuple(_FIRST.split(";")[:-1]), 1: (_DOCUMENTS,)}
+UPGRADES: Mapping[int, tuple[Step, ...]] = {0: tuple(_FIRST.split(";")[:-1]), 1: (_DOCUMENTS, *_DEADLINES)}
 """What makes a file of each version one of the next, in order. A new file takes all of it, from nothing."""
 
 

@@ -8,7 +8,7 @@ import msgspec
 
 from canonical_schema import ErrorItem
 from gateway.ledger._model import AttemptRow, AuditRow, Change, Code, Group, Moved, Part, Plan, Portion, WorkState
-from gateway.ledger._recording import enqueue
+from gateway.ledger._recording import Load, enqueue, times
 from gateway.ledger._rows import (
     pack_attempt,
     pack_error,
@@ -37,6 +37,8 @@ class WorkRow(NamedTuple):
     sent: int | None
     error: bytes | None
     parts: bytes | None
+    window: int | None
+    deadline: int | None
 
 
 def group_of(row: WorkRow) -> Group:
@@ -49,6 +51,8 @@ def group_of(row: WorkRow) -> Group:
         since=row.since,
         sent=row.sent,
         error=unpack_error(row.error),
+        window=row.window,
+        deadline=row.deadline,
     )
 
 
@@ -78,14 +82,7 @@ def intend(connection: sqlite3.Connection, portions: Sequence[Portion], now: int
             ids.append(portion.work.id)
             continue
         _take_out(connection, portion.work.id, portion.members)
-        going = Group(
-            state=WorkState.SENDING,
-            due=group.due,
-            attempts=group.attempts,
-            doubt=group.doubt,
-            since=group.since,
-            sent=sent,
-        )
+        going = msgspec.structs.replace(group, state=WorkState.SENDING, sent=sent, error=None)
         ids.append(
             _insert(connection, portion.work.destination, portion.work.batch, portion.members, going, portion.parts)
         )
@@ -153,7 +150,9 @@ def release(connection: sqlite3.Connection, destination: str, state: WorkState, 
     return len(rows)
 
 
-def route(connection: sqlite3.Connection, batch: int, members: Sequence[int], plans: Sequence[Plan], now: int) -> None:
+def route(
+    connection: sqlite3.Connection, batch: int, members: Sequence[int], plans: Sequence[Plan], now: int, load: Load
+) -> None:
     """Give events that had no way their deliveries. One that has a way by now, or a delivery, gets no second."""
     row = connection.execute("SELECT members FROM unrouted WHERE batch = ?", (batch,)).fetchone()
     waiting = set[int]() if row is None else set(unpack_members(row[0]))
@@ -164,7 +163,12 @@ def route(connection: sqlite3.Connection, batch: int, members: Sequence[int], pl
         connection.execute("SELECT destination, codes FROM tracks WHERE batch = ?", (batch,))
     )
     fresh = [_unless_there(plan, known, index) for index, plan in routed.items()]
-    enqueue(connection, batch, list(routed), fresh, now, _size(connection, batch))
+    size, received = connection.execute("SELECT size, received FROM batches WHERE batch = ?", (batch,)).fetchone()
+    happened = None
+    if any(plan.windows for plan in fresh):
+        events = load(connection, batch)
+        happened = times([events[index] for index in routed], fresh, received)
+    enqueue(connection, batch, list(routed), fresh, now, size, happened)
     # A shadow delivery counts from now on where its destination has gone live.
     connection.executemany(
         "UPDATE tracks SET shadow = 0 WHERE batch = ? AND destination = ?",
@@ -189,12 +193,8 @@ def _unless_there(plan: Plan, known: Mapping[str, bytes], index: int) -> Plan:
         live=tuple(filter(missing, plan.live)),
         shadow=tuple(filter(missing, plan.shadow)),
         filtered=tuple((name, code) for name, code in plan.filtered if missing(name)),
+        windows=plan.windows,
     )
-
-
-def _size(connection: sqlite3.Connection, batch: int) -> int:
-    (size,) = connection.execute("SELECT size FROM batches WHERE batch = ?", (batch,)).fetchone()
-    return size
 
 
 def _take_out(connection: sqlite3.Connection, work: int, members: Sequence[int]) -> None:
@@ -228,8 +228,8 @@ def _insert(
     parts: Sequence[Sequence[Part]] | None,
 ) -> int:
     cursor = connection.execute(
-        "INSERT INTO work (destination, batch, members, state, due, attempts, doubt, since, sent, error, parts)"
-        " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        "INSERT INTO work (destination, batch, members, state, due, attempts, doubt, since, sent, error, parts, window,"
+        " deadline) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
         (
             destination,
             batch,
@@ -242,6 +242,8 @@ def _insert(
             group.sent,
             pack_error(group.error),
             pack_parts(parts),
+            group.window,
+            group.deadline,
         ),
     )
     return cursor.lastrowid or 0

@@ -133,19 +133,28 @@ class SqliteLedger:
     async def take(self, destination: str, now: int, limit: int) -> Sequence[Work]:
         def read(connection: sqlite3.Connection) -> list[Work]:
             taken: list[Work] = []
-            rows = connection.execute(
-                f"SELECT {_WORK} FROM work WHERE destination = ? AND state = 'ready' AND due <= ? ORDER BY due, id",
-                (destination, now),
-            )
             room = limit
-            for row in rows:
-                work = self._work(connection, WorkRow(*row), room)
-                taken.append(work)
-                room -= len(work.members)
-                if room <= 0:
-                    break
-            rows.close()
+            for query in (_TAKE_CLOSING, _TAKE):
+                rows = connection.execute(query, (destination, now))
+                while room > 0 and (row := rows.fetchone()) is not None:
+                    work = self._work(connection, WorkRow(*row), room)
+                    taken.append(work)
+                    room -= len(work.members)
+                rows.close()
             return taken
+
+        return await self._read(read)
+
+    async def overdue(self, destination: str, now: int, limit: int) -> tuple[Sequence[Work], int | None]:
+        def read(connection: sqlite3.Connection) -> tuple[Sequence[Work], int | None]:
+            query = f"""
+                SELECT {_WORK} FROM work INDEXED BY work_deadline WHERE destination = ?
+                AND state IN ('blocked', 'held', 'waiting') AND deadline IS NOT NULL ORDER BY deadline, id LIMIT ?
+            """
+            rows = [WorkRow(*row) for row in connection.execute(query, (destination, limit + 1))]
+            past = [row for row in rows[:limit] if row.deadline is not None and row.deadline <= now]
+            following = rows[len(past)].deadline if len(past) < len(rows) else None
+            return [self._work(connection, row) for row in past], following
 
         return await self._read(read)
 
@@ -231,16 +240,16 @@ class SqliteLedger:
         return await self._read(read)
 
     async def route(self, batch: int, members: Sequence[int], plans: Sequence[Plan], now: int) -> None:
-        await self._writer.do(lambda connection: _settling.route(connection, batch, members, plans, now))
+        await self._writer.do(lambda connection: _settling.route(connection, batch, members, plans, now, self._peek))
 
     async def depth(self) -> Mapping[str, QueueDepth]:
         def read(connection: sqlite3.Connection) -> dict[str, QueueDepth]:
             depths: defaultdict[str, QueueDepth] = defaultdict(QueueDepth)
             query = """
-                SELECT destination, state, sum(length(members) / 2), min(since) FROM work
+                SELECT destination, state, sum(length(members) / 2), min(since), min(deadline) FROM work
                 WHERE state IN ('ready', 'waiting', 'sending', 'blocked', 'held') GROUP BY destination, state
             """
-            for destination, state, count, since in connection.execute(query):
+            for destination, state, count, since, deadline in connection.execute(query):
                 depth = depths[destination]
                 match state:
                     case WorkState.READY | WorkState.WAITING:
@@ -250,6 +259,8 @@ class SqliteLedger:
                     case _:
                         depth.blocked += count
                 depth.oldest = since if depth.oldest is None else min(depth.oldest, since)
+                if deadline is not None:
+                    depth.deadline = deadline if depth.deadline is None else min(depth.deadline, deadline)
             return depths
 
         return await self._read(read)
@@ -365,6 +376,15 @@ class SqliteLedger:
 
 
 _WORK = ", ".join(WorkRow._fields)
+# The planner would rather sort everything that is due than walk the index of the few that have a deadline.
+_TAKE_CLOSING = f"""
+    SELECT {_WORK} FROM work INDEXED BY work_deadline
+    WHERE destination = ? AND state = 'ready' AND due <= ? AND deadline IS NOT NULL ORDER BY deadline, due, id
+"""
+_TAKE = f"""
+    SELECT {_WORK} FROM work WHERE destination = ? AND state = 'ready' AND due <= ? AND deadline IS NULL
+    ORDER BY due, id
+"""
 
 
 class _EventCache:
