@@ -23,6 +23,7 @@ PLANS = [
     Plan(live=("b",), filtered=(("a", Code.NO_BINDING),)),
     Plan(filtered=(("a", Code.NO_BINDING),)),
     Plan(shadow=("a", "s")),
+    Plan(live=("a", "b"), windows=(("a", 7),)),
     Plan(),
 ]
 DESTINATIONS = ("a", "b", "s")
@@ -41,6 +42,9 @@ HELD = {WorkState.HELD, WorkState.BLOCKED, WorkState.WAITING}
 DELIVERIES = set(Code) - {Code.NONE, Code.NO_BINDING, Code.NO_ROUTE}
 
 
+NEVER = 2**62
+
+
 @dataclass
 class Delivery:
     """What the model knows of one event at one destination."""
@@ -49,6 +53,7 @@ class Delivery:
     state: WorkState | None = None
     due: int = 0
     attempts: int = 0
+    deadline: int = NEVER
     rendered: bool = False
 
 
@@ -67,6 +72,7 @@ class LedgerMachine(RuleBasedStateMachine):
         self.now = 1000
         self.model: dict[tuple[str, int, int], Delivery] = {}
         self.refs: dict[str, tuple[int, int]] = {}
+        self.received: dict[int, int] = {}
         self.unrouted: dict[int, set[int]] = {}
         self.sent: list[tuple[Work, int]] = []
         self.settled: list[Change] = []
@@ -79,7 +85,9 @@ class LedgerMachine(RuleBasedStateMachine):
         for name in plan.live + plan.shadow:
             known = self.model.get((name, batch, index))
             if known is None or known.code not in DELIVERIES:
-                self.model[name, batch, index] = Delivery(Code.PENDING, WorkState.READY, self.now)
+                window = dict(plan.windows).get(name)
+                closes = NEVER if window is None else self.received[batch] + window
+                self.model[name, batch, index] = Delivery(Code.PENDING, WorkState.READY, self.now, deadline=closes)
         for name, code in plan.filtered:
             self.model.setdefault((name, batch, index), Delivery(code))
         if plan.live:
@@ -97,6 +105,7 @@ class LedgerMachine(RuleBasedStateMachine):
             if claim.kind.value == "new":
                 assert one not in self.refs
                 self.refs[one] = place
+                self.received.setdefault(place[0], self.now)
                 self.enqueue(*place, plan)
             assert self.refs[one] == place
 
@@ -111,9 +120,9 @@ class LedgerMachine(RuleBasedStateMachine):
         taken = [(work.batch, index) for work in works for index in work.members]
         assert len(set(taken)) == len(taken) == min(limit, len(ready))
         assert set(taken) <= ready.keys()
-        dues = [work.group.due for work in works]
-        assert dues == sorted(dues)
-        assert all(one.due >= max(dues) for place, one in ready.items() if place not in taken)
+        order = [(NEVER if work.group.deadline is None else work.group.deadline, work.group.due) for work in works]
+        assert order == sorted(order)
+        assert all((one.deadline, one.due) >= order[-1] for place, one in ready.items() if place not in taken)
         portions = [
             rendered(work, data.draw(st.lists(st.sampled_from(work.members), min_size=1, unique=True).map(sorted)))
             for work in works
@@ -159,7 +168,11 @@ class LedgerMachine(RuleBasedStateMachine):
         attempts: int,
         due: int,
     ) -> Change:
-        group = None if state is None else Group(state=state, due=due, attempts=attempts, since=1, error=ERROR)
+        kept = work.group
+        group = None
+        if state is not None:
+            group = Group(state=state, due=due, attempts=attempts, since=1, error=ERROR, window=kept.window)
+            group.deadline = kept.deadline
         parts = None if state is None else [[part(work.batch, index)] for index in members]
         return Change(
             work=number,
@@ -202,6 +215,21 @@ class LedgerMachine(RuleBasedStateMachine):
                 self.runner.run(self.ledger.route(batch, list(chosen), list(chosen.values()), self.now))
             for index, plan in chosen.items():
                 self.enqueue(batch, index, plan)
+
+    @rule(name=st.sampled_from(DESTINATIONS), limit=st.integers(1, 3))
+    def overdue(self, name: str, limit: int) -> None:
+        past, following = self.runner.run(self.ledger.overdue(name, self.now, limit))
+        waits = {
+            key[1:]: one.deadline
+            for key, one in self.model.items()
+            if key[0] == name and one.state in HELD and one.deadline < NEVER
+        }
+        told = {(work.batch, index): work.group.deadline for work in past for index in work.members}
+        assert len(past) <= limit
+        assert told.items() <= {place: one for place, one in waits.items() if one <= self.now}.items()
+        left = [one for place, one in waits.items() if place not in told]
+        assert following == min(left, default=None)
+        assert len(past) == limit or all(one > self.now for one in left)
 
     @rule(by=st.integers(1, 5))
     def wait(self, by: int) -> None:
