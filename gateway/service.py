@@ -26,6 +26,7 @@ from canonical_schema import (
 )
 from gateway.board import Board
 from gateway.catalogue import DEFAULT_TENANT, Catalogue
+from gateway.chores import Chore, Step
 from gateway.configuration import Configuration
 from gateway.errors import ConfigurationError, LedgerUnavailable
 from gateway.explaining import explain
@@ -97,6 +98,7 @@ class Gateway:
         self._rng = rng
         self._reloading = asyncio.Lock()
         self._queue = _QueueLook()
+        self._chores: dict[str, Chore] = {}
         self._use(configuration)
 
     def _use(self, configuration: Configuration) -> None:
@@ -127,6 +129,11 @@ class Gateway:
                 delivery=configuration.delivery,
                 rng=self._rng,
             )
+
+    def chore(self, name: str, step: Step) -> Chore:
+        """Have something done in the background for as long as the gateway delivers. To be said before it starts."""
+        self._chores[name] = Chore(name, step, self.clock)
+        return self._chores[name]
 
     async def open(self) -> None:
         """Open the ledger and take up what the last process left; nothing is sent yet."""
@@ -175,7 +182,7 @@ class Gateway:
             await self.ledger.close()
 
     def _run(self) -> None:
-        self._tasks = [asyncio.create_task(lane.run()) for lane in self.lanes.values()]
+        self._tasks = [asyncio.create_task(one.run()) for one in (*self.lanes.values(), *self._chores.values())]
 
     async def _take_up(self) -> None:
         await self.ledger.name(self._providers)
@@ -185,7 +192,11 @@ class Gateway:
         await self._route_unrouted()
 
     async def _rest(self, grace: timedelta) -> None:
+        for chore in self._chores.values():
+            chore.stop()
         await asyncio.gather(*(lane.stop(grace) for lane in self.lanes.values()))
+        if self._tasks:  # all of them end by themselves; a chore first finishes its step
+            await asyncio.wait(self._tasks, timeout=grace.total_seconds())
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
