@@ -425,6 +425,13 @@ class Ledger(Protocol):
         """Give unrouted events their deliveries."""
         ...
 
+    async def extend(self, batch: int, members: Sequence[int], plans: Sequence[Plan], now: int) -> int:
+        """Give stored events deliveries at destinations where they have none; return how many are new.
+
+        One that has a delivery there, or ended there, gets no second; what is filtered for want of a way does.
+        """
+        ...
+
     async def depth(self) -> Mapping[str, QueueDepth]:
         """Return what waits, by destination."""
         ...

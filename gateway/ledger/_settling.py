@@ -1,7 +1,7 @@
 """Writes about deliveries: the intent to send, what became of it, blocking, routing."""
 
 import sqlite3
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import msgspec
@@ -19,7 +19,7 @@ from gateway.ledger._rows import (
     unpack_parts,
 )
 
-__all__ = ["WorkRow", "group_of", "hold", "intend", "note", "prepare", "release", "route", "settle"]
+__all__ = ["WorkRow", "extend", "group_of", "hold", "intend", "note", "prepare", "release", "route", "settle"]
 
 
 class WorkRow(NamedTuple):
@@ -159,6 +159,30 @@ def route(
     routed = {index: plan for index, plan in zip(members, plans, strict=True) if index in waiting}
     if not routed:
         return
+    _give(connection, batch, routed, now, load)
+    # A shadow delivery counts from now on where its destination has gone live.
+    connection.executemany(
+        "UPDATE tracks SET shadow = 0 WHERE batch = ? AND destination = ?",
+        [(batch, name) for name in {name for plan in routed.values() for name in plan.live}],
+    )
+    _still_unrouted(connection, batch, waiting.difference(index for index, plan in routed.items() if plan.live))
+
+
+def extend(
+    connection: sqlite3.Connection, batch: int, members: Sequence[int], plans: Sequence[Plan], now: int, load: Load
+) -> int:
+    """Give stored events deliveries where they have none, and return how many these are."""
+    row = connection.execute("SELECT members FROM unrouted WHERE batch = ?", (batch,)).fetchone()
+    waiting = set[int]() if row is None else set(unpack_members(row[0]))
+    fresh = _give(connection, batch, dict(zip(members, plans, strict=True)), now, load)
+    # A shadow delivery is no way, and a live one is.
+    ways = {index for index, plan in zip(members, fresh, strict=True) if plan.live}
+    _still_unrouted(connection, batch, waiting - ways)
+    return sum(len(plan.live) + len(plan.shadow) for plan in fresh)
+
+
+def _give(connection: sqlite3.Connection, batch: int, routed: Mapping[int, Plan], now: int, load: Load) -> list[Plan]:
+    """Enqueue what the plans add to what there is, and return what that was."""
     known: dict[str, bytes] = dict(
         connection.execute("SELECT destination, codes FROM tracks WHERE batch = ?", (batch,))
     )
@@ -169,15 +193,14 @@ def route(
         events = load(connection, batch)
         happened = times([events[index] for index in routed], fresh, received)
     enqueue(connection, batch, list(routed), fresh, now, size, happened)
-    # A shadow delivery counts from now on where its destination has gone live.
-    connection.executemany(
-        "UPDATE tracks SET shadow = 0 WHERE batch = ? AND destination = ?",
-        [(batch, name) for name in {name for plan in routed.values() for name in plan.live}],
-    )
-    left = sorted(waiting.difference(index for index, plan in routed.items() if plan.live))
+    return fresh
+
+
+def _still_unrouted(connection: sqlite3.Connection, batch: int, left: Iterable[int]) -> None:
+    members = sorted(left)
     connection.execute("DELETE FROM unrouted WHERE batch = ?", (batch,))
-    if left:
-        connection.execute("INSERT INTO unrouted VALUES (?, ?)", (batch, pack_members(left)))
+    if members:
+        connection.execute("INSERT INTO unrouted VALUES (?, ?)", (batch, pack_members(members)))
 
 
 _NO_DELIVERY = frozenset({Code.NONE, Code.NO_BINDING, Code.NO_ROUTE})

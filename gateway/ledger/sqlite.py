@@ -242,6 +242,12 @@ class SqliteLedger:
     async def route(self, batch: int, members: Sequence[int], plans: Sequence[Plan], now: int) -> None:
         await self._writer.do(lambda connection: _settling.route(connection, batch, members, plans, now, self._peek))
 
+    async def extend(self, batch: int, members: Sequence[int], plans: Sequence[Plan], now: int) -> int:
+        def write(connection: sqlite3.Connection) -> int:
+            return _settling.extend(connection, batch, members, plans, now, self._peek)
+
+        return await self._writer.do(write)
+
     async def depth(self) -> Mapping[str, QueueDepth]:
         def read(connection: sqlite3.Connection) -> dict[str, QueueDepth]:
             depths: defaultdict[str, QueueDepth] = defaultdict(QueueDepth)

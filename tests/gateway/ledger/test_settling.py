@@ -355,3 +355,32 @@ async def test_a_loss_of_power_leaves_the_intent_and_no_verdict(store: Store, le
         assert {WorkState.READY: [0], WorkState.SENDING: [1]} == await places(after, batch)
         (found,) = await after.held("a", WorkState.SENDING)
         assert [[part(batch, 1)]] == found.parts
+
+
+async def test_stored_events_are_given_deliveries_that_they_do_not_have(ledger: Ledger) -> None:
+    batch = await recorded(ledger, "e0", "e1", "e2", plan=Plan(live=("a",), filtered=(("b", Code.NO_ROUTE),)))
+    assert 2 == await ledger.extend(batch, [0, 2], [Plan(live=("b",))] * 2, 8000)
+    assert [Code.PENDING, Code.NO_ROUTE, Code.PENDING] == await codes(ledger, batch, "b")
+    assert [0, 2] == (await places(ledger, batch, "b"))[WorkState.READY]
+    assert 1 == await ledger.extend(batch, [0, 1, 2], [Plan(live=("b",))] * 3, 9000), "one had none"
+    assert 0 == await ledger.extend(batch, [0, 1, 2], [Plan(live=("a", "b"))] * 3, 9000), "all have one"
+    assert 3 == await ledger.extend(batch, [0, 1, 2], [Plan(shadow=("s",))] * 3, 9000)
+    assert [] == list(await ledger.unrouted()), "a shadow delivery takes no event's way"
+
+
+async def test_what_ended_at_a_destination_is_not_begun_again(ledger: Ledger) -> None:
+    batch = await recorded(ledger, "e0", plan=Plan(live=("a",)))
+    (work,) = await ledger.take("a", 5000, 10)
+    (held,) = await ledger.intend([rendered(work)], 5000)
+    await ledger.settle(
+        [Change(work=held, batch=batch, destination="a", members=[0], code=Code.ACCEPTED, group=None)], []
+    )
+    assert 0 == await ledger.extend(batch, [0], [Plan(live=("a",))], 8000)
+    assert [Code.ACCEPTED] == await codes(ledger, batch)
+
+
+async def test_a_way_is_found_for_what_had_none_by_extending_too(ledger: Ledger) -> None:
+    batch = await recorded(ledger, "e0", "e1", plan=Plan())
+    await ledger.extend(batch, [0, 1], [Plan(live=("a",)), Plan(shadow=("a",))], 8000)
+    ((_, _, _, members),) = await ledger.unrouted()
+    assert [1] == list(members)
