@@ -2,6 +2,7 @@
 
 from adapters._asks import Ask, CanFind, CanProbe, Found, Health, Presence, Sought, Welcome, health_of
 from adapters._base import Adapter, AnyAdapter, encode_row, provider, providers
+from adapters._corrections import Amend, Corrections, Deltas, TakeBack
 from adapters._dialects import EchoedRows, IndexedFailures, OneVerdict, TwoLists
 from adapters._models import Binding, Link, Settings
 from adapters._settle import settle
@@ -35,13 +36,16 @@ from adapters._spec import (
 
 __all__ = [
     "Adapter",
+    "Amend",
     "AnyAdapter",
     "Ask",
     "Bearer",
     "Binding",
     "CanFind",
     "CanProbe",
+    "Corrections",
     "Dedupe",
+    "Deltas",
     "Door",
     "EchoedRows",
     "Envelope",
@@ -72,6 +76,7 @@ __all__ = [
     "Sought",
     "Source",
     "State",
+    "TakeBack",
     "TimeRule",
     "TwoLists",
     "Usage",

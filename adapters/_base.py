@@ -1,5 +1,6 @@
 """What every adapter is: facts, and one pure function. Discovery is by folder and by entry point."""
 
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import replace
@@ -9,8 +10,8 @@ from functools import cache, cached_property
 from importlib import import_module
 from importlib.metadata import entry_points
 from pkgutil import iter_modules
-from typing import ClassVar, Generic, TypeVar, cast
-from urllib.parse import urlencode
+from typing import ClassVar, Generic, Self, TypeVar, cast
+from urllib.parse import quote, urlencode
 
 import msgspec
 
@@ -81,21 +82,36 @@ class Adapter(ABC, Generic[S, B, L]):
     def encode(self, usage: Usage[B, L]) -> Row:
         """Say one event in the provider's words. Pure: no clock, no rounding, no defaults of its own."""
 
+    def take_back(self, theirs: str, reason: str) -> Row:
+        """Say that a stored row is taken back, for the door of a `TakeBack`. `theirs` is the provider's id of the row.
+
+        Raises NotImplementedError where the provider has no such door.
+        """
+        raise NotImplementedError(f"{self.spec.title} takes nothing back")
+
+    def through(self, door: Door) -> Self:
+        """Return the same destination, by another of its provider's doors."""
+        other = type(self)(self.settings)
+        other.door = door
+        return other
+
     def request(self, rows: list[bytes]) -> Request:
         """Frame encoded rows as the one request that carries them.
 
         `rows` is what `encode_row` gave, at most `door.max_rows`; for a door of single rows, one.
         """
+        path = self.door.path
         match self.door.rows:
             case "one":
                 (body,) = rows
+                path, body = _placed(self.door.path, body)
             case "list":
                 body = b"[" + b",".join(rows) + b"]"
             case (under,):
                 body = b'{"' + under.encode() + b'":[' + b",".join(rows) + b"]}"
         return Request(
             method=self.door.method,
-            url=self.base_url + self.door.path,
+            url=self.base_url + path,
             headers={**self._credentials(), "content-type": "application/json", "accept": "application/json"},
             body=body,
         )
@@ -129,6 +145,20 @@ class Adapter(ABC, Generic[S, B, L]):
 
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+def _placed(path: str, body: bytes) -> tuple[str, bytes]:
+    """Return path and body with those members of the row moved into the path that it names."""
+    names = _NAMED.findall(path)
+    if not names:
+        return path, body
+    row = msgspec.json.decode(body, type=dict[str, msgspec.Raw])
+    for name in names:
+        path = path.replace(f"{{{name}}}", quote(msgspec.json.decode(row.pop(name), type=str), safe=""))
+    return path, _ENCODER.encode(row)
+
+
+_NAMED = re.compile(r"\{(\w+)\}")
 
 
 def encode_row(row: Row) -> bytes:

@@ -7,6 +7,7 @@ from decimal import Decimal
 from enum import StrEnum
 from typing import TYPE_CHECKING, Generic, Literal, Protocol, TypeVar
 
+from adapters._corrections import Corrections
 from canonical_schema import ErrorCode, Receipt
 
 if TYPE_CHECKING:
@@ -415,8 +416,8 @@ class Door:
     rates: tuple[Rate, ...] = ()
     aggregations: frozenset[Aggregation] = frozenset({"sum", "count"})
     """Those that the vendor's meters can express."""
-    corrections: str = ""
-    """What the vendor offers to take usage back, in words."""
+    corrections: Corrections | None = None
+    """What the vendor lets us do about usage that it has. `None`: nothing that is known."""
     probe: Source | None = None
     """Where the harmless read was seen that tells whether our credentials are good; `None`: none is known."""
     lookup: Lookup | None = None

@@ -11,6 +11,7 @@ from decimal import Decimal
 from pydantic import Field, model_validator
 
 from adapters._base import Adapter
+from adapters._corrections import Amend
 from adapters._dialects import OneVerdict
 from adapters._models import Binding, Link, Settings
 from adapters._spec import (
@@ -39,6 +40,15 @@ __all__ = ["Flexprice"]
 
 SEEN = date(2026, 11, 23)
 SERVER = "https://github.com/flexprice/flexprice/tree/e4b5303fde24581003faf0b05c08feb605c2ef93"
+
+
+class FlexpriceSettings(Settings):
+    """What depends on how the vendor's server is run."""
+
+    allow_amend: bool = Field(
+        default=True,
+        description="Correct by sending an event again. Off where the server locks event ids for 24 h after the first.",
+    )
 
 
 class EventBinding(Binding):
@@ -109,14 +119,19 @@ BULK = Door(
     ),
     rates=(Rate(requests=100, per=timedelta(minutes=1)),),
     aggregations=frozenset({"sum", "count", "max", "latest", "unique"}),
-    corrections="amend: the newest copy of an event_id with its timestamp wins",
+    corrections=Amend(
+        replaces=frozenset({"sum", "max", "latest"}),
+        voids=frozenset({"sum", "max"}),
+        setting="allow_amend",
+        source=Source(url=SERVER, seen=SEEN, grade="code", fact="the newest copy of event_id and timestamp is billed"),
+    ),
 )
 
 
-class Flexprice(Adapter[Settings, EventBinding, CustomerLink]):
+class Flexprice(Adapter[FlexpriceSettings, EventBinding, CustomerLink]):
     """Flexprice's bulk ingestion."""
 
-    Settings = Settings
+    Settings = FlexpriceSettings
     spec = ProviderSpec(
         name="flexprice",
         title="Flexprice",
@@ -126,11 +141,15 @@ class Flexprice(Adapter[Settings, EventBinding, CustomerLink]):
         cautions=(
             "202 promises nothing about billing: unknown event names and customers are taken without a word.",
             "Event ids must not be sent again with another timestamp: they would be billed twice.",
+            "A server that locks event ids for 24 h skips corrections without a word: read the usage back after one.",
         ),
         sources=(
             Source(url=SERVER, seen=SEEN, grade="code", fact="1 to 1000 events, one status, a 400 may queue a prefix"),
             Source(url=SERVER, seen=SEEN, grade="code", fact="deduplicated by timestamp and event_id, newest wins"),
             Source(url=SERVER, seen=SEEN, grade="code", fact="Decimal(25,15) or (18,8): 10 integer digits, 8 places"),
+            Source(
+                url=SERVER, seen=SEEN, grade="unverified", fact="whether the hosted service locks event ids for 24 h"
+            ),
             Source(url=SERVER, seen=SEEN, grade="code", fact="four error envelopes; negatives are billed as 0"),
             Source(url="https://docs.flexprice.io", seen=SEEN, grade="unverified", fact="100 bulk requests a minute"),
         ),

@@ -10,6 +10,7 @@ from decimal import Decimal
 from pydantic import Field
 
 from adapters._base import Adapter
+from adapters._corrections import Deltas
 from adapters._dialects import EchoedRows
 from adapters._models import Binding, Link, Settings
 from adapters._spec import (
@@ -108,7 +109,12 @@ BULK = Door(
         _domain(ErrorCode.CONFLICT, "UsageEvent conflict: "),
     ),
     aggregations=frozenset({"sum", "count", "unique"}),
-    corrections="none: whole amounts of at least 1, nothing can be deleted",
+    corrections=Deltas(
+        aggregations=frozenset({"sum"}),
+        down=False,
+        instead="nothing recorded can be lowered or deleted: give credits there, or ask the vendor",
+        source=Source(url=SERVER, seen=SEEN, grade="code", fact="amounts of at least 1, no update, no delete"),
+    ),
 )
 
 

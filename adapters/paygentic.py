@@ -11,6 +11,7 @@ from typing import Literal, Self
 from pydantic import Field, model_validator
 
 from adapters._base import Adapter
+from adapters._corrections import Deltas, TakeBack
 from adapters._dialects import OneVerdict, TwoLists
 from adapters._models import Binding, Duration, Link, Settings
 from adapters._spec import (
@@ -156,7 +157,37 @@ EVENTS = Door(
         ),
     ),
     aggregations=frozenset({"sum", "count", "max", "latest", "unique"}),
-    corrections="none by event; negative quantities are taken",
+    corrections=Deltas(
+        aggregations=frozenset({"sum"}),
+        instead="an event cannot be changed or deleted: credit it there",
+        source=Source(url=SPEC, seen=SEEN, grade="docs", fact="the number inside data has no bound"),
+    ),
+)
+
+REFUND = Door(
+    path="/v0/usage/{id}",
+    method="PATCH",
+    rows="one",
+    binding=MetricBinding,
+    link=CustomerLink,
+    roles=Roles(key=None, customer=(), meter=(), quantity="", timestamp=""),
+    quantity=QuantityRule(places=0),
+    time=TIME,
+    # A refund cannot be taken back, and nobody says what a second one does: a lost answer waits for a person.
+    dedupe=None,
+    refusal=Refusal.WHOLE,
+    dialect=OneVerdict(success=200, says={"object": "usageEvent"}, id_at="id"),
+    envelope=ENVELOPE,
+    rules=(
+        Rule(
+            statuses=(404,),
+            code="not_found",
+            text="(?i)usage",
+            state=State.REJECTED,
+            error=ErrorCode.NOT_FOUND,
+            says="Usage event not found",
+        ),
+    ),
 )
 
 USAGE_V0 = Door(
@@ -204,7 +235,15 @@ USAGE_V0 = Door(
         ),
     ),
     aggregations=frozenset({"sum", "count"}),
-    corrections="refund of a whole event, then a new one under a new key",
+    corrections=TakeBack(
+        word="refund",
+        door=REFUND,
+        aggregations=frozenset({"sum", "count"}),
+        instead="refund it by hand in the vendor's dashboard",
+        source=Source(
+            url=LEGACY, seen=SEEN, grade="docs", fact="PATCH /v0/usage/{id} refunds a usage event, irreversibly"
+        ),
+    ),
 )
 
 
@@ -254,6 +293,9 @@ class Paygentic(Adapter[PaygenticSettings, EventBinding | MetricBinding, Subject
         if isinstance(usage.binding, MetricBinding) and usage.binding.entitlement_id is not None:
             row["entitlementId"] = usage.binding.entitlement_id
         return row | {"metadata": texts(usage.properties)} if usage.properties else row
+
+    def take_back(self, theirs: str, reason: str) -> Row:
+        return {"id": theirs, "refunded": True, "reason": reason}
 
     def _metric(self, measure: Measure[EventBinding | MetricBinding]) -> Row:
         binding = measure.binding

@@ -10,6 +10,7 @@ from decimal import Decimal
 from pydantic import Field
 
 from adapters._base import Adapter
+from adapters._corrections import Deltas
 from adapters._dialects import IndexedFailures
 from adapters._models import Binding, Link, Settings
 from adapters._spec import (
@@ -100,7 +101,11 @@ BULK = Door(
     ),
     rates=(Rate(requests=100, rows=150_000, per=timedelta(minutes=1)),),
     aggregations=frozenset({"sum", "count"}),
-    corrections="none; a negative quantity may be taken (allow_negative)",
+    corrections=Deltas(
+        aggregations=frozenset({"sum", "count"}),
+        instead="nothing recorded can be changed or deleted: credit it there, or ask the vendor",
+        source=Source(url=PAGE, seen=SEEN, grade="unverified", fact="the stated range of units is signed"),
+    ),
 )
 
 

@@ -2,12 +2,14 @@
 
 from canonical_schema.cloudevents import read_cloudevent
 from canonical_schema.contract import MAX_PROPERTY_BYTES, UsageEvent, read_by_contract, to_event
+from canonical_schema.correction import PLAIN, Correction, CorrectionAction, Quantities, quantities_json
 from canonical_schema.errors import ErrorCode, ErrorItem, Problem
 from canonical_schema.event import (
     Event,
     InvalidEvent,
     Kind,
     Property,
+    correction_json,
     decode_event,
     differences,
     encode_event,
@@ -34,8 +36,11 @@ from canonical_schema.times import format_time, parse_time
 __all__ = [
     "FINGERPRINT",
     "MAX_PROPERTY_BYTES",
+    "PLAIN",
     "Attempt",
     "BatchResult",
+    "Correction",
+    "CorrectionAction",
     "DeliveryDetail",
     "DeliveryResult",
     "DeliveryStatus",
@@ -52,9 +57,11 @@ __all__ = [
     "PartResult",
     "Problem",
     "Property",
+    "Quantities",
     "Receipt",
     "Summary",
     "UsageEvent",
+    "correction_json",
     "decode_event",
     "differences",
     "encode_event",
@@ -65,6 +72,7 @@ __all__ = [
     "parse_quantity",
     "parse_time",
     "plain",
+    "quantities_json",
     "read_by_contract",
     "read_cloudevent",
     "read_event",

@@ -7,10 +7,21 @@ from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 import msgspec
 
+from canonical_schema.correction import Correction, quantities_json
 from canonical_schema.quantity import plain
 from canonical_schema.times import format_time
 
-__all__ = ["Event", "InvalidEvent", "Kind", "Property", "decode_event", "differences", "encode_event", "event_json"]
+__all__ = [
+    "Event",
+    "InvalidEvent",
+    "Kind",
+    "Property",
+    "correction_json",
+    "decode_event",
+    "differences",
+    "encode_event",
+    "event_json",
+]
 
 if TYPE_CHECKING:
     Property: TypeAlias = str | bool | int | Decimal
@@ -62,6 +73,8 @@ class Event(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defaults=T
     properties: dict[str, Property] = {}
     """Dimensions. A number keeps every digit that was sent: an int, or a Decimal where it was written with a
     point or an exponent."""
+    corrects: Correction | None = None
+    """Set where the gateway made this event to correct another; `quantity` is then the difference. Never sent."""
 
     def __repr__(self) -> str:
         return f"Event(id={self.id!r}, meter={self.meter!r})"
@@ -123,4 +136,18 @@ def event_json(event: Event) -> dict[str, Any]:
             shown[name] = value
     if event.properties:
         shown["properties"] = dict(event.properties)
+    if event.corrects is not None:
+        shown["corrects"] = correction_json(event.corrects)
     return shown
+
+
+def correction_json(correction: Correction) -> dict[str, Any]:
+    """Return what a correction says, as it is shown."""
+    return {
+        "id": correction.of,
+        "action": correction.action,
+        "reason": correction.reason,
+        "actor": correction.actor,
+        "before": quantities_json(correction.before),
+        "after": quantities_json(correction.after),
+    }

@@ -8,6 +8,7 @@ from typing import cast
 
 import msgspec
 
+from canonical_schema.correction import Correction
 from canonical_schema.event import Event, Kind
 
 __all__ = ["FINGERPRINT", "fingerprint"]
@@ -50,6 +51,8 @@ def _plain(value: object) -> object:
     if kind is dict:
         members = cast("dict[str, object]", value)
         return [(name, _plain(members[name])) for name in sorted(members)]
+    if kind is Correction:
+        return _plain(msgspec.structs.asdict(cast("Correction", value)))
     assert kind is Kind
     return str(value)
 

@@ -20,7 +20,7 @@ __all__ = [
     "Summary",
 ]
 
-FilterReason = Literal["no_binding", "route", "zero"]
+FilterReason = Literal["no_binding", "route", "zero", "voided"]
 Receipt = Literal["queued", "confirmed"]
 
 

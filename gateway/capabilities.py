@@ -8,6 +8,7 @@ from typing import Any
 from adapters import Dedupe, Door, ProviderSpec, QuantityRule, Rate
 from adapters._models import format_duration
 from adapters._spec import Grade, Refusal
+from gateway.correction_words import correction_facts, correction_words
 
 __all__ = ["capabilities", "column", "facts", "provider_facts"]
 
@@ -43,7 +44,7 @@ def capabilities(spec: ProviderSpec, door: Door) -> dict[str, Any]:
         "refused_batch": door.refusal.value,
         "receipt": door.receipt or "stored",
         "time_resolution_ms": door.time.resolution / timedelta(milliseconds=1),
-        "corrections": door.corrections,
+        "corrections": correction_facts(door),
         "binding_fields": list(door.binding.names),
         "link_fields": list(door.link.names),
         "weakest_fact": spec.weakest,
@@ -101,7 +102,7 @@ def facts(spec: ProviderSpec, door: Door) -> dict[str, str]:
         "After a lost answer": "parked as `unknown`, never resent" if dedupe is None else "sent again",
         "A refused request": "stored nothing" if door.refusal is Refusal.WHOLE else "may have stored its good rows",
         "`accepted` means": "stored" if door.receipt is None else f"{door.receipt}, and may still be dropped",
-        "Taking usage back": door.corrections or "no",
+        "Taking usage back": correction_words(door),
         "Time": f"to the {_RESOLUTIONS.get(door.time.resolution, str(door.time.resolution))}",
         "Meter, by": _names(door.binding.names, door.binding.default),
         "Customer, by": _names(door.link.names, door.link.default),

@@ -71,6 +71,8 @@ class Code(IntEnum):
     NO_BINDING = 11
     NO_ROUTE = 12
     ZERO = 13
+    VOIDED = 14
+    """Taken back before it was sent, or corrected before anything of it was there."""
 
     @property
     def status(self) -> DeliveryStatus:
@@ -102,8 +104,14 @@ _STATUS = {
     Code.NO_BINDING: DeliveryStatus.FILTERED,
     Code.NO_ROUTE: DeliveryStatus.FILTERED,
     Code.ZERO: DeliveryStatus.FILTERED,
+    Code.VOIDED: DeliveryStatus.FILTERED,
 }
-_REASON: dict[Code, FilterReason] = {Code.NO_BINDING: "no_binding", Code.NO_ROUTE: "route", Code.ZERO: "zero"}
+_REASON: dict[Code, FilterReason] = {
+    Code.NO_BINDING: "no_binding",
+    Code.NO_ROUTE: "route",
+    Code.ZERO: "zero",
+    Code.VOIDED: "voided",
+}
 
 
 class Plan(msgspec.Struct, frozen=True, kw_only=True):
@@ -321,9 +329,12 @@ class Ledger(Protocol):
         ...
 
     async def record(
-        self, tenant: str, received: int, events: Sequence[Event], plans: Sequence[Plan]
+        self, tenant: str, received: int, events: Sequence[Event], plans: Sequence[Plan], audit: Sequence[AuditRow] = ()
     ) -> Sequence[Claim]:
-        """Claim the ids, store the new events and enqueue their deliveries; the answers keep the order."""
+        """Claim the ids, store the new events and enqueue their deliveries; the answers keep the order.
+
+        `audit` is appended with them, and only where every one of them is new.
+        """
         ...
 
     async def find(self, tenant: str, event_id: str) -> int | None:

@@ -21,6 +21,7 @@ from gateway.ledger._model import (
     AuditRow,
     Change,
     Claim,
+    ClaimKind,
     Code,
     Document,
     Plan,
@@ -84,12 +85,15 @@ class SqliteLedger:
         self._held.close()
 
     async def record(
-        self, tenant: str, received: int, events: Sequence[Event], plans: Sequence[Plan]
+        self, tenant: str, received: int, events: Sequence[Event], plans: Sequence[Plan], audit: Sequence[AuditRow] = ()
     ) -> Sequence[Claim]:
         entry = Entry(tenant, received, events, plans, [digest(tenant, event.id) for event in events])
 
         def write(connection: sqlite3.Connection) -> tuple[Sequence[Claim], int | None, list[Event]]:
-            return record(connection, entry, self._peek)
+            made = record(connection, entry, self._peek)
+            if audit and all(claim.kind is ClaimKind.NEW for claim in made[0]):
+                _settling.note(connection, audit)
+            return made
 
         claims, batch, stored = await self._writer.do(write)
         if batch is not None:

@@ -10,7 +10,7 @@ import msgspec
 import pytest
 from hypothesis import example, given
 
-from canonical_schema import FINGERPRINT, Event, Kind, decode_event, differences, encode_event, fingerprint
+from canonical_schema import FINGERPRINT, Correction, Event, Kind, decode_event, differences, encode_event, fingerprint
 from tests.canonical_schema.test_event import alike, events
 
 ROOT = Path(__file__).parents[2]
@@ -105,6 +105,7 @@ OTHERS: dict[str, object] = {
     "subscription": None,
     "source": "",
     "properties": {},
+    "corrects": Correction(of="e", number=1, action="void", before={"": Decimal(2)}, after={}, reason="r", actor="a"),
 }
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from canonical_schema import DeliveryStatus
 from gateway.errors import LedgerUnavailable
-from gateway.ledger import Claim, ClaimKind, Code, Ledger, Plan, WorkState, split_ref
+from gateway.ledger import AuditRow, Claim, ClaimKind, Code, Ledger, Plan, WorkState, split_ref
 from tests.gateway.ledger.conftest import Store, batch_of, codes, event, events, opened, places, recorded, totals
 
 NEW, REPLAY, CONFLICT = ClaimKind.NEW, ClaimKind.REPLAY, ClaimKind.CONFLICT
@@ -179,3 +179,12 @@ async def test_batches_are_listed_newest_first_and_below_a_number(ledger: Ledger
     assert numbers == list(await ledger.batches_after(0, 10))
     assert numbers[1:3] == list(await ledger.batches_after(numbers[0], 2))
     assert {} == await ledger.snapshots([max(numbers) + 1])
+
+
+async def test_the_audit_is_written_with_the_events_and_only_where_all_of_them_are_new(ledger: Ledger) -> None:
+    row = AuditRow(at=1, tenant="default", actor="ada", action="void", target="e1", reason="a wrong meter reading")
+    await ledger.record("default", 1000, events("c1", "c2"), [PLAN, PLAN], [row])
+    assert [(1, row)] == list(await ledger.trail("default", None, 10))
+    claims = await ledger.record("default", 1001, events("c2", "c3"), [PLAN, PLAN], [row])
+    assert [REPLAY, NEW] == kinds(claims)
+    assert [(1, row)] == list(await ledger.trail("default", None, 10))
