@@ -81,6 +81,8 @@ class EventResult(TypedDict):
     replayed: bool
     deliveries: dict[str, DeliveryResult]
     error: NotRequired[ErrorItem]
+    trimmed: NotRequired[bool]
+    """The full record is kept no longer: this is how it ended."""
 
 
 class Summary(TypedDict):
@@ -112,5 +114,12 @@ class EventDetail(TypedDict):
     id: str
     status: EventStatus
     received_at: str
-    event: dict[str, object]
+    event: NotRequired[dict[str, object]]
+    """Absent where the record is trimmed."""
     deliveries: dict[str, DeliveryDetail]
+    trimmed: NotRequired[bool]
+    """Nothing but how it ended is kept: of each delivery the status, and no attempts."""
+    archive: NotRequired[str]
+    """The segment of the archive that has the full record."""
+    erased: NotRequired[bool]
+    """The customer was erased: the event shows a pseudonym, and no properties."""

@@ -52,33 +52,51 @@ class View:
         """Return one event's deliveries, as clients see them."""
         return {track.name: track.result(index) for track in self._tracks if track.codes[index]}
 
-    def result(self, position: int, index: int, *, replayed: bool) -> EventResult:
+    @property
+    def trimmed(self) -> bool:
+        """Whether nothing but statuses is left of the batch."""
+        return self.snapshot.remains is not None and self.snapshot.remains.trimmed
+
+    def result(self, position: int, index: int, event_id: str, *, replayed: bool) -> EventResult:
         """Return one event's entry in the answer to a request."""
-        return EventResult(
+        made = EventResult(
             index=position,
-            id=self.snapshot.events[index].id,
+            id=event_id,
             status=self.status(index),
             stored=True,
             replayed=replayed,
             deliveries=self.deliveries(index),
         )
+        if self.trimmed:
+            made["trimmed"] = True
+        return made
 
-    def detail(self, index: int) -> EventDetail:
-        """Return everything that is known of one event."""
-        event, received = self.snapshot.events[index], from_micros(self.snapshot.received)
-        shown = event_json(event)
-        shown.setdefault("timestamp", format_time(received))
-        return EventDetail(
-            id=event.id,
+    def detail(self, index: int, event_id: str | None = None) -> EventDetail:
+        """Return everything that is known of one event; of one that was trimmed that is how it ended.
+
+        Its id stands in the event, where that is still there; else it has to be told.
+        """
+        received, left = from_micros(self.snapshot.received), self.snapshot.remains
+        made = EventDetail(
+            id=event_id or self.snapshot.events[index].id,
             status=self.status(index),
             received_at=format_time(received),
-            event=shown,
             deliveries={
                 track.name: DeliveryDetail(**track.result(index), history=track.history(index))
                 for track in self._tracks
                 if track.codes[index]
             },
         )
+        if not self.trimmed:
+            made["event"] = event_json(self.snapshot.events[index])
+            made["event"].setdefault("timestamp", format_time(received))
+        elif left is not None:
+            made["trimmed"] = True
+            if left.segment is not None:
+                made["archive"] = left.segment
+        if left is not None and index in left.erased:
+            made["erased"] = True
+        return made
 
 
 class _TrackView:

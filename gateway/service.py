@@ -236,7 +236,8 @@ class Gateway:
         if ref is None:
             return None
         batch, index = split_ref(ref)
-        return (await self._views({batch}))[batch].detail(index)
+        views = await self._views({batch})
+        return views[batch].detail(index, event_id) if batch in views else None
 
     def wake(self, destination: str) -> None:
         """Tell a lane that there may be work, if there is such a lane."""
@@ -354,12 +355,19 @@ def _result(
     """Return the entry of an event that the ledger judged."""
     batch, index = split_ref(claim.ref)
     if claim.kind is ClaimKind.CONFLICT:
-        *most, last = claim.fields
-        differ = f"{', '.join(most)} and {last} differ" if most else f"{last} differs"
-        message = f"id: came before with other content ({differ}): send this under an id of its own"
-        error = ErrorItem(code=ErrorCode.CONFLICT, message=message, field="id", fields=list(claim.fields))
+        message = f"id: came before with other content{_differ(claim.fields)}: send this under an id of its own"
+        error = ErrorItem(code=ErrorCode.CONFLICT, message=message, field="id")
+        if claim.fields:
+            error["fields"] = list(claim.fields)
         return refused(position, event.id, EventStatus.CONFLICT, error)
     if batch in views:
-        return views[batch].result(position, index, replayed=claim.kind is ClaimKind.REPLAY)
+        return views[batch].result(position, index, event.id, replayed=claim.kind is ClaimKind.REPLAY)
     status, deliveries = at_first
     return EventResult(index=position, id=event.id, status=status, stored=True, replayed=False, deliveries=deliveries)
+
+
+def _differ(fields: Sequence[str]) -> str:
+    if not fields:  # nothing but the fingerprint is left of what came before
+        return ""
+    *most, last = fields
+    return f" ({', '.join(most)} and {last} differ)" if most else f" ({last} differs)"

@@ -8,6 +8,7 @@ Delivered events leave nothing but their byte and the attempts. Times are micros
 
 from collections.abc import Mapping, Sequence
 from enum import IntEnum, StrEnum
+from hashlib import blake2b
 from typing import Protocol
 
 import msgspec
@@ -24,6 +25,7 @@ __all__ = [
     "ClaimKind",
     "Code",
     "Document",
+    "Erasure",
     "Group",
     "Ledger",
     "Moved",
@@ -31,6 +33,7 @@ __all__ = [
     "Plan",
     "Portion",
     "QueueDepth",
+    "Remains",
     "Snapshot",
     "Track",
     "Work",
@@ -139,7 +142,7 @@ class Claim(msgspec.Struct, frozen=True):
     ref: int
     kind: ClaimKind
     fields: tuple[str, ...] = ()
-    """In a conflict: the members that differ."""
+    """In a conflict: the members that differ. None where only the fingerprint of what came before is left."""
 
 
 class Part(msgspec.Struct, array_like=True):
@@ -285,6 +288,19 @@ class Document(msgspec.Struct, kw_only=True, frozen=True):
     """JSON. `None`, in what is to be kept: nothing is, from then on."""
 
 
+class Remains(msgspec.Struct, frozen=True, kw_only=True):
+    """What stands in for content that is gone: that of a whole batch, or of some of its events."""
+
+    prints: bytes
+    """The fingerprint of each event of the batch, as it was sent."""
+    erased: frozenset[int] = frozenset()
+    """Indexes of the events whose customer was erased."""
+    trimmed: bool = False
+    """Whether all that is left are ids, fingerprints and statuses."""
+    segment: str | None = None
+    """Where the full record was archived before that, if it was."""
+
+
 class Snapshot(msgspec.Struct, kw_only=True):
     """A batch as it stands."""
 
@@ -292,7 +308,43 @@ class Snapshot(msgspec.Struct, kw_only=True):
     tenant: str
     received: int
     events: list[Event]
+    """None where the batch is trimmed."""
     tracks: list[Track]
+    remains: Remains | None = None
+
+
+class Erasure(msgspec.Struct, frozen=True, kw_only=True):
+    """A customer who is to be forgotten, and what stands in the place of the name."""
+
+    tenant: str
+    customer: str
+    key: bytes
+    """Of the pseudonyms: with the same key the same name gets the same one."""
+    abandon: bool = False
+    """Give up what is not settled; where not, such a batch is left alone."""
+
+    def __repr__(self) -> str:
+        return f"Erasure(alias={self.alias!r})"
+
+    @property
+    def alias(self) -> str:
+        """The customer's pseudonym."""
+        return self._pseudonym("customer", self.customer)
+
+    def of(self, event: Event) -> Event:
+        """Return the event without the customer: what was measured stays, so that it can still be added up."""
+        named = event.subscription
+        return msgspec.structs.replace(
+            event,
+            customer=self.alias,
+            subscription=None if named is None else self._pseudonym("subscription", named),
+            source=None,
+            properties={},
+        )
+
+    def _pseudonym(self, what: str, name: str) -> str:
+        made = blake2b(f"{self.tenant}\0{what}\0{name}".encode(), key=self.key, digest_size=12)
+        return f"erased_{made.hexdigest()}"
 
 
 class QueueDepth(msgspec.Struct, kw_only=True):
@@ -346,11 +398,11 @@ class Ledger(Protocol):
         ...
 
     async def batches_before(self, batch: int | None, limit: int) -> Sequence[int]:
-        """Return batch numbers below `batch` (or from the newest), newest first."""
+        """Return batch numbers below `batch` (or from the newest), newest first; trimmed ones are left out."""
         ...
 
     async def batches_after(self, batch: int, limit: int) -> Sequence[int]:
-        """Return batch numbers above `batch`, oldest first."""
+        """Return batch numbers above `batch`, oldest first; those that were trimmed are left out."""
         ...
 
     async def take(self, destination: str, now: int, limit: int) -> Sequence[Work]:
@@ -440,6 +492,7 @@ class Ledger(Protocol):
         """Give stored events deliveries at destinations where they have none; return how many are new.
 
         One that has a delivery there, or ended there, gets no second; what is filtered for want of a way does.
+        What was trimmed or erased gets none.
         """
         ...
 
@@ -453,4 +506,41 @@ class Ledger(Protocol):
 
     async def name(self, providers: Mapping[str, str]) -> None:
         """Remember which provider stands behind each destination."""
+        ...
+
+    async def trimmable(
+        self, before: int, letters: int | None, after: int, limit: int
+    ) -> tuple[Sequence[int], int | None]:
+        """Return settled batches that were recorded before an instant, from those above `after`, in order.
+
+        A delivery that is rejected, dead or unknown counts as settled where it was recorded before `letters`;
+        `None` for never. The second value is where to look on, `None` for the end.
+        """
+        ...
+
+    async def trim(self, prints: Mapping[int, bytes], segment: str | None, letters: int | None) -> Sequence[int]:
+        """Drop the full records of batches, but for ids, fingerprints and statuses; return those not settled by then.
+
+        `prints` holds by batch the fingerprint of each event; `segment` says where the records were archived.
+        """
+        ...
+
+    async def forget(self, before: int, limit: int) -> int:
+        """Forget trimmed batches that were recorded before an instant, with their ids; return how many went."""
+        ...
+
+    async def secret(self, name: str) -> bytes:
+        """Return 32 random bytes that this ledger alone keeps under a name, drawn when they are first asked for."""
+        ...
+
+    async def holding(self, tenant: str, customer: str, after: int, limit: int) -> tuple[Sequence[int], int | None]:
+        """Return the batches with events of a customer among `limit` above `after`, and where to look on."""
+        ...
+
+    async def erase(self, batch: int, erasure: Erasure) -> tuple[int, Mapping[str, int]]:
+        """Take a customer out of a batch; return how many events that concerns, and what of them is unsettled.
+
+        What is unsettled is counted by its `WorkState`, or as `unrouted`. Where it is not to be abandoned, and
+        always where something is being sent, nothing is changed.
+        """
         ...

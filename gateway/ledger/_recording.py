@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from canonical_schema import Event, differences
+from gateway.ledger._keeping import Content
 from gateway.ledger._model import PLACES, Claim, ClaimKind, Code, Plan, WorkState, ref_of, split_ref
 from gateway.ledger._rows import DIGEST, pack_events, pack_members
 from gateway.times import to_micros
@@ -14,6 +15,9 @@ from gateway.times import to_micros
 __all__ = ["Entry", "Load", "enqueue", "record", "times"]
 
 Load = Callable[[sqlite3.Connection, int], Sequence[Event]]
+"""Gives the events of a batch."""
+Held = Callable[[sqlite3.Connection, int], Content]
+"""Gives what repeats of a batch's ids are held against."""
 
 
 class Entry(NamedTuple):
@@ -26,7 +30,7 @@ class Entry(NamedTuple):
     digests: Sequence[bytes]
 
 
-def record(connection: sqlite3.Connection, entry: Entry, load: Load) -> tuple[Sequence[Claim], int | None, list[Event]]:
+def record(connection: sqlite3.Connection, entry: Entry, load: Held) -> tuple[Sequence[Claim], int | None, list[Event]]:
     """Store what is new; return a claim for each event, the batch that holds the new ones, and those events.
 
     The first of an id wins, in the request as in the ledger.
@@ -36,7 +40,7 @@ def record(connection: sqlite3.Connection, entry: Entry, load: Load) -> tuple[Se
     batch: int = last + 1
     new: list[int] = []
     claims: list[Claim] = []
-    loaded: dict[int, Sequence[Event]] = {}
+    loaded: dict[int, Content] = {}
     for position, (event, digest) in enumerate(zip(entry.events, entry.digests, strict=True)):
         ref = refs.get(digest)
         if ref is None:
@@ -46,13 +50,12 @@ def record(connection: sqlite3.Connection, entry: Entry, load: Load) -> tuple[Se
             continue
         held_in, index = split_ref(ref)
         if held_in == batch:
-            first = entry.events[new[index]]
+            differing = tuple(differences(entry.events[new[index]], event)) or None
         else:
             if held_in not in loaded:  # repeats come by the batch: it is decoded once, not once an event
                 loaded[held_in] = load(connection, held_in)
-            first = loaded[held_in][index]
-        differing = tuple(differences(first, event))
-        claims.append(Claim(ref, ClaimKind.CONFLICT if differing else ClaimKind.REPLAY, differing))
+            differing = loaded[held_in].differing(index, event)
+        claims.append(Claim(ref, ClaimKind.REPLAY) if differing is None else Claim(ref, ClaimKind.CONFLICT, differing))
     if not new:
         return claims, None, []
     stored = [entry.events[position] for position in new]

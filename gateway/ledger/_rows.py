@@ -14,6 +14,7 @@ from gateway.ledger._model import AttemptRow, Part
 __all__ = [
     "DIGEST",
     "digest",
+    "find_in_events",
     "pack_attempt",
     "pack_error",
     "pack_events",
@@ -67,6 +68,11 @@ def pack_events(events: Sequence[Event]) -> bytes:
 def unpack_events(packed: bytes) -> list[Event]:
     """Return the events of `pack_events`."""
     return [decode_event(line) for line in _zstd.decompress(packed).split(b"\n")]
+
+
+def find_in_events(packed: bytes, customer: str) -> bool:
+    """Return whether events of `pack_events` may be a customer's; `False` is certain."""
+    return b'"customer":' + msgspec.json.encode(customer) in _zstd.decompress(packed)
 
 
 def pack_parts(parts: Sequence[Sequence[Part]] | None) -> bytes | None:

@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from gateway.errors import LedgerUnavailable
+from gateway.ledger import _keeping
 
 __all__ = ["UPGRADES", "VERSION", "connect", "upgrade"]
 
@@ -55,7 +56,10 @@ _DEADLINES = (
     "CREATE INDEX work_deadline ON work (destination, state, deadline, due) WHERE deadline IS NOT NULL",
 )
 
-UPGRADES: Mapping[int, tuple[Step, ...]] = {0: tuple(_FIRST.split(";")[:-1]), 1: (_DOCUMENTS, *_DEADLINES)}
+UPGRADES: Mapping[int, tuple[Step, ...]] = {
+    0: tuple(_FIRST.split(";")[:-1]),
+    1: (_DOCUMENTS, *_DEADLINES, *_keeping.TABLES),
+}
 """What makes a file of each version one of the next, in order. A new file takes all of it, from nothing."""
 
 

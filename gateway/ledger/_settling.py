@@ -7,6 +7,7 @@ from typing import NamedTuple
 import msgspec
 
 from canonical_schema import ErrorItem
+from gateway.ledger._keeping import remains
 from gateway.ledger._model import AttemptRow, AuditRow, Change, Code, Group, Moved, Part, Plan, Portion, WorkState
 from gateway.ledger._recording import Load, enqueue, times
 from gateway.ledger._rows import (
@@ -172,6 +173,11 @@ def extend(
     connection: sqlite3.Connection, batch: int, members: Sequence[int], plans: Sequence[Plan], now: int, load: Load
 ) -> int:
     """Give stored events deliveries where they have none, and return how many these are."""
+    gone = remains(connection, batch)
+    if gone is not None:  # nobody can be billed for what is not known any more
+        there = [index for index in members if not gone.trimmed and index not in gone.erased]
+        plans = [plan for index, plan in zip(members, plans, strict=True) if index in there]
+        members = there
     row = connection.execute("SELECT members FROM unrouted WHERE batch = ?", (batch,)).fetchone()
     waiting = set[int]() if row is None else set(unpack_members(row[0]))
     fresh = _give(connection, batch, dict(zip(members, plans, strict=True)), now, load)

@@ -2,9 +2,11 @@
 
 import sqlite3
 from collections import Counter
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
+from canonical_schema import FINGERPRINT
 from gateway.errors import LedgerUnavailable
 from gateway.ledger._model import Code, WorkState
 from gateway.ledger._rows import unpack_members, unpack_parts
@@ -55,6 +57,18 @@ def _added(connection: sqlite3.Connection) -> dict[str, Any]:
     (ids,) = connection.execute("SELECT count(*) FROM ids").fetchone()
     if ids != sum(sizes.values()):
         problems.append(f"{sum(sizes.values())} events are stored and {ids} ids are claimed")
+    closed: dict[int, set[int] | None] = {
+        batch: None if trimmed else set(unpack_members(erased))
+        for batch, erased, trimmed in connection.execute("SELECT batch, erased, trimmed FROM remains")
+    }
+    problems += [f"batch {batch}: remains of a batch that is not there" for batch in closed if batch not in sizes]
+    for batch, size, body, prints in connection.execute(
+        "SELECT batch, size, length(body), length(prints) FROM batches LEFT JOIN remains USING (batch)"
+    ):
+        if size and not body and closed.get(batch, _NONE) is not None:
+            problems.append(f"batch {batch}: has neither events nor what is left of trimmed ones")
+        if prints is not None and prints != size * FINGERPRINT:
+            problems.append(f"batch {batch}: {prints // FINGERPRINT} fingerprints for {size} events")
     held: dict[tuple[int, str], dict[int, WorkState]] = {}
     for number, batch, destination, packed, state, parts in connection.execute(
         "SELECT id, batch, destination, members, state, parts FROM work"
@@ -79,7 +93,8 @@ def _added(connection: sqlite3.Connection) -> dict[str, Any]:
             if code is not Code.NONE:
                 counted[code.status] += 1
             state = places.pop(index, None)
-            if (state is not None and code not in _FITTING[state]) or (state is None and code in _IN_WORK):
+            alone = code in _IN_WORK and not _over(code, closed.get(batch, _NONE), index)
+            if (state is not None and code not in _FITTING[state]) or (state is None and alone):
                 place = "no work" if state is None else f"work that is {state}"
                 problems.append(f"batch {batch}, place {index}: {destination} says {code.name.lower()}, with {place}")
         problems += [f"batch {batch}, place {index}: {destination} works on nothing" for index in places]
@@ -94,3 +109,15 @@ def _added(connection: sqlite3.Connection) -> dict[str, Any]:
         "problems": problems[:MOST],
         "problem_count": len(problems),
     }
+
+
+def _over(code: Code, closed: Collection[int] | None, index: int) -> bool:
+    """Return whether a delivery that has no work ended for good: nothing can be repaired of what is not kept.
+
+    `closed` are the events of the batch that were erased; `None`: the batch is trimmed.
+    """
+    return code in _ENDED and (closed is None or index in closed)
+
+
+_NONE = frozenset[int]()
+_ENDED = frozenset({Code.UNKNOWN, Code.REJECTED, Code.DEAD})

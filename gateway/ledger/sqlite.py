@@ -15,7 +15,8 @@ import msgspec
 
 from canonical_schema import DeliveryStatus, ErrorItem, Event
 from gateway.errors import LedgerUnavailable
-from gateway.ledger import _documents, _settling
+from gateway.ledger import _documents, _keeping, _settling
+from gateway.ledger._keeping import Content
 from gateway.ledger._model import (
     AttemptRow,
     AuditRow,
@@ -24,6 +25,7 @@ from gateway.ledger._model import (
     ClaimKind,
     Code,
     Document,
+    Erasure,
     Plan,
     Portion,
     QueueDepth,
@@ -90,7 +92,7 @@ class SqliteLedger:
         entry = Entry(tenant, received, events, plans, [digest(tenant, event.id) for event in events])
 
         def write(connection: sqlite3.Connection) -> tuple[Sequence[Claim], int | None, list[Event]]:
-            made = record(connection, entry, self._peek)
+            made = record(connection, entry, self._content)
             if audit and all(claim.kind is ClaimKind.NEW for claim in made[0]):
                 _settling.note(connection, audit)
             return made
@@ -121,7 +123,7 @@ class SqliteLedger:
 
         def read(connection: sqlite3.Connection) -> list[int]:
             rows = connection.execute(
-                "SELECT batch FROM batches WHERE batch < ? ORDER BY batch DESC LIMIT ?", (below, limit)
+                "SELECT batch FROM batches WHERE batch < ? AND body <> x'' ORDER BY batch DESC LIMIT ?", (below, limit)
             )
             return [found for (found,) in rows]
 
@@ -129,7 +131,7 @@ class SqliteLedger:
 
     async def batches_after(self, batch: int, limit: int) -> Sequence[int]:
         def read(connection: sqlite3.Connection) -> list[int]:
-            query = "SELECT batch FROM batches WHERE batch > ? ORDER BY batch LIMIT ?"
+            query = "SELECT batch FROM batches WHERE batch > ? AND body <> x'' ORDER BY batch LIMIT ?"
             return [found for (found,) in connection.execute(query, (batch, limit))]
 
         return await self._read(read)
@@ -299,6 +301,27 @@ class SqliteLedger:
 
         await self._writer.do(write)
 
+    async def trimmable(
+        self, before: int, letters: int | None, after: int, limit: int
+    ) -> tuple[Sequence[int], int | None]:
+        return await self._read(lambda connection: _keeping.trimmable(connection, before, letters, after, limit))
+
+    async def trim(self, prints: Mapping[int, bytes], segment: str | None, letters: int | None) -> Sequence[int]:
+        return await self._writer.do(lambda connection: _keeping.trim(connection, prints, segment, letters))
+
+    async def forget(self, before: int, limit: int) -> int:
+        return await self._writer.do(lambda connection: _keeping.forget(connection, before, limit))
+
+    async def secret(self, name: str) -> bytes:
+        return await self._writer.do(lambda connection: _keeping.secret(connection, name))
+
+    async def holding(self, tenant: str, customer: str, after: int, limit: int) -> tuple[Sequence[int], int | None]:
+        return await self._read(lambda connection: _keeping.holding(connection, tenant, customer, after, limit))
+
+    async def erase(self, batch: int, erasure: Erasure) -> tuple[int, Mapping[str, int]]:
+        self._cache.bar(batch)  # before anybody can read what is no longer there
+        return await self._writer.do(lambda connection: _keeping.erase(connection, batch, erasure))
+
     async def _read(self, query: Callable[[sqlite3.Connection], T]) -> T:
         def look(connection: sqlite3.Connection) -> T:
             connection.execute("BEGIN")  # one consistent look, however many statements it takes
@@ -329,6 +352,11 @@ class SqliteLedger:
             events = unpack_events(body)
         return events
 
+    def _content(self, connection: sqlite3.Connection, batch: int) -> Content:
+        """Return what repeats of a batch's ids are held against."""
+        left = _keeping.remains(connection, batch)
+        return Content((), left) if left and left.trimmed else Content(self._peek(connection, batch), left)
+
     def _work(self, connection: sqlite3.Connection, row: WorkRow, room: int | None = None) -> Work:
         query = "SELECT tenant, received FROM batches WHERE batch = ?"
         tenant, received = connection.execute(query, (row.batch,)).fetchone()
@@ -351,6 +379,7 @@ class SqliteLedger:
         if found is None:
             return None
         tenant, received = found
+        left = _keeping.remains(connection, batch)
         query = """
             SELECT destination, coalesce(provider, ''), shadow, codes FROM tracks
             LEFT JOIN destinations ON name = destination WHERE batch = ? ORDER BY destination
@@ -380,8 +409,9 @@ class SqliteLedger:
             batch=batch,
             tenant=tenant,
             received=received,
-            events=list(self._load(connection, batch)),
+            events=[] if left and left.trimmed else list(self._load(connection, batch)),
             tracks=list(tracks.values()),
+            remains=left,
         )
 
 
@@ -403,7 +433,15 @@ class _EventCache:
     def __init__(self) -> None:
         self._batches: OrderedDict[int, Sequence[Event]] = OrderedDict()
         self._events = 0
+        self._barred: set[int] = set()
         self._lock = threading.Lock()
+
+    def bar(self, batch: int) -> None:
+        """Keep a batch at hand no longer, nor again: its events are about to change."""
+        with self._lock:
+            self._barred.add(batch)
+            if (dropped := self._batches.pop(batch, None)) is not None:
+                self._events -= len(dropped)
 
     def get(self, batch: int) -> Sequence[Event] | None:
         with self._lock:
@@ -411,7 +449,7 @@ class _EventCache:
 
     def put(self, batch: int, events: Sequence[Event]) -> None:
         with self._lock:
-            if batch in self._batches:
+            if batch in self._batches or batch in self._barred:
                 return
             self._batches[batch] = events
             self._events += len(events)

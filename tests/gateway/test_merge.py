@@ -137,7 +137,7 @@ def test_a_summary_adds_up_and_its_entries_have_their_members_in_order() -> None
     results = [
         refused(0, "x", EventStatus.INVALID, error),
         refused(1, None, EventStatus.CONFLICT, error),
-        view(track("a", Code.ACCEPTED)).result(2, 0, replayed=False),
+        view(track("a", Code.ACCEPTED)).result(2, 0, "e0", replayed=False),
     ]
     result = batch_result("bat_1", results)
     told = {name: count for name, count in result["summary"].items() if count}
