@@ -1,17 +1,18 @@
 """What the configuration says about an event: where it goes, how it is named there, and whom it bills."""
 
 from collections.abc import Mapping, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from adapters import Link
 from canonical_schema import Event
 from gateway.bindings import BindingRow
 from gateway.configuration import Configuration, Destination, Meter
+from gateway.keys import DEFAULT_TENANT
 from gateway.ledger import Code, Plan
+from gateway.routes import Way
+from gateway.routing import Choice, Fixed, Table
 
 __all__ = ["DEFAULT_TENANT", "Catalogue"]
-
-DEFAULT_TENANT = "default"
 
 
 class Catalogue:
@@ -19,8 +20,8 @@ class Catalogue:
 
     def __init__(self, configuration: Configuration) -> None:
         self._configuration = configuration
-        self._plans: dict[str, dict[str, Plan]] = {}
-        """By tenant and meter."""
+        self._plans: dict[str, tuple[dict[str, Plan], dict[str, Table]]] = {}
+        """By tenant, then by meter: the one plan of all its events, where there is one, and how plans are found."""
 
     @property
     def destinations(self) -> Mapping[str, Destination]:
@@ -36,34 +37,54 @@ class Catalogue:
 
         `received` is the time of an event that has none of its own.
         """
-        known = self._plans.setdefault(tenant, {})
-        return [known.get(event.meter) or self._remembered(tenant, event.meter, known) for event in events]
+        known, tables = self._plans.setdefault(tenant, ({}, {}))
+        return [known.get(event.meter) or self._routed(tenant, event, received, known, tables) for event in events]
 
-    def _remembered(self, tenant: str, meter: str, known: dict[str, Plan]) -> Plan:
-        plan = self._plan(tenant, meter)
-        if meter in self._configuration.meters:  # names that senders invent must not fill the memory
-            known[meter] = plan
-        return plan
-
-    def _plan(self, tenant: str, meter: str) -> Plan:
-        known = self._configuration.meters.get(meter)
-        if known is None:
+    def _routed(
+        self, tenant: str, event: Event, received: datetime, known: dict[str, Plan], tables: dict[str, Table]
+    ) -> Plan:
+        """Return where an event goes whose meter does not decide that alone, or was not seen before."""
+        meter = event.meter
+        if meter not in self._configuration.meters:  # names that senders invent must not fill the memory
             return Plan()
-        live: list[str] = []
-        shadow: list[str] = []
-        filtered: list[tuple[str, Code]] = []
+        if meter not in tables:
+            tables[meter] = Table(tenant, self._entries(tenant, meter))
+            if (plan := tables[meter].only) is not None:
+                known[meter] = plan
+        return tables[meter].plan(event.customer, event.timestamp or received)
+
+    def _entries(self, tenant: str, meter: str) -> list[Fixed | Choice]:
+        """Return what each destination does with a tenant's events of a meter."""
+        made: list[Fixed | Choice] = []
+        bindings = self._configuration.meters[meter].bindings
         for name, destination in self.destinations.items():
             if destination.mode == "off" or (destination.tenants and tenant not in destination.tenants):
                 continue
-            bound = name in known.bindings
-            if destination.mode == "shadow":
-                if bound:
-                    shadow.append(name)
-            elif bound:
-                live.append(name)
+            past = destination.adapter.door.time.past
+            window = None if past is None else past // timedelta(microseconds=1)
+            if destination.mode == "shadow":  # it gets everything that it has a name for, whatever the routes say
+                if name in bindings:
+                    made.append(Fixed(name, None, shadow=True, window=window))
+            elif name not in bindings:
+                made.append(Fixed(name, Code.NO_BINDING))
             else:
-                filtered.append((name, Code.NO_BINDING))
-        return Plan(live=tuple(live), shadow=tuple(shadow), filtered=tuple(filtered))
+                ways = tuple(way for way in self._configuration.ways[name] if way.meters is None or meter in way.meters)
+                otherwise = Code.NONE if ways and all(way.shadow for way in ways) else Code.NO_ROUTE
+                made.append(Choice(name, ways, window, otherwise))
+        return made
+
+    def reasons(self, tenant: str, event: Event, received: datetime) -> Mapping[str, str]:
+        """Return which of a live destination's routes holds for an event, or that none does, by destination."""
+        if event.meter not in self._configuration.meters:
+            return {}
+        when, made = event.timestamp or received, dict[str, str]()
+        for entry in self._entries(tenant, event.meter):
+            if isinstance(entry, Fixed) or any(way.place is None for way in entry.ways):
+                continue
+            held = [way for way in entry.ways if way.holds_at(when) and way.takes(tenant, event.customer)]
+            held.sort(key=lambda way: way.shadow)
+            made[entry.destination] = str(held[0]) if held else _none_of(self._configuration.ways[entry.destination])
+        return made
 
     def rows(self, destination: str, meter: str) -> Sequence[BindingRow]:
         """Return how a destination names a meter; empty where it does not."""
@@ -87,3 +108,8 @@ class Catalogue:
             and row.subscription in {None, event.subscription}
         ]
         return max(held, key=lambda row: row.subscription is not None, default=None)
+
+
+def _none_of(ways: Sequence[Way]) -> str:
+    """Say that none of a destination's routes holds."""
+    return f"none of its routes holds: {'; '.join(map(str, ways))}" if ways else "its routes are all off"

@@ -23,14 +23,17 @@ from adapters._spec import Aggregation
 from gateway.bindings import BindingRow
 from gateway.configuration_findings import Findings, Section, checked, failure, nearest
 from gateway.configuration_sections import Auth, Delivery, Intake, LedgerSettings, Listen, Retention
-from gateway.keys import TenantName
+from gateway.groups import Member, faults
+from gateway.keys import DEFAULT_TENANT, TenantName
+from gateway.routes import Route, Way, placed, ways_of
 
 __all__ = ["Configuration", "Destination", "Meter", "Mode"]
 
 Mode = Literal["live", "shadow", "off"]
 T = TypeVar("T")
 
-NOT_YET = "routes and groups are not available in this version"
+MOST_FAULTS = 20
+"""Overlaps and gaps that are told at once: one that is mended often mends others."""
 
 Name = Annotated[str, StringConstraints(min_length=1, max_length=255)]
 """Of a meter or a customer, as events have it."""
@@ -57,7 +60,12 @@ class Destination(Section):
     tenants: tuple[TenantName, ...] | None = Field(
         default=None, min_length=1, description="Whose events come here. Absent: everybody's."
     )
-    group: None = Field(default=None, description="Not available in this version.")
+    group: str | None = Field(
+        default=None,
+        min_length=1,
+        max_length=64,
+        description="Destinations of one group bill one after the other: routes give each event exactly one of them.",
+    )
     settings: Settings
 
     @model_validator(mode="before")
@@ -76,12 +84,6 @@ class Destination(Section):
         if name not in providers():
             raise failure(((), nearest("provider", name, providers())))
         return name
-
-    @field_validator("group", mode="before")
-    @classmethod
-    def _no_group(cls, given: object) -> None:
-        if given is not None:
-            raise ValueError(NOT_YET)
 
     @field_validator("settings", mode="plain")
     @classmethod
@@ -177,7 +179,8 @@ class Configuration(Section):
         default_factory=dict[str, Mapping[str, tuple[Link, ...]]]
     )
     """By customer and destination. Rows of one subscription never overlap in time."""
-    routes: tuple[()] = ()
+    routes: tuple[Route, ...] = ()
+    """A destination that none of them names takes everything."""
     intake: Intake = Intake()
     delivery: Delivery = Delivery()
     retention: Retention = Retention()
@@ -209,16 +212,48 @@ class Configuration(Section):
         with findings.at():
             found = {name: destination for name, destination in destinations.items() if destination is not None}
             configuration = handler(members | {"destinations": found, "meters": meters, "customers": customers})
-            if not findings:
+            if not findings:  # what has faults of its own would be missed by the routes, too
+                configuration.check_routes()
                 return configuration
         raise findings.error()
 
-    @field_validator("routes", mode="before")
-    @classmethod
-    def _no_routes(cls, given: object) -> object:
-        if given:
-            raise ValueError(NOT_YET)
-        return given
+    @cached_property
+    def ways(self) -> Mapping[str, tuple[Way, ...]]:
+        """Under which conditions each destination takes an event; a route that is `off` is as if not there."""
+        shares = placed(self.routes, {name: one.group for name, one in self.destinations.items()})
+        return {name: ways_of(name, self.routes, shares) for name in self.destinations}
+
+    @cached_property
+    def tenants(self) -> tuple[str, ...]:
+        """Every tenant that events can be of."""
+        named = {key.tenant for key in self.auth.keys}
+        for one in self.destinations.values():
+            named.update(one.tenants or ())
+        return (DEFAULT_TENANT, *sorted(named - {DEFAULT_TENANT}))
+
+    def check_routes(self) -> None:
+        """Refuse routes that name what is not there, and groups in which an event has not exactly one destination."""
+        findings = Findings()
+        for place, route in enumerate(self.routes):
+            with findings.at("routes", place):
+                _check_route(route, self.destinations, self.meters)
+        if findings:
+            raise findings.error()
+        groups: dict[str, list[Member]] = {}
+        for name, one in self.destinations.items():
+            if one.group is not None:
+                groups.setdefault(one.group, []).append(
+                    Member(
+                        name=name,
+                        live=one.mode == "live",
+                        tenants=None if one.tenants is None else frozenset(one.tenants),
+                        bound=frozenset(meter for meter, it in self.meters.items() if name in it.bindings),
+                        ways=self.ways[name],
+                    )
+                )
+        found = [fault for name, some in groups.items() for fault in faults(name, some, self.meters, self.tenants)]
+        if found:
+            raise failure(*found[:MOST_FAULTS])
 
     @model_validator(mode="after")
     def _guarded(self) -> Self:
@@ -229,6 +264,22 @@ class Configuration(Section):
             )
             raise failure((("listen", "host"), says))
         return self
+
+
+def _check_route(route: Route, destinations: Mapping[str, Destination], meters: Mapping[str, Meter]) -> None:
+    """Raise ValidationError where a route speaks of what is not there."""
+    findings = Findings()
+    with findings.at("destination"):
+        if route.destination not in destinations:
+            raise failure(((), nearest("destination", route.destination, destinations)))
+    for index, meter in enumerate(route.meters or ()):
+        with findings.at("meters", index):
+            if meter not in meters:
+                raise failure(((), nearest("meter", meter, meters)))
+            if route.destination in destinations and route.destination not in meters[meter].bindings:
+                raise failure(((), f"has no binding for {route.destination}: add one, or leave the meter out"))
+    if findings:
+        raise findings.error()
 
 
 def members_of(given: object) -> dict[str, object]:

@@ -10,6 +10,7 @@ from adapters import Binding, Door, ProviderSpec, Settings, providers
 from adapters._models import Duration, format_duration
 from gateway.bindings import from_property
 from gateway.configuration import Configuration, Destination, Meter
+from gateway.routes import Route
 
 __all__ = ["json_schema"]
 
@@ -46,7 +47,11 @@ def json_schema() -> Schema:
         _mapping(_rows([_link(title, door) for title, door in _doors(specs)])),
         "How each destination names a customer, by the customer's id in events.",
     )
-    members["routes"] = {"type": "array", "maxItems": 0, "description": "Not available in this version."}
+    members["routes"] = {
+        "type": ["array", "null"],
+        "items": _of(Route),
+        "description": "Which events a destination takes. One that no route names takes everything.",
+    }
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema, "title": "Usage Gateway"}
 
 
@@ -55,7 +60,7 @@ def _doors(specs: Iterable[ProviderSpec]) -> list[tuple[str, Door]]:
 
 
 def _destination(spec: ProviderSpec, settings: type[Settings]) -> Schema:
-    schema = _of(Destination, without={"name", "group", "settings"})
+    schema = _of(Destination, without={"name", "settings"})
     members = cast("Schema", schema["properties"])
     members["provider"] = {"const": spec.name, "description": f"{spec.title}. {' '.join(spec.cautions)}".strip()}
     members["settings"] = typed = _of(settings)

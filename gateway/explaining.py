@@ -30,12 +30,16 @@ def _one(catalogue: Catalogue, tenant: str, position: int, event: Event | Bad, n
         named = {} if event.event_id is None else {"id": event.event_id}
         return {"index": position, **named, "error": event.error, "deliveries": {}}
     (plan,) = catalogue.plans(tenant, [event], now)
+    reasons = catalogue.reasons(tenant, event, now)
     deliveries: dict[str, Any] = {}
     for route, names in (("live", plan.live), ("shadow", plan.shadow)):
         for name in names:
             deliveries[name] = {"route": route, **_delivery(catalogue, name, tenant, event, now)}
     for name, code in plan.filtered:
         deliveries[name] = {"route": "filtered", "reason": code.reason, "problems": []}
+    for name, reason in reasons.items():
+        if name in deliveries:
+            deliveries[name]["because"] = reason
     made: dict[str, Any] = {"index": position, "id": event.id, "deliveries": deliveries}
     if not plan.live:
         made["status"] = EventStatus.UNROUTED

@@ -10,7 +10,10 @@ from pydantic import Field, StringConstraints, field_validator
 
 from gateway.configuration_findings import Section
 
-__all__ = ["PREFIX", "Key", "Keyring", "Scope", "TenantName", "new_key", "sha256"]
+__all__ = ["DEFAULT_TENANT", "PREFIX", "Key", "Keyring", "Scope", "TenantName", "new_key", "sha256"]
+
+DEFAULT_TENANT = "default"
+"""Of a key that names no other."""
 
 PREFIX = "ugw_"
 """How every key starts, so that people and scanners know one where they see it."""
@@ -36,7 +39,7 @@ class Key(Section):
 
     name: str = Field(min_length=1, max_length=64, description="Who holds the key; appears in logs.")
     sha256: str = Field(description="Of the whole key, as `usage-gateway keys new` prints it.")
-    tenant: TenantName = Field(default="default", description="Scopes ids, events and links.")
+    tenant: TenantName = Field(default=DEFAULT_TENANT, description="Scopes ids, events and links.")
     scopes: frozenset[Scope] = Field(min_length=1, description="What the key may do; `admin` may do everything.")
 
     @field_validator("sha256")

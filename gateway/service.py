@@ -35,6 +35,7 @@ from gateway.keys import Keyring
 from gateway.lane import Lane
 from gateway.ledger import AuditRow, Claim, ClaimKind, Ledger, Plan, split_ref
 from gateway.merge import View, batch_result, fresh, refused
+from gateway.routing import apart
 from gateway.times import Clock, SystemClock, from_micros, to_micros
 from gateway.transport import Transport
 
@@ -215,7 +216,7 @@ class Gateway:
         events = [event for event in admitted if isinstance(event, Event)]
         plans = catalogue.plans(tenant, events, now)
         with self.board.watch() as watch:
-            claims = await self.ledger.record(tenant, to_micros(now), events, plans) if events else ()
+            claims = await self._recorded(tenant, to_micros(now), events, plans)
             if catalogue is not self.catalogue:  # a reload came in between, and did not see these
                 await self._shelve()
                 await self._route_unrouted()
@@ -229,6 +230,20 @@ class Gateway:
             views = await self._views({split_ref(claim.ref)[0] for claim in claims})
         results = await self._results(admitted, claims, plans, views, providers)
         return batch_result(f"bat_{uuid.uuid4().hex}", results)
+
+    async def _recorded(self, tenant: str, now: int, events: Sequence[Event], plans: Sequence[Plan]) -> Sequence[Claim]:
+        """Record events, in one step unless they differ in whether a destination counts.
+
+        Where a later step fails nothing is promised, and what an earlier one stored is a replay when it comes again.
+        """
+        parts = apart(plans)
+        if len(parts) == 1:
+            return await self.ledger.record(tenant, now, events, plans)
+        claims: dict[int, Claim] = {}
+        for places in parts:
+            some = [events[place] for place in places], [plans[place] for place in places]
+            claims |= zip(places, await self.ledger.record(tenant, now, *some), strict=True)
+        return [claims[place] for place in range(len(events))]
 
     async def event(self, tenant: str, event_id: str) -> EventDetail | None:
         """Return everything that is known of an event, or `None`."""

@@ -47,7 +47,7 @@ def _billed_twice(configuration: Configuration) -> Iterator[Surprise]:
     meters: dict[tuple[str, ...], list[str]] = {}
     for name, meter in configuration.meters.items():
         takers = _takers(configuration, meter, "live")
-        alike = {pair for pair in combinations(takers, 2) if _share_tenants(*(takers[one] for one in pair))}
+        alike = {pair for pair in combinations(takers, 2) if _bill_alike(*(takers[one] for one in pair))}
         if together := tuple(one for one in takers if any(one in pair for pair in alike)):
             meters.setdefault(together, []).append(name)
     for together, names in meters.items():
@@ -56,11 +56,14 @@ def _billed_twice(configuration: Configuration) -> Iterator[Surprise]:
             "billed_by_several",
             "destinations",
             f"{_listed(names)} {verb} billed by {_listed(together)} alike, as all of them are live;"
-            " one that only looks on has mode: shadow",
+            " one that only looks on has mode: shadow, and those that bill one after the other have a group",
         )
 
 
-def _share_tenants(one: Destination, other: Destination) -> bool:
+def _bill_alike(one: Destination, other: Destination) -> bool:
+    """Return whether an event can be billed by both: in one group it is billed by one of them."""
+    if one.group is not None and one.group == other.group:
+        return False
     return not (one.tenants and other.tenants) or bool(set(one.tenants) & set(other.tenants))
 
 

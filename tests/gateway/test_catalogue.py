@@ -51,7 +51,7 @@ def test_a_meter_that_is_not_in_the_catalogue_goes_nowhere_and_is_not_remembered
     found = catalogue()
     for index in range(100):
         assert Plan() == plan(found, "default", f"invented-{index}")
-    assert {"default": {}} == found._plans
+    assert {"default": ({}, {})} == found._plans
     assert plan(found, "default", "calls") is plan(found, "default", "calls"), "shared by all events of a meter"
 
 

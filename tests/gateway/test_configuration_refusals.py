@@ -105,7 +105,7 @@ def case(text: str, *lines: str) -> tuple[str, tuple[str, ...]]:
         case("delivery: {timeout: 0s}", "1: delivery.timeout: should be longer than nothing"),
         case("delivery: {retry: {first: 1h}}", "1: delivery.retry.first: should not be longer than retry.max"),
         case("delivery: {retry: {attempts: 0}}", "1: delivery.retry.attempts: should be greater than or equal to 1"),
-        case("routes: [{destination: a}]", "1: routes: routes and groups are not available in this version"),
+        case("routes: [{destination: a}]", "1: routes[0].destination: unknown destination; there is none"),
         case(
             "auth: {keys: [{name: a, sha256:"
             " aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa, scopes: [admin]}, {name: a,"
@@ -173,10 +173,7 @@ def case(text: str, *lines: str) -> tuple[str, tuple[str, ...]]:
             "7: destinations.one.required: a destination with mode off cannot be required: leave the key out",
         ),
         case(with_key("k") + "    tenants: []", "6: destinations.one.tenants: should not be empty"),
-        case(
-            with_key("k") + "    group: a",
-            "6: destinations.one.group: routes and groups are not available in this version",
-        ),
+        case(with_key("k") + "    group: ''", "6: destinations.one.group: should not be empty"),
         case(
             "destinations: {'a/b': {provider: flexprice, settings: {api_key: k}}}\n",
             "1: destinations.a/b.name: should match pattern '^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$'",

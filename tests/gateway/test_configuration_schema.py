@@ -121,6 +121,9 @@ SETTINGS = "settings: {api_key: '${KEY}'}"
         "meters: {a: {bindings: {one: {event_name: {property: p}, quantity_properties: {a: b}}}}}",
         "customers: {a: {one: {subscription_id: '${S}', from: '2026-12-01T00:00:00Z'}, two: [{subscription: eu}]}}",
         "routes: []",
+        "destinations: {one: {provider: flexprice, group: g, settings: {api_key: k}}}",
+        "routes: [{destination: a, meters: [m], except: [c], percent: 12.5, from: '2026-12-01T00:00:00Z'}]",
+        "routes: [{destination: a, customers: [c]}, {destination: a, percent: 10-100, until: '${T}'}]",
     ],
 )
 def test_what_the_loader_takes_fits(text: str) -> None:
@@ -141,11 +144,11 @@ def test_what_the_loader_takes_fits(text: str) -> None:
             [".destinations.one: oneOf"],
         ),
         ("destinations: {one: {provider: flexprice, name: n, settings: {api_key: k}}}", [".destinations.one: oneOf"]),
-        ("destinations: {one: {provider: flexprice, group: g, settings: {api_key: k}}}", [".destinations.one: oneOf"]),
         ("meters: {a: {bindings: {one: {prise: 1}}}}", [".meters.a: anyOf"]),
         ("meters: {a: {bindings: {one: {scale: {property: p}}}}}", [".meters.a: anyOf"]),
         ("customers: {a: {one: {sub: 1}}}", [".customers.a.one: anyOf"]),
-        ("routes: [{destination: a}]", [".routes: items"]),
+        ("routes: [{destination: a, mode: on}]", [".routes[0].mode: anyOf"]),
+        ("routes: [{meters: [m]}]", [".routes[0].destination: missing"]),
     ],
 )
 def test_what_the_loader_refuses_does_not_fit(text: str, found: list[str]) -> None:

@@ -35,7 +35,7 @@ def test_each_variable_is_needed_where_it_is_named(missing: str) -> None:
     assert str(caught.value).endswith(f": the environment variable {missing} is not set")
 
 
-@pytest.mark.parametrize("section", ["listen", "ledger", "intake", "delivery", "retention", "routes"])
+@pytest.mark.parametrize("section", ["listen", "ledger", "intake", "delivery", "retention"])
 def test_what_is_not_about_a_vendor_is_the_default(section: str) -> None:
     assert getattr(Configuration(), section) == getattr(load(EXAMPLE, ENVIRON), section)
 
