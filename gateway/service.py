@@ -132,9 +132,11 @@ class Gateway:
             )
 
     def chore(self, name: str, step: Step) -> Chore:
-        """Have something done in the background for as long as the gateway delivers. To be said before it starts."""
-        self._chores[name] = Chore(name, step, self.clock)
-        return self._chores[name]
+        """Have something done in the background for as long as the gateway delivers."""
+        chore = self._chores[name] = Chore(name, step, self.clock)
+        if self._tasks:
+            self._tasks.append(asyncio.create_task(chore.run()))
+        return chore
 
     async def open(self) -> None:
         """Open the ledger and take up what the last process left; nothing is sent yet."""
@@ -201,6 +203,7 @@ class Gateway:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        self._tasks = []
         for transport in self._transports.values():
             await transport.close()
 

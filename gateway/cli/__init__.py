@@ -1,6 +1,6 @@
 """The command line: `usage-gateway`. Machines read standard output, people read standard error.
 
-Exit codes: 0 ok, 1 failure, 2 usage, 4 partial success, 130 interrupted.
+Exit codes: 0 ok, 1 failure, 2 usage, 3 differences found, 4 partial success, 130 interrupted.
 """
 
 import contextlib
@@ -21,7 +21,7 @@ app = App(
     version=__version__,
     help="One usage event in, every billing vendor out, one merged answer.",
     suppress_keyboard_interrupt=False,
-    help_epilogue="Exit codes: 0 ok, 1 failure, 2 usage, 4 partial success, 130 interrupted.",
+    help_epilogue="Exit codes: 0 ok, 1 failure, 2 usage, 3 differences found, 4 partial success, 130 interrupted.",
 )
 
 # Commands are imported when they are used: the help of one must not wait for the imports of all.
@@ -34,6 +34,10 @@ app.command("gateway.cli.check:config", name="config", help="About the configura
 app.command("gateway.cli.keys:keys", name="keys", help="The keys by which clients are known.")
 app.command("gateway.cli.providers:providers", name="providers", help="Show what each provider can and cannot do.")
 app.command("gateway.cli.deliveries:deliveries", name="deliveries", help="Look at and repair deliveries.")
+app.command(
+    "gateway.cli.preflight:preflight", name="preflight", help="Tell what a destination would refuse of a history."
+)
+app.command("gateway.cli.backfill:backfill", name="backfill", help="Fill a destination in with history.")
 app.command("gateway.cli.simulate:simulate", name="simulate", help="Run simulated vendors for your own tests.")
 
 

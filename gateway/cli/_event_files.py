@@ -3,7 +3,7 @@
 import csv
 import io
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from hashlib import sha256
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -12,7 +12,9 @@ import msgspec
 
 from gateway.cli._out import CommandFailed, Exit
 
-__all__ = ["EventFile", "FileFormat", "Line", "opened"]
+__all__ = ["NO_TEXT", "EventFile", "FileFormat", "Line", "csv_lines", "event_of", "opened", "read_json"]
+
+NO_TEXT = "the CSV is not UTF-8 text"
 
 FileFormat = Literal["ndjson", "json", "csv"]
 
@@ -52,9 +54,9 @@ def opened(path: Path, given: FileFormat | None) -> EventFile:
             pieces = enumerate(content.split(b"\n"), 1)
             lines = [Line(number, piece.strip()) for number, piece in pieces if piece.strip()]
         case "json":
-            lines = list(_json(content))
+            lines = list(read_json(content))
         case "csv":
-            lines = list(_csv(content))
+            lines = list(csv_lines(io.StringIO(_utf8(content), newline="")))
     if not lines:
         raise CommandFailed(f"{path}: holds no events")
     return EventFile(str(path), lines, sha256(content).hexdigest())
@@ -71,7 +73,7 @@ _ARRAY = msgspec.json.Decoder(list[msgspec.Raw])
 _OBJECT = msgspec.json.Decoder(dict[str, msgspec.Raw])
 
 
-def _json(content: bytes) -> Iterator[Line]:
+def read_json(content: bytes) -> Iterator[Line]:
     """Yield the members of an array, of `{"events": [...]}`, or the one event."""
     try:
         if content.lstrip()[:1] == b"[":
@@ -88,13 +90,16 @@ def _json(content: bytes) -> Iterator[Line]:
         yield Line(number, bytes(raw).replace(b"\r", b" ").replace(b"\n", b" ").strip())
 
 
-def _csv(content: bytes) -> Iterator[Line]:
-    """Yield rows: columns are named like fields, `properties.NAME` and `quantities.NAME`. An empty cell is absent."""
+def _utf8(content: bytes) -> str:
     try:
-        text = content.decode("utf-8")
+        return content.decode("utf-8")
     except UnicodeDecodeError:
-        raise CommandFailed("the CSV is not UTF-8 text") from None
-    reader = csv.DictReader(io.StringIO(text, newline=""), restkey="")
+        raise CommandFailed(NO_TEXT) from None
+
+
+def csv_lines(text: Iterable[str]) -> Iterator[Line]:
+    """Yield rows: columns are named like fields, `properties.NAME` and `quantities.NAME`. An empty cell is absent."""
+    reader = csv.DictReader(text, restkey="")
     for column in reader.fieldnames or ():
         group, dot, name = column.partition(".")
         if column not in _FIELDS and not (group in _GROUPS and dot and name):
@@ -104,17 +109,17 @@ def _csv(content: bytes) -> Iterator[Line]:
         for row in reader:
             if "" in row:
                 raise CommandFailed(f"line {reader.line_num}: has more cells than there are columns")
-            yield Line(reader.line_num, msgspec.json.encode(_event(row)))
+            yield Line(reader.line_num, msgspec.json.encode(event_of(row)))
     except csv.Error as error:
         raise CommandFailed(f"line {reader.line_num}: {error}") from None
 
 
-def _event(row: Mapping[str, str | None]) -> dict[str, object]:
+def event_of(row: Mapping[str, object]) -> dict[str, object]:
     """Return a row as an event: quantities stay the decimal text they are, properties are text."""
     made: dict[str, object] = {}
-    groups: dict[str, dict[str, str]] = {}
+    groups: dict[str, dict[str, object]] = {}
     for column, value in row.items():
-        if not value:
+        if value is None or value == "":
             continue
         group, dot, name = column.partition(".")
         if dot:

@@ -27,6 +27,7 @@ class Exit(IntEnum):
     OK = 0
     FAILED = 1
     USAGE = 2
+    DIFFERENT = 3
     PARTIAL = 4
     INTERRUPTED = 130
 

@@ -1,0 +1,181 @@
+"""`usage-gateway backfill`: history to one destination, behind live traffic, at a running gateway."""
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from hashlib import sha256
+from itertools import islice
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import httpx
+from cyclopts import Parameter
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from canonical_schema import Event, encode_event
+from gateway.cli._asking import LOCAL, Key, Reason, Url, ask
+from gateway.cli._history import HistoryFormat, in_order, read
+from gateway.cli._out import CommandFailed, Exit, Json, complain, hint, machine, people, say
+from gateway.cli.preflight import Customer, Format, From, Meter, Rate, Since, To, Until, filters
+
+__all__ = ["backfill"]
+
+BATCH = 500
+"""Events of a request."""
+LOOK = 1.0
+"""Seconds between two looks at a job that goes on by itself."""
+PATIENCE = 60
+"""Seconds for a gateway that does not answer."""
+
+
+def backfill(
+    *,
+    to: To,
+    source: From,
+    reason: Reason,
+    rate: Rate = None,
+    too_old: Annotated[
+        Literal["fail", "skip"], Parameter(help="What becomes of events that the vendor takes no more.")
+    ] = "fail",
+    since: Since = None,
+    until: Until = None,
+    meter: Meter = None,
+    customer: Customer = None,
+    format: Format = None,  # noqa: A002
+    url: Url = LOCAL,
+    key: Key = None,
+    as_json: Json = False,
+) -> int:
+    """Fill a destination in with history, oldest first: from the ledger, or from a file of events.
+
+    Ids and times are those of the source: nothing is stamped anew, and an event that has a delivery there gets no
+    second one. Broken off, the same command goes on where it was. The exit code is 4 where something was left out.
+    """
+    asked: dict[str, Any] = {"to": to, "too_old": too_old, "reason": reason} | ({} if rate is None else {"rate": rate})
+    if source == "ledger":
+        asked |= {"source": "ledger", "filter": filters(since, until, meter, customer)}
+        job = ask(url, key, "POST", "/v1/backfills", asked).json()
+        job = _followed(job, lambda: ask(url, key, "GET", f"/v1/backfills/{job['id']}").json())
+    else:
+        if since or until or meter or customer:
+            raise CommandFailed("--since, --until, --meter and --customer go with --from ledger", Exit.USAGE)
+        path = Path(source)
+        asked |= {"source": "file", "digest": _digest(path)}
+        job = ask(url, key, "POST", "/v1/backfills", asked).json()
+        job = _sent(path, format, job, url, key)
+    if as_json:
+        machine(job)
+    else:
+        _tell(job)
+    if job["state"] != "done":
+        return Exit.FAILED
+    return Exit.PARTIAL if set(job.get("counts", {})) - {"fed", "there_already"} else Exit.OK
+
+
+def _digest(path: Path) -> str:
+    made = sha256()
+    try:
+        with path.open("rb") as file:
+            while piece := file.read(2**20):
+                made.update(piece)
+    except OSError as error:
+        raise CommandFailed(f"{path}: cannot be read: {error.strerror}", Exit.USAGE) from None
+    return made.hexdigest()
+
+
+def _followed(job: Mapping[str, Any], look: Callable[[], Mapping[str, Any]]) -> Mapping[str, Any]:
+    """Return a job that goes on by itself once it has ended, and show how far it is until then."""
+    try:
+        with _progress() as progress:
+            task = progress.add_task("batches", total=job["progress"]["of"])
+            while job["state"] == "running":
+                time.sleep(LOOK)
+                job = look()
+                progress.update(task, completed=min(job["progress"]["batch"], job["progress"]["of"]))
+    except KeyboardInterrupt:
+        say(f"{job['id']} goes on in the gateway; the same command follows it again.")
+        raise
+    return job
+
+
+def _sent(
+    path: Path, given: HistoryFormat | None, job: Mapping[str, Any], url: str, key: str | None
+) -> Mapping[str, Any]:
+    """Send what the gateway has not taken yet."""
+    total = sum(isinstance(one, Event) for one in read(path, given))
+    if not total:
+        raise CommandFailed(f"{path}: holds no events")
+    events = in_order(_good(path, given))
+    done = int(job.get("cursor", 0))
+    if done:
+        hint(f"Goes on after {done:,} events that were taken before.")
+    waiting = islice(events, done, None)
+    with _progress() as progress:
+        task = progress.add_task("events", total=total, completed=done)
+        while job["state"] == "running":
+            some = list(islice(waiting, BATCH))
+            job = _put(url, key, job, done, some, last=done + len(some) >= total)
+            done += len(some)
+            progress.update(task, completed=done)
+    return job
+
+
+def _good(path: Path, given: HistoryFormat | None) -> Iterator[Event]:
+    told = 0
+    for one in read(path, given):
+        if isinstance(one, Event):
+            yield one
+        else:
+            told += 1
+            complain(f"{path}: row {one.line} is left out: {one.message}")
+
+
+def _put(
+    url: str, key: str | None, job: Mapping[str, Any], first: int, events: list[Event], *, last: bool
+) -> Mapping[str, Any]:
+    """Send some events, and wait where live traffic comes first. A repeat is harmless: every event has an id."""
+    headers = {"content-type": "application/x-ndjson"} | ({"authorization": f"Bearer {key}"} if key else {})
+    params = {"first": str(first), "last": str(last).lower()}
+    body = b"\n".join(encode_event(event) for event in events)
+    silent = time.monotonic() + PATIENCE
+    while True:
+        try:
+            answer = httpx.post(
+                f"{url.rstrip('/')}/v1/backfills/{job['id']}/events",
+                params=params,
+                content=body,
+                headers=headers,
+                timeout=60,
+                trust_env=False,
+            )
+        except httpx.TransportError as error:
+            if time.monotonic() > silent:
+                raise CommandFailed(
+                    f"{url} does not answer ({type(error).__name__}): the same command goes on from here"
+                ) from None
+            time.sleep(1)
+            continue
+        if answer.status_code in {429, 503}:
+            silent = time.monotonic() + PATIENCE
+            time.sleep(min(60.0, float(answer.headers.get("retry-after", "1"))))
+            continue
+        if answer.is_error:
+            problem = answer.json()
+            raise CommandFailed(f"{problem['code']}: {problem['detail']}")
+        return answer.json()
+
+
+def _progress() -> Progress:
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    console = people()
+    return Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
+
+
+def _tell(job: Mapping[str, Any]) -> None:
+    counts = job.get("counts", {})
+    say(f"{job['id']} to {job['to']}: {job['state']}" + (f": {job['why']}" if job.get("why") else ""), "bold")
+    for what, count in counts.items():
+        say(f"  {count:,} {what.replace('_', ' ')}")
+    for one in job.get("problems", ()):
+        hint(f"  {one['id']}: {one['problem']}: {one['why']}")
+    if job["state"] == "done":
+        hint("  What was fed is stored; `usage-gateway deliveries` and GET /v1/destinations tell how far the lane is.")

@@ -1,0 +1,164 @@
+"""The endpoints by which people move to another vendor: what would be refused there, and filling it in."""
+
+from typing import Annotated, Literal
+
+from pydantic import AwareDatetime, Field, model_validator
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from canonical_schema import ErrorCode, Event
+from gateway.access import tenant_of
+from gateway.asked import Asked, Reason, answer, body_of, key_name
+from gateway.backfill import Backfills, Job, Wanted, new_id, shown
+from gateway.errors import RequestRefused
+from gateway.intake import decoded, parse_in_slices, slices, too_large
+from gateway.preflight import Preflight
+from gateway.repair import Actor
+from gateway.service import Gateway
+from gateway.stored import stored
+from gateway.times import from_micros, to_micros
+
+__all__ = ["routes"]
+
+
+class _Some(Asked):
+    """Which events of the ledger."""
+
+    customer: str | None = None
+    meter: str | None = None
+    since: AwareDatetime | None = Field(default=None, alias="from")
+    until: AwareDatetime | None = Field(default=None, alias="to")
+
+    def wanted(self) -> Wanted:
+        """Return it as the gateway knows it."""
+        return Wanted(customer=self.customer, meter=self.meter, since=self.since, until=self.until)
+
+
+_Rate = Annotated[float, Field(gt=0, description="Events a second, at most.")]
+
+
+class _Preflight(Asked):
+    """`POST /v1/preflights`."""
+
+    to: str
+    filter: _Some = _Some()
+    rate: _Rate | None = None
+
+
+class _Backfill(Asked):
+    """`POST /v1/backfills`."""
+
+    to: str
+    source: Literal["ledger", "file"]
+    digest: str = Field(default="", max_length=128, description="Of a file: what tells it from any other.")
+    filter: _Some = _Some()
+    rate: _Rate | None = None
+    too_old: Literal["fail", "skip"] = "fail"
+    reason: str = Reason()
+
+    @model_validator(mode="after")
+    def _of_one_source(self) -> "_Backfill":
+        if self.source == "file" and (not self.digest or self.filter != _Some()):
+            raise ValueError("a file needs a digest, and takes no filter")
+        if self.source == "ledger" and self.digest:
+            raise ValueError("a digest goes with source file")
+        return self
+
+
+class _Cancel(Asked):
+    """`POST /v1/backfills/{id}/cancel`."""
+
+    reason: str = Reason()
+
+
+def routes(gateway: Gateway) -> list[Route]:
+    """Return the endpoints, over one gateway."""
+    api = _Migration(gateway)
+    return [
+        Route("/v1/preflights", api.preflight, methods=["POST"]),
+        Route("/v1/backfills", api.backfills, methods=["GET", "POST"]),
+        Route("/v1/backfills/{id}", api.backfill, methods=["GET"]),
+        Route("/v1/backfills/{id}/events", api.events, methods=["POST"]),
+        Route("/v1/backfills/{id}/cancel", api.cancel, methods=["POST"]),
+    ]
+
+
+class _Migration:
+    def __init__(self, gateway: Gateway) -> None:
+        self._gateway = gateway
+        self._backfills = Backfills(gateway)
+
+    async def preflight(self, request: Request) -> Response:
+        """Hold what is stored against a destination; nothing is sent and nothing changes."""
+        tenant = tenant_of(request, self._gateway.keyring, "events:read")
+        asked = await body_of(request, _Preflight)
+        if asked.to not in self._gateway.catalogue.destinations:
+            raise RequestRefused(400, ErrorCode.INVALID_REQUEST, f"to: {asked.to[:64]!r} is not configured")
+        wanted, now = asked.filter.wanted(), self._gateway.clock.now()
+        made = Preflight(self._gateway.catalogue, asked.to, now)
+        async for view in stored(self._gateway.ledger, tenant):
+            received = from_micros(view.snapshot.received)
+            async for part in slices(len(view.snapshot.events)):
+                for event in view.snapshot.events[part.start : part.stop]:
+                    if wanted.takes(event, event.timestamp or received):
+                        made.add(tenant, event, received)
+        return answer(made.report(asked.rate))
+
+    async def backfills(self, request: Request) -> Response:
+        if request.method == "GET":
+            tenant = tenant_of(request, self._gateway.keyring, "events:read")
+            return answer({"data": [shown(job) for job in await self._backfills.jobs(tenant)]})
+        tenant = tenant_of(request, self._gateway.keyring, "admin")
+        asked = await body_of(request, _Backfill)
+        job = Job(
+            id=new_id(),
+            to=asked.to,
+            tenant=tenant,
+            source=asked.source,
+            digest=asked.digest,
+            wanted=asked.filter.wanted(),
+            rate=asked.rate,
+            too_old=asked.too_old,
+            created=to_micros(self._gateway.clock.now()),
+        )
+        begun = await self._backfills.begin(Actor(tenant, key_name(request), asked.reason), job)
+        return answer(shown(begun), 201 if begun.id == job.id else 200)
+
+    async def backfill(self, request: Request) -> Response:
+        tenant = tenant_of(request, self._gateway.keyring, "events:read")
+        return answer(shown(await self._backfills.job(tenant, request.path_params["id"])))
+
+    async def cancel(self, request: Request) -> Response:
+        tenant = tenant_of(request, self._gateway.keyring, "admin")
+        asked = await body_of(request, _Cancel)
+        actor = Actor(tenant, key_name(request), asked.reason)
+        return answer(shown(await self._backfills.cancel(actor, request.path_params["id"])))
+
+    async def events(self, request: Request) -> Response:
+        """Take the next events of a file, as `POST /v1/events` takes them; each needs a time of its own."""
+        tenant = tenant_of(request, self._gateway.keyring, "admin")
+        first, last = _whole(request, "first"), request.query_params.get("last") == "true"
+        intake = self._gateway.configuration.intake
+        body = bytearray()
+        async for chunk in request.stream():
+            body += chunk
+            if len(body) > intake.max_bytes:
+                raise too_large(intake.max_bytes)
+        plain = decoded(bytes(body), request.headers.get("content-encoding", ""), intake.max_bytes)
+        media_type = request.headers.get("content-type", "application/x-ndjson")
+        # Whoever was cut off before the end was told says so again, with nothing more to send.
+        sent = await parse_in_slices(plain, media_type, intake.max_events) if plain or not last else []
+        events = [event for event in sent if isinstance(event, Event) and event.timestamp is not None]
+        if len(events) < len(sent):
+            detail = f"{len(sent) - len(events)} of {len(sent)} are no events with a time of their own: leave them out"
+            raise RequestRefused(400, ErrorCode.INVALID_EVENT, detail)
+        return answer(shown(await self._backfills.take(tenant, request.path_params["id"], events, first, last=last)))
+
+
+def _whole(request: Request, name: str) -> int:
+    text = request.query_params.get(name, "")
+    if not (text.isascii() and text.isdigit() and len(text) < 16):
+        detail = f"{name}: how many events of the file were taken before these, as a whole number"
+        raise RequestRefused(400, ErrorCode.INVALID_REQUEST, detail)
+    return int(text)

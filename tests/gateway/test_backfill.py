@@ -1,0 +1,162 @@
+"""Backfill: history to one destination, once, behind live traffic, whatever breaks off in between."""
+
+import asyncio
+import json
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gateway.backfill import LEAST
+from gateway.cli import main
+from tests.gateway.conftest import Asking, House, MovableClock, event
+
+NO_FLEXPRICE = {"destinations": {"flexprice": {"mode": "off"}}}
+REASON = {"reason": "we move"}
+
+
+async def begin(asking: Asking, **asked: Any) -> dict[str, Any]:
+    answer = await asking.client.post("/v1/backfills", json={"to": "flexprice", "source": "ledger", **REASON, **asked})
+    assert answer.status_code in {200, 201}, answer.text
+    return answer.json()
+
+
+async def ended(asking: Asking, job: dict[str, Any]) -> dict[str, Any]:
+    for _ in range(2000):
+        found = await asking.get(f"/v1/backfills/{job['id']}")
+        if found["state"] != "running":
+            return found
+        await asyncio.sleep(0.002)
+    raise AssertionError(f"{job['id']} does not end")
+
+
+async def fed(asking: Asking, job: dict[str, Any], first: int, *events: dict[str, Any], last: bool = False) -> Any:
+    body = "\n".join(json.dumps(one) for one in events)
+    query = f"first={first}&last={str(last).lower()}"
+    return await asking.client.post(
+        f"/v1/backfills/{job['id']}/events?{query}", content=body, headers={"content-type": "application/x-ndjson"}
+    )
+
+
+def past(clock: MovableClock, event_id: str, days: int = 60, **members: Any) -> dict[str, Any]:
+    return event(event_id, timestamp=(clock.now() - timedelta(days=days)).isoformat(), **members)
+
+
+async def test_what_is_stored_goes_to_a_new_destination_once_with_its_own_id_and_time(
+    house: House, clock: MovableClock
+) -> None:
+    times = {f"e{number}": (clock.now() - timedelta(hours=number)).isoformat() for number in range(3)}
+    async with house(NO_FLEXPRICE) as asking:
+        await asking.send([event(event_id, timestamp=when) for event_id, when in times.items()])
+        assert 0 == asking.calls["flexprice"]
+    async with house() as asking:
+        await asking.send(event("live"))
+        for _ in range(2):  # again: nothing is left to do
+            done = await ended(asking, await begin(asking))
+            assert "done" == done["state"]
+            for event_id in times:
+                await asking.settled(event_id)
+        rows = asking.vendors["flexprice"].stored
+        assert ["live", *sorted(times)] == ["live", *sorted(row.key for row in rows if row.key != "live")]
+        assert {4} == {len(rows)}
+        assert 3 == (await asking.get("/v1/backfills"))["data"][0]["counts"]["fed"]
+        detail = await asking.get("/v1/events/e1")
+        assert {"flowglad", "paygentic", "flexprice", "wingback"} == set(detail["deliveries"])
+        assert "accepted" == detail["deliveries"]["flexprice"]["status"]
+        (begun, _) = reversed((await asking.get("/v1/audit"))["data"])
+        assert ("backfill", "flexprice", "we move") == (begun["action"], begun["destination"], begun["reason"])
+
+
+async def test_a_filter_takes_some_and_leaves_the_rest(house: House) -> None:
+    async with house(NO_FLEXPRICE) as asking:
+        await asking.send([event("e1"), event("e2", meter="logins", quantity=None)])
+    async with house() as asking:
+        await ended(asking, await begin(asking, filter={"meter": "logins"}))
+        await asking.settled("e2")
+        assert ["e2"] == [row.key for row in asking.vendors["flexprice"].stored]
+
+
+async def test_it_waits_for_live_traffic_and_goes_on_after_a_restart(house: House, clock: MovableClock) -> None:
+    paygentic = {"paygentic": {"settings": {"profile": "events", "merchant_id": None}}}
+    meters = {"api_calls": None, "jobs": {"bindings": {"paygentic": {}}}}
+    later = {"destinations": paygentic, "meters": meters}
+    async with house(later, running=False) as asking:  # a door of one row a request, and nothing leaves
+        job = await begin(asking, to="paygentic", source="file", digest="d1")
+        answer = await fed(asking, job, 0, *(past(clock, f"h{n}", meter="jobs") for n in range(LEAST)))
+        assert 200 == answer.status_code, answer.text
+        busy = await fed(asking, job, LEAST, past(clock, "h-last", meter="jobs"), last=True)
+        assert 429 == busy.status_code
+        assert busy.headers["retry-after"].isdigit()
+    async with house(later) as asking:
+        again = await begin(asking, to="paygentic", source="file", digest="d1")
+        assert (job["id"], LEAST) == (again["id"], again["cursor"])
+        for number in range(LEAST):
+            await asking.settled(f"h{number}")
+        answer = await fed(asking, job, LEAST, past(clock, "h-last", meter="jobs"), last=True)
+        assert "done" == answer.json()["state"]
+        await asking.settled("h-last")
+        assert LEAST + 1 == len(asking.vendors["paygentic"].stored)
+
+
+async def test_a_file_older_than_the_horizon_is_taken_with_its_own_ids_and_only_there(
+    house: House, clock: MovableClock
+) -> None:
+    async with house() as asking:
+        job = await begin(asking, source="file", digest="d1")
+        old = [past(clock, f"h{number}", days=90 - number) for number in range(3)]
+        await fed(asking, job, 0, *old)
+        answer = await fed(asking, job, 0, *old)  # as if the first answer was lost: what is sent again counts once
+        assert 3 == answer.json()["cursor"]
+        done = (await fed(asking, job, 3, last=True)).json()
+        assert ("done", {"fed": 3}) == (done["state"], done["counts"])
+        await asking.settled("h0")
+        assert {"flexprice"} == set((await asking.get("/v1/events/h0"))["deliveries"])
+        assert 3 == len(asking.vendors["flexprice"].stored)
+        answer = await asking.client.post(
+            "/v1/backfills", json={"to": "flexprice", "source": "file", "digest": "d1", **REASON}
+        )
+        assert 409 == answer.status_code, "the same file again"
+
+
+async def test_an_id_that_is_known_with_other_content_is_named_and_not_sent(house: House, clock: MovableClock) -> None:
+    async with house(NO_FLEXPRICE) as asking:
+        when = (clock.now() - timedelta(hours=1)).isoformat()
+        await asking.send([event("same", timestamp=when), event("other", timestamp=when)])
+    async with house() as asking:
+        job = await begin(asking, source="file", digest="d1")
+        answer = await fed(
+            asking, job, 0, event("same", timestamp=when), event("other", timestamp=when, quantity=4), last=True
+        )
+        assert {"fed": 1, "conflict": 1} == answer.json()["counts"]
+        assert [("other", "conflict")] == [(one["id"], one["problem"]) for one in answer.json()["problems"]]
+        await asking.settled("same")
+        assert ["same"] == [row.key for row in asking.vendors["flexprice"].stored]
+
+
+async def test_events_that_do_not_follow_on_are_refused(house: House, clock: MovableClock) -> None:
+    async with house() as asking:
+        job = await begin(asking, source="file", digest="d1")
+        answer = await fed(asking, job, 5, past(clock, "h5"))
+        assert (409, "conflict") == (answer.status_code, answer.json()["code"])
+
+
+async def test_a_cancelled_job_takes_no_more(house: House, clock: MovableClock) -> None:
+    async with house() as asking:
+        job = await begin(asking, source="file", digest="d1")
+        cancelled = await asking.client.post(f"/v1/backfills/{job['id']}/cancel", json=REASON)
+        assert "cancelled" == cancelled.json()["state"]
+        assert 409 == (await fed(asking, job, 0, past(clock, "h1"))).status_code
+        assert job["id"] != (await begin(asking, source="file", digest="d1"))["id"]
+
+
+@pytest.mark.parametrize("asked", [{"to": "nobody"}, {"source": "file"}, {"digest": "d"}, {"rate": 0}])
+async def test_what_cannot_be_done_is_refused_with_a_reason(asking: Asking, asked: dict[str, Any]) -> None:
+    answer = await asking.client.post("/v1/backfills", json={"to": "flexprice", "source": "ledger", **REASON, **asked})
+    assert (400, "invalid_request") == (answer.status_code, answer.json()["code"])
+
+
+def test_a_file_that_is_not_there_is_a_usage_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command = ["backfill", "--to", "flexprice", "--from", str(tmp_path / "none.csv"), "--reason", "we move"]
+    assert 2 == main(command)
+    assert "none.csv: cannot be read" in capsys.readouterr().err
