@@ -56,12 +56,14 @@ def write(text: str, name: str = "gateway.yaml") -> str:
 def test_the_commands_are_those_that_are_built_and_no_others(run: Run) -> None:
     names = {name for name in app if not name.startswith("-")}
     assert {
+        "backfill",
         "check",
         "config",
         "deliveries",
         "demo",
         "explain",
         "keys",
+        "preflight",
         "providers",
         "send",
         "serve",
