@@ -11,8 +11,10 @@ from canonical_schema.event import (
     Property,
     correction_json,
     decode_event,
+    decode_events,
     differences,
     encode_event,
+    encode_events,
     event_json,
 )
 from canonical_schema.fingerprint import FINGERPRINT, fingerprint
@@ -63,8 +65,10 @@ __all__ = [
     "UsageEvent",
     "correction_json",
     "decode_event",
+    "decode_events",
     "differences",
     "encode_event",
+    "encode_events",
     "event_json",
     "event_status",
     "fingerprint",

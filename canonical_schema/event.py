@@ -1,5 +1,6 @@
 """The canonical usage event as the gateway carries it, made for millions: compared, stored and shown exactly."""
 
+from collections.abc import Sequence
 from datetime import datetime
 from decimal import Decimal
 from enum import StrEnum
@@ -18,8 +19,10 @@ __all__ = [
     "Property",
     "correction_json",
     "decode_event",
+    "decode_events",
     "differences",
     "encode_event",
+    "encode_events",
     "event_json",
 ]
 
@@ -116,6 +119,16 @@ def decode_event(stored: bytes | memoryview | msgspec.Raw) -> Event:
     Raises msgspec.MsgspecError where that is not what was stored.
     """
     return _STORED.decode(stored)
+
+
+def encode_events(events: Sequence[Event]) -> bytes:
+    """Return events as lines of JSON, each as `encode_event` writes it."""
+    return _ENCODER.encode_lines(events)
+
+
+def decode_events(stored: bytes) -> list[Event]:
+    """Return what `encode_events` was given, as `decode_event` reads it."""
+    return _STORED.decode_lines(stored)
 
 
 def event_json(event: Event) -> dict[str, Any]:

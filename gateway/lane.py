@@ -279,7 +279,7 @@ class Lane:
         return self._order.add((work.tenant, event.customer, event.meter), ref_of(work.batch, index))
 
     def _rendered(self, work: Work, place: int, now: datetime) -> list[Part] | Turned:
-        event, received = work.events[place], from_micros(work.received)
+        event, received = work.events[place], from_micros(work.received_at(place))
         try:
             made = render(self._catalogue, self.name, work.tenant, event, received, now)
             if isinstance(made, Turned):

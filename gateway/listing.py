@@ -100,7 +100,7 @@ def matches(view: View, index: int, wanted: Filter) -> bool:
         return False
     if wanted.meter is not None and event.meter != wanted.meter:
         return False
-    when = event.timestamp or from_micros(view.snapshot.received)
+    when = event.timestamp or from_micros(view.snapshot.received_at(index))
     if (wanted.since is not None and when < wanted.since) or (wanted.until is not None and when >= wanted.until):
         return False
     if wanted.status is None and wanted.destination is None:
@@ -121,7 +121,7 @@ _EVENT, _DELIVERY = frozenset(EventStatus), frozenset(DeliveryStatus)
 
 def _shown(view: View, index: int) -> dict[str, Any]:
     event = view.snapshot.events[index]
-    received = from_micros(view.snapshot.received)
+    received = from_micros(view.snapshot.received_at(index))
     return {
         "id": event.id,
         "status": view.status(index),

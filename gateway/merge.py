@@ -76,7 +76,7 @@ class View:
 
         Its id stands in the event, where that is still there; else it has to be told.
         """
-        received, left = from_micros(self.snapshot.received), self.snapshot.remains
+        received, left = from_micros(self.snapshot.received_at(index)), self.snapshot.remains
         made = EventDetail(
             id=event_id or self.snapshot.events[index].id,
             status=self.status(index),

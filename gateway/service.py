@@ -355,8 +355,12 @@ class Gateway:
         """Give events that had no way the way that today's configuration has for them."""
         now = to_micros(self.clock.now())
         for batch, tenant, events, members in await self.ledger.unrouted():
-            received = (await self.ledger.snapshots([batch]))[batch].received
-            plans = self.catalogue.plans(tenant, events, from_micros(received))
+            snapshot = (await self.ledger.snapshots([batch]))[batch]
+            plans = [
+                plan
+                for index, event in zip(members, events, strict=True)
+                for plan in self.catalogue.plans(tenant, [event], from_micros(snapshot.received_at(index)))
+            ]
             found = [(index, plan) for index, plan in zip(members, plans, strict=True) if plan.live]
             if found:
                 await self.ledger.route(batch, [index for index, _ in found], [plan for _, plan in found], now)

@@ -6,7 +6,7 @@ from secrets import token_bytes
 from typing import NamedTuple
 
 from canonical_schema import FINGERPRINT, ErrorItem, Event, differences, fingerprint
-from gateway.ledger._model import PLACES, Code, Erasure, Remains, WorkState
+from gateway.ledger._model import Code, Erasure, Remains, WorkState
 from gateway.ledger._rows import (
     find_in_events,
     pack_attempt,
@@ -117,8 +117,8 @@ def trim(
     return kept
 
 
-def forget(connection: sqlite3.Connection, before: int, limit: int) -> int:
-    """Forget the ids of trimmed batches recorded before an instant, oldest first; return how many batches went.
+def forget(connection: sqlite3.Connection, before: int, limit: int) -> list[int]:
+    """Forget the ids of trimmed batches recorded before an instant, oldest first; return the batches that went.
 
     The newest batch of all stays: its number must not be given again.
     """
@@ -128,10 +128,9 @@ def forget(connection: sqlite3.Connection, before: int, limit: int) -> int:
         (before, limit),
     ).fetchall()
     for (batch,) in rows:
-        connection.execute("DELETE FROM ids WHERE ref >= ? AND ref < ?", (batch * PLACES, (batch + 1) * PLACES))
-        for table in ("remains", "tracks", "batches"):
+        for table in ("ids", "remains", "tracks", "batches"):
             connection.execute(f"DELETE FROM {table} WHERE batch = ?", (batch,))
-    return len(rows)
+    return [batch for (batch,) in rows]
 
 
 def secret(connection: sqlite3.Connection, name: str) -> bytes:

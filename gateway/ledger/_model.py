@@ -9,7 +9,7 @@ Delivered events leave nothing but their byte and the attempts. Times are micros
 from collections.abc import Mapping, Sequence
 from enum import IntEnum, StrEnum
 from hashlib import blake2b
-from typing import Protocol
+from typing import Protocol, overload
 
 import msgspec
 
@@ -34,6 +34,7 @@ __all__ = [
     "Portion",
     "QueueDepth",
     "Remains",
+    "Run",
     "Snapshot",
     "Track",
     "Work",
@@ -145,6 +146,29 @@ class Claim(msgspec.Struct, frozen=True):
     """In a conflict: the members that differ. None where only the fingerprint of what came before is left."""
 
 
+class Run(Sequence[Claim]):
+    """The answers for events that are all new and lie in one batch one after another: what is usual, said at once."""
+
+    def __init__(self, first: int, count: int) -> None:
+        self.first = first
+        """The ref of the first of them."""
+        self._refs = range(first, first + count)
+
+    def __len__(self) -> int:
+        return len(self._refs)
+
+    @overload
+    def __getitem__(self, index: int) -> Claim: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> "Sequence[Claim]": ...
+
+    def __getitem__(self, index: int | slice) -> "Claim | Sequence[Claim]":
+        if isinstance(index, slice):
+            return [Claim(ref, ClaimKind.NEW) for ref in self._refs[index]]
+        return Claim(self._refs[index], ClaimKind.NEW)
+
+
 class Part(msgspec.Struct, array_like=True):
     """One row of a delivery, as it was rendered and as it stands."""
 
@@ -201,6 +225,7 @@ class Work(msgspec.Struct, kw_only=True):
     batch: int
     tenant: str
     received: int
+    """When the batch was; the first of it, where it is of several requests."""
     group: Group
     members: list[int]
     """Indexes in the batch."""
@@ -208,6 +233,12 @@ class Work(msgspec.Struct, kw_only=True):
     """In the order of `members`."""
     parts: list[list[Part]] | None
     """In the order of `members`: what was rendered for sending, once it was."""
+    receipts: Sequence[int] = ()
+    """In the order of `members`, where the batch is of several requests: when each was received."""
+
+    def received_at(self, place: int) -> int:
+        """Return when the event at this place of `members` was received."""
+        return self.receipts[place] if self.receipts else self.received
 
 
 class Portion(msgspec.Struct, kw_only=True):
@@ -311,6 +342,12 @@ class Snapshot(msgspec.Struct, kw_only=True):
     """None where the batch is trimmed."""
     tracks: list[Track]
     remains: Remains | None = None
+    receipts: Sequence[int] = ()
+    """Where the batch is of several requests: when each of its events was received; `received` is the first."""
+
+    def received_at(self, index: int) -> int:
+        """Return when an event was received."""
+        return self.receipts[index] if self.receipts else self.received
 
 
 class Erasure(msgspec.Struct, frozen=True, kw_only=True):
@@ -386,6 +423,7 @@ class Ledger(Protocol):
         """Claim the ids, store the new events and enqueue their deliveries; the answers keep the order.
 
         `audit` is appended with them, and only where every one of them is new.
+        A `Run` where all are new and lie together. What comes at the same time from one tenant may share a batch.
         """
         ...
 

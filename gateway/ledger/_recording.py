@@ -1,23 +1,27 @@
-"""Claim, store and enqueue: what one request brings, in one atomic step."""
+"""Claim, store and enqueue: what the requests of one flush bring, in one atomic step."""
 
 import sqlite3
-from array import array
-from collections import defaultdict
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from canonical_schema import Event, differences
+from canonical_schema import Event
+from gateway.ledger._deliveries import fresh
+from gateway.ledger._ids import DIGEST, Ids
 from gateway.ledger._keeping import Content
-from gateway.ledger._model import PLACES, Claim, ClaimKind, Code, Plan, WorkState, ref_of, split_ref
-from gateway.ledger._rows import DIGEST, pack_events, pack_members
-from gateway.times import to_micros
+from gateway.ledger._model import AuditRow, Claim, ClaimKind, Plan, Run, ref_of, split_ref
+from gateway.ledger._rows import pack_events, pack_times
+from gateway.ledger._trail import note
 
-__all__ = ["Entry", "Load", "enqueue", "record", "times"]
+__all__ = ["Entry", "Load", "Recorder", "prepare", "verified"]
+
+SHARED = 256
+"""Events of several requests that may share a batch: stored and sent together, but looked at for each request."""
 
 Load = Callable[[sqlite3.Connection, int], Sequence[Event]]
 """Gives the events of a batch."""
 Held = Callable[[sqlite3.Connection, int], Content]
 """Gives what repeats of a batch's ids are held against."""
+Keep = Callable[[int, Sequence[Event]], None]
 
 
 class Entry(NamedTuple):
@@ -28,114 +32,188 @@ class Entry(NamedTuple):
     events: Sequence[Event]
     plans: Sequence[Plan]
     digests: Sequence[bytes]
+    audit: Sequence[AuditRow] = ()
+    """Appended where all of it is new."""
 
 
-def record(connection: sqlite3.Connection, entry: Entry, load: Held) -> tuple[Sequence[Claim], int | None, list[Event]]:
-    """Store what is new; return a claim for each event, the batch that holds the new ones, and those events.
+class _Batch:
+    """What is to be one batch: the new events of one request, or of several small ones of a tenant."""
 
-    The first of an id wins, in the request as in the ledger.
-    """
-    refs = _known(connection, entry.digests)
-    (last,) = connection.execute("SELECT coalesce(max(batch), 0) FROM batches").fetchone()
-    batch: int = last + 1
-    new: list[int] = []
-    claims: list[Claim] = []
-    loaded: dict[int, Content] = {}
-    for position, (event, digest) in enumerate(zip(entry.events, entry.digests, strict=True)):
-        ref = refs.get(digest)
-        if ref is None:
-            ref = refs[digest] = ref_of(batch, len(new))
-            new.append(position)
-            claims.append(Claim(ref, ClaimKind.NEW))
-            continue
+    def __init__(self, number: int, tenant: str) -> None:
+        self.number = number
+        self.tenant = tenant
+        self.events: list[Event] = []
+        self.plans: list[Plan] = []
+        self.digests: list[bytes] = []
+        self.receipts: list[tuple[int, int]] = []
+        """When each request was received, and how many events it brought."""
+
+    def takes(self, entry: Entry) -> bool:
+        """Return whether a request's events may join: a destination counts for a whole batch, or for none of it."""
+        if len(self.events) + len(entry.events) > SHARED:
+            return False
+        if not self.plans or entry.plans.count(self.plans[-1]) == len(entry.plans):
+            return True
+        ours, theirs = _sides(self.plans), _sides(entry.plans)
+        return ours.live.isdisjoint(theirs.shadow) and ours.shadow.isdisjoint(theirs.live)
+
+    def next_ref(self) -> int:
+        return ref_of(self.number, len(self.events))
+
+    def add(self, entry: Entry) -> None:
+        self.events += entry.events
+        self.plans += entry.plans
+        self.digests += entry.digests
+        self.receipts.append((entry.received, len(entry.events)))
+
+    def add_one(self, entry: Entry, place: int) -> None:
+        self.events.append(entry.events[place])
+        self.plans.append(entry.plans[place])
+        self.digests.append(entry.digests[place])
+        self.receipts.append((entry.received, 1))
+
+    def row(self) -> tuple[object, ...]:
+        """Return the batch as `arrivals` takes it."""
+        receipts = [when for when, count in self.receipts for _ in range(count)]
+        received = min(when for when, _ in self.receipts)
+        apart = any(when != received for when, _ in self.receipts)
+        return (
+            self.number,
+            self.tenant,
+            received,
+            len(self.events),
+            pack_events(self.events),
+            pack_times(receipts) if apart else None,
+            b"".join(self.digests),
+            *fresh(self.events, self.plans, receipts),
+        )
+
+
+class _Sides(NamedTuple):
+    live: set[str]
+    shadow: set[str]
+
+
+def _sides(plans: Sequence[Plan]) -> _Sides:
+    """Return the destinations that count for some of the events, and those that look on for some."""
+    sides = _Sides(set(), set())
+    for plan in set(plans):
+        sides.live.update(plan.live, (destination for destination, _ in plan.filtered))
+        sides.shadow.update(plan.shadow)
+    return sides
+
+
+class Recorder:
+    """Records what is new. It knows every id: the first of one wins, in a request as in the ledger."""
+
+    def __init__(self, ids: Ids, last: int, held: Held, keep: Keep) -> None:
+        """`last` is the newest batch, `held` gives what a batch's ids stand for, `keep` is told of new events."""
+        self._ids = ids
+        self._last = last
+        self._held = held
+        self._keep = keep
+        self._made: list[_Batch] = []
+
+    def write(self, connection: sqlite3.Connection, entries: Sequence[Entry]) -> list[Sequence[Claim]]:
+        """Store what is new, in one statement, and return each entry's claims. It is known once it is `kept`."""
+        digests = [digest for entry in entries for digest in entry.digests]
+        known = verified(connection, self._ids, digests)
+        plain = not known and len(set(digests)) == len(digests)
+        answers: list[Sequence[Claim]] = []
+        made: list[_Batch] = []
+        shared: dict[str, _Batch] = {}
+        contents: dict[int, Content] = {}
+        for entry in entries:
+            batch = shared.get(entry.tenant)
+            if batch is None or not batch.takes(entry):
+                batch = shared[entry.tenant] = _Batch(self._last + 1 + len(made), entry.tenant)
+                contents[batch.number] = Content(batch.events)
+                made.append(batch)
+            if plain:
+                answers.append(Run(batch.next_ref(), len(entry.events)))
+                batch.add(entry)
+            else:
+                answers.append(
+                    [
+                        self._claim(connection, entry, place, batch, known, contents)
+                        for place in range(len(entry.events))
+                    ]
+                )
+        self._made = [batch for batch in made if batch.events]
+        if self._made:
+            rows = [batch.row() for batch in self._made]
+            marks = ", ".join("(" + ", ".join("?" * len(row)) + ")" for row in rows)
+            # One statement: the interpreter's lock would be handed over around each of many.
+            connection.execute(f"INSERT INTO arrivals VALUES {marks}", [value for row in rows for value in row])
+        for entry, claims in zip(entries, answers, strict=True):
+            if entry.audit and all(claim.kind is ClaimKind.NEW for claim in claims):
+                note(connection, entry.audit)
+        return answers
+
+    def kept(self) -> None:
+        """Take what was written into account: it is durable."""
+        for batch in self._made:
+            self._ids.add(batch.number, b"".join(batch.digests))
+            self._keep(batch.number, batch.events)
+            self._last = batch.number
+        self._made = []
+
+    def _claim(
+        self,
+        connection: sqlite3.Connection,
+        entry: Entry,
+        place: int,
+        batch: _Batch,
+        known: dict[bytes, int],
+        contents: dict[int, Content],
+    ) -> Claim:
+        ref = known.setdefault(entry.digests[place], batch.next_ref())
+        if ref == batch.next_ref():
+            batch.add_one(entry, place)
+            return Claim(ref, ClaimKind.NEW)
         held_in, index = split_ref(ref)
-        if held_in == batch:
-            differing = tuple(differences(entry.events[new[index]], event)) or None
-        else:
-            if held_in not in loaded:  # repeats come by the batch: it is decoded once, not once an event
-                loaded[held_in] = load(connection, held_in)
-            differing = loaded[held_in].differing(index, event)
-        claims.append(Claim(ref, ClaimKind.REPLAY) if differing is None else Claim(ref, ClaimKind.CONFLICT, differing))
-    if not new:
-        return claims, None, []
-    stored = [entry.events[position] for position in new]
-    connection.execute(
-        "INSERT INTO batches VALUES (?, ?, ?, ?, ?)",
-        (batch, entry.tenant, entry.received, len(stored), pack_events(stored)),
-    )
-    # One statement for all ids: a statement a row would hand the interpreter's lock over once a row.
-    connection.execute(
-        "INSERT INTO ids SELECT substr(?1, i * ?2 + 1, ?2) AS digest, ?3 + i FROM numbers WHERE i < ?4 ORDER BY digest",
-        (b"".join(entry.digests[position] for position in new), DIGEST, batch * PLACES, len(new)),
-    )
-    plans = [entry.plans[position] for position in new]
-    happened = times(stored, plans, entry.received)
-    enqueue(connection, batch, range(len(new)), plans, entry.received, len(new), happened)
-    return claims, batch, stored
+        if held_in not in contents:  # repeats come by the batch: it is decoded once, not once an event
+            contents[held_in] = self._held(connection, held_in)
+        differing = contents[held_in].differing(index, entry.events[place])
+        return Claim(ref, ClaimKind.REPLAY) if differing is None else Claim(ref, ClaimKind.CONFLICT, differing)
 
 
-def times(events: Sequence[Event], plans: Sequence[Plan], received: int) -> Sequence[int] | None:
-    """Return when the usage happened, where a plan has a window that it must arrive in; `None` where none has."""
-    if not any(plan.windows for plan in plans):
-        return None
-    return [received if event.timestamp is None else to_micros(event.timestamp) for event in events]
+def verified(connection: sqlite3.Connection, ids: Ids, digests: Sequence[bytes]) -> dict[bytes, int]:
+    """Return the refs of the ids that are known."""
+    known: dict[bytes, int] = {}
+    held: dict[int, bytes] = {}
+    for place, refs in ids.candidates(b"".join(digests)).items():
+        for ref in refs:
+            batch, index = split_ref(ref)
+            if batch not in held:
+                row = connection.execute("SELECT digests FROM ids WHERE batch = ?", (batch,)).fetchone()
+                held[batch] = b"" if row is None else row[0]
+            if held[batch][index * DIGEST : (index + 1) * DIGEST] == digests[place]:
+                known[digests[place]] = ref
+    return known
 
 
-def enqueue(
-    connection: sqlite3.Connection,
-    batch: int,
-    members: Sequence[int],
-    plans: Sequence[Plan],
-    now: int,
-    size: int,
-    happened: Sequence[int] | None = None,
-) -> None:
-    """Give events their deliveries: a status byte each, and one piece of ready work a destination.
-
-    `happened` tells when each was, where a plan has windows.
-    """
-    codes: defaultdict[str, bytearray] = defaultdict(lambda: bytearray(size))
-    work: defaultdict[str, array[int]] = defaultdict(lambda: array("H"))
-    closing: dict[str, tuple[int, int]] = {}
-    live, unrouted = set[str](), array("H")
-    for place, (index, plan) in enumerate(zip(members, plans, strict=True)):
-        for destination in plan.live + plan.shadow:
-            codes[destination][index] = Code.PENDING
-            work[destination].append(index)
-        for destination, code in plan.filtered:
-            codes[destination][index] = code
-        for destination, window in plan.windows if happened is not None else ():
-            closes = happened[place] + window
-            _, first = closing.get(destination, (window, closes))
-            closing[destination] = window, min(first, closes)
-        live.update(plan.live, (destination for destination, _ in plan.filtered))
-        if not plan.live:
-            unrouted.append(index)
-    for destination, fresh in codes.items():
-        row = connection.execute(
-            "SELECT codes, shadow FROM tracks WHERE batch = ? AND destination = ?", (batch, destination)
-        ).fetchone()
-        held, was_shadow = row or (bytes(size), True)
-        merged = bytes(new or old for new, old in zip(fresh, held, strict=True))
-        # What one event of the batch counts on stays live.
-        shadow = bool(was_shadow) and destination not in live
-        connection.execute("INSERT OR REPLACE INTO tracks VALUES (?, ?, ?, ?)", (batch, destination, shadow, merged))
-    connection.executemany(
-        "INSERT INTO work (destination, batch, members, state, due, attempts, doubt, since, window, deadline)"
-        " VALUES (?, ?, ?, ?, ?, 0, 0, ?, ?, ?)",
-        [
-            (name, batch, packed.tobytes(), WorkState.READY, now, now, *closing.get(name, (None, None)))
-            for name, packed in work.items()
-        ],
-    )
-    if unrouted:
-        connection.execute("INSERT OR REPLACE INTO unrouted VALUES (?, ?)", (batch, pack_members(unrouted)))
+_ARRIVALS = """
+CREATE TEMP VIEW arrivals AS SELECT 0 AS batch, 0 AS tenant, 0 AS received, 0 AS size, 0 AS body, 0 AS receipts,
+    0 AS digests, 0 AS deliveries, 0 AS codes, 0 AS members, 0 AS unrouted;
+CREATE TEMP TRIGGER arrive INSTEAD OF INSERT ON arrivals BEGIN
+    INSERT INTO batches (batch, tenant, received, size, body, receipts)
+        VALUES (NEW.batch, NEW.tenant, NEW.received, NEW.size, NEW.body, NEW.receipts);
+    INSERT INTO ids (batch, digests) VALUES (NEW.batch, NEW.digests);
+    INSERT INTO tracks (batch, destination, shadow, codes)
+        SELECT NEW.batch, json_extract(value, '$[0]'), json_extract(value, '$[1]'),
+            substr(NEW.codes, key * NEW.size + 1, NEW.size)
+        FROM json_each(NEW.deliveries);
+    INSERT INTO work (destination, batch, members, state, due, attempts, doubt, since, window, deadline)
+        SELECT json_extract(value, '$[0]'), NEW.batch,
+            substr(NEW.members, json_extract(value, '$[2]'), json_extract(value, '$[3]')),
+            'ready', NEW.received, 0, 0, NEW.received, json_extract(value, '$[4]'), json_extract(value, '$[5]')
+        FROM json_each(NEW.deliveries) WHERE json_extract(value, '$[3]') > 0;
+    INSERT INTO unrouted SELECT NEW.batch, NEW.unrouted WHERE NEW.unrouted IS NOT NULL;
+END;
+"""
 
 
-def _known(connection: sqlite3.Connection, digests: Sequence[bytes]) -> dict[bytes, int]:
-    """Return the refs of the ids that are known, in one statement."""
-    rows = connection.execute(
-        "SELECT digest, ref FROM numbers CROSS JOIN ids ON digest = substr(?1, i * ?2 + 1, ?2) WHERE i < ?3",
-        (b"".join(digests), DIGEST, len(digests)),
-    )
-    return dict(rows)
+def prepare(connection: sqlite3.Connection) -> None:
+    """Give the connection `arrivals`, which puts a new batch and its deliveries where they belong."""
+    connection.executescript(_ARRIVALS)

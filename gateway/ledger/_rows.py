@@ -8,27 +8,26 @@ from hashlib import blake2b
 import msgspec
 import zstandard
 
-from canonical_schema import ErrorItem, Event, decode_event, encode_event
+from canonical_schema import ErrorItem, Event, decode_events, encode_events
+from gateway.ledger._ids import DIGEST
 from gateway.ledger._model import AttemptRow, Part
 
 __all__ = [
-    "DIGEST",
-    "digest",
+    "digests",
     "find_in_events",
     "pack_attempt",
     "pack_error",
     "pack_events",
     "pack_members",
     "pack_parts",
+    "pack_times",
     "unpack_attempt",
     "unpack_error",
     "unpack_events",
     "unpack_members",
     "unpack_parts",
+    "unpack_times",
 ]
-
-DIGEST = 16
-"""Bytes of an id's digest."""
 
 
 class _Zstd(threading.local):
@@ -45,9 +44,10 @@ _attempt_decoder = msgspec.msgpack.Decoder(AttemptRow)
 _pack = msgspec.msgpack.Encoder().encode
 
 
-def digest(tenant: str, event_id: str) -> bytes:
-    """Return what an id is known by: tenant and id cannot be mistaken for another pair's."""
-    return blake2b(f"{tenant}\0{event_id}".encode(), digest_size=DIGEST).digest()
+def digests(tenant: str, ids: Iterable[str]) -> list[bytes]:
+    """Return what ids are known by: tenant and id cannot be mistaken for another pair's."""
+    owner = f"{tenant}\0".encode()
+    return [blake2b(owner + one.encode(), digest_size=DIGEST).digest() for one in ids]
 
 
 def pack_members(members: Iterable[int]) -> bytes:
@@ -60,14 +60,24 @@ def unpack_members(packed: bytes) -> list[int]:
     return array("H", packed).tolist()
 
 
+def pack_times(times: Iterable[int]) -> bytes:
+    """Return instants as eight bytes each."""
+    return array("q", times).tobytes()
+
+
+def unpack_times(packed: bytes | None) -> Sequence[int]:
+    """Return the instants of `pack_times`."""
+    return array("q", packed or b"")
+
+
 def pack_events(events: Sequence[Event]) -> bytes:
     """Return events as compressed lines."""
-    return _zstd.compress(b"\n".join(encode_event(event) for event in events))
+    return _zstd.compress(encode_events(events))
 
 
 def unpack_events(packed: bytes) -> list[Event]:
     """Return the events of `pack_events`."""
-    return [decode_event(line) for line in _zstd.decompress(packed).split(b"\n")]
+    return decode_events(_zstd.decompress(packed))
 
 
 def find_in_events(packed: bytes, customer: str) -> bool:

@@ -2,10 +2,12 @@
 
 import sqlite3
 from collections.abc import Callable, Mapping
+from itertools import groupby
 from pathlib import Path
 
 from gateway.errors import LedgerUnavailable
 from gateway.ledger import _keeping
+from gateway.ledger._model import split_ref
 
 __all__ = ["UPGRADES", "VERSION", "connect", "upgrade"]
 
@@ -56,9 +58,23 @@ _DEADLINES = (
     "CREATE INDEX work_deadline ON work (destination, state, deadline, due) WHERE deadline IS NOT NULL",
 )
 
+
+def _ids_by_batch(connection: sqlite3.Connection) -> None:
+    """Put the ids in rows by batch, in the order of their events: written in sequence, found through memory."""
+    connection.execute("CREATE TABLE ids_by_batch (batch INTEGER PRIMARY KEY, digests BLOB NOT NULL)")
+    ordered = connection.execute("SELECT ref, digest FROM ids ORDER BY ref")
+    for batch, refs in groupby(ordered, key=lambda row: split_ref(row[0])[0]):
+        digests = b"".join(digest for _, digest in refs)
+        connection.execute("INSERT INTO ids_by_batch VALUES (?, ?)", (batch, digests))
+    connection.execute("DROP TABLE ids")
+    connection.execute("ALTER TABLE ids_by_batch RENAME TO ids")
+
+
+_RECORDING = (_ids_by_batch, "ALTER TABLE batches ADD COLUMN receipts BLOB")
+
 UPGRADES: Mapping[int, tuple[Step, ...]] = {
     0: tuple(_FIRST.split(";")[:-1]),
-    1: (_DOCUMENTS, *_DEADLINES, *_keeping.TABLES),
+    1: (_DOCUMENTS, *_DEADLINES, *_keeping.TABLES, *_RECORDING),
 }
 """What makes a file of each version one of the next, in order. A new file takes all of it, from nothing."""
 

@@ -7,9 +7,10 @@ from typing import NamedTuple
 import msgspec
 
 from canonical_schema import ErrorItem
+from gateway.ledger._deliveries import enqueue, times
 from gateway.ledger._keeping import remains
 from gateway.ledger._model import AttemptRow, AuditRow, Change, Code, Group, Moved, Part, Plan, Portion, WorkState
-from gateway.ledger._recording import Load, enqueue, times
+from gateway.ledger._recording import Load
 from gateway.ledger._rows import (
     pack_attempt,
     pack_error,
@@ -18,9 +19,11 @@ from gateway.ledger._rows import (
     unpack_error,
     unpack_members,
     unpack_parts,
+    unpack_times,
 )
+from gateway.ledger._trail import note
 
-__all__ = ["WorkRow", "extend", "group_of", "hold", "intend", "note", "prepare", "release", "route", "settle"]
+__all__ = ["WorkRow", "extend", "group_of", "hold", "intend", "release", "route", "settle"]
 
 
 class WorkRow(NamedTuple):
@@ -54,15 +57,6 @@ def group_of(row: WorkRow) -> Group:
         error=unpack_error(row.error),
         window=row.window,
         deadline=row.deadline,
-    )
-
-
-def prepare(connection: sqlite3.Connection) -> None:
-    """Give the connection the numbers that let one statement walk a packed column."""
-    connection.execute("CREATE TEMP TABLE numbers (i INTEGER PRIMARY KEY)")
-    connection.execute(
-        "INSERT INTO numbers WITH RECURSIVE n(i) AS (SELECT 0 UNION ALL SELECT i + 1 FROM n WHERE i < 65535)"
-        " SELECT i FROM n"
     )
 
 
@@ -121,13 +115,6 @@ def settle(
         [(attempt.batch, attempt.destination, pack_attempt(attempt)) for attempt in attempts],
     )
     note(connection, audit)
-
-
-def note(connection: sqlite3.Connection, audit: Sequence[AuditRow]) -> None:
-    """Append to the audit trail."""
-    connection.executemany(
-        "INSERT INTO audit (tenant, body) VALUES (?, ?)", [(row.tenant, msgspec.json.encode(row)) for row in audit]
-    )
 
 
 def hold(connection: sqlite3.Connection, destination: str, error: ErrorItem) -> dict[int, list[int]]:
@@ -193,11 +180,13 @@ def _give(connection: sqlite3.Connection, batch: int, routed: Mapping[int, Plan]
         connection.execute("SELECT destination, codes FROM tracks WHERE batch = ?", (batch,))
     )
     fresh = [_unless_there(plan, known, index) for index, plan in routed.items()]
-    size, received = connection.execute("SELECT size, received FROM batches WHERE batch = ?", (batch,)).fetchone()
+    query = "SELECT size, received, receipts FROM batches WHERE batch = ?"
+    size, received, packed = connection.execute(query, (batch,)).fetchone()
     happened = None
     if any(plan.windows for plan in fresh):
         events = load(connection, batch)
-        happened = times([events[index] for index in routed], fresh, received)
+        receipts = unpack_times(packed) or [received] * size
+        happened = times([events[index] for index in routed], fresh, [receipts[index] for index in routed])
     enqueue(connection, batch, list(routed), fresh, now, size, happened)
     return fresh
 

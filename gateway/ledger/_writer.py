@@ -4,12 +4,15 @@ import asyncio
 import contextlib
 import logging
 import sqlite3
+import sys
 import threading
-from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from queue import Empty, SimpleQueue
 from typing import Any, TypeVar
 
 from gateway.errors import LedgerUnavailable
+from gateway.ledger._model import Claim
+from gateway.ledger._recording import Entry, Recorder
 
 __all__ = ["Writer"]
 
@@ -19,84 +22,122 @@ Operation = Callable[[sqlite3.Connection], Any]
 _DISK = (sqlite3.OperationalError, sqlite3.InternalError, MemoryError)
 """What is nobody's own fault; a damaged file is a bare DatabaseError."""
 
+SWITCH = 0.0005
+"""Seconds that a busy thread keeps the interpreter's lock while another asks for it, at most."""
+
+
+_Waiting = tuple[Operation | Entry, asyncio.Future[Any]]
+_Answer = tuple[asyncio.Future[Any], Any]
+
 
 class Writer:
-    """Group commit: what arrives while a flush is in flight shares the next one.
+    """Group commit: what arrives while a flush is in flight shares the next one, and is recorded together.
 
     An operation that fails takes back its own writes and nobody else's. A commit that fails takes back
     everything, and every caller is told.
     """
 
-    def __init__(self, connection: sqlite3.Connection) -> None:
+    def __init__(self, connection: sqlite3.Connection, recorder: Recorder) -> None:
         self._connection = connection
-        self._waiting: deque[tuple[Operation, asyncio.Future[Any]]] = deque()
-        self._signal = threading.Condition()
+        self._recorder = recorder
+        self._waiting: SimpleQueue[_Waiting | None] = SimpleQueue()
         self._stopping = False
         self._loop = asyncio.get_running_loop()
+        # The thread asks for the interpreter's lock after each statement, and a busy event loop gives it away
+        # no sooner than this.
+        sys.setswitchinterval(min(sys.getswitchinterval(), SWITCH))
         self._thread = threading.Thread(target=self._run, name="ledger-writer", daemon=True)
         self._thread.start()
 
     async def do(self, operation: Callable[[sqlite3.Connection], T]) -> T:
-        """Run `operation` in a transaction and return when it is durable."""
-        future: asyncio.Future[T] = self._loop.create_future()
-        with self._signal:
-            if self._stopping:
-                raise LedgerUnavailable("the ledger is closed")
-            self._waiting.append((operation, future))
-            self._signal.notify()
-        # A caller that goes away must not take the transaction of the others with it.
-        return await asyncio.shield(future)
+        """Run `operation` in a transaction and return when it is durable. Going away does not stop it."""
+        return await self._put(operation)
+
+    async def record(self, entry: Entry) -> Sequence[Claim]:
+        """Record what a request brings, together with others of the flush; return when it is durable."""
+        return await self._put(entry)
 
     async def stop(self) -> None:
         """Finish what waits, then end the thread."""
-        with self._signal:
-            self._stopping = True
-            self._signal.notify()
+        self._stopping = True
+        self._waiting.put(None)
         await asyncio.to_thread(self._thread.join)
 
-    def _run(self) -> None:
-        while True:
-            with self._signal:
-                while not self._waiting and not self._stopping:
-                    self._signal.wait()
-                operations = list(self._waiting)
-                self._waiting.clear()
-            if not operations:
-                return
-            results = self._flush(operations)
-            self._loop.call_soon_threadsafe(self._answer, results)
+    def _put(self, operation: Operation | Entry) -> asyncio.Future[Any]:
+        if self._stopping:
+            raise LedgerUnavailable("the ledger is closed")
+        future = self._loop.create_future()
+        self._waiting.put((operation, future))
+        return future
 
-    def _flush(self, operations: list[tuple[Operation, asyncio.Future[Any]]]) -> list[tuple[asyncio.Future[Any], Any]]:
+    def _run(self) -> None:
+        stopping = False
+        while not stopping:
+            waiting = [self._waiting.get()]
+            with contextlib.suppress(Empty):
+                while True:
+                    waiting.append(self._waiting.get_nowait())
+            stopping = None in waiting
+            operations = [one for one in waiting if one is not None]
+            if operations:
+                answers = self._flush(operations)
+                self._loop.call_soon_threadsafe(self._answer, answers)
+
+    def _flush(self, operations: Sequence[_Waiting]) -> list[_Answer]:
         connection = self._connection
-        results: list[tuple[asyncio.Future[Any], Any]] = []
+        entries = [(one, future) for one, future in operations if isinstance(one, Entry)]
+        others = [(one, future) for one, future in operations if not isinstance(one, Entry)]
+        answers: list[_Answer] = []
         try:
-            connection.execute("BEGIN IMMEDIATE")
-            for operation, future in operations:
+            alone = not others and not any(entry.audit for entry, _ in entries)
+            if not alone:
+                connection.execute("BEGIN IMMEDIATE")  # recording alone is one statement, and commits by itself
+            if entries:
+                try:
+                    claims = self._recorder.write(connection, [entry for entry, _ in entries])
+                except Exception as error:
+                    if _is_disk(error) or len(operations) == 1:
+                        raise
+                    if connection.in_transaction:
+                        connection.execute("ROLLBACK")
+                    return [answer for one in operations for answer in self._flush([one])]
+                answers += zip((future for _, future in entries), claims, strict=True)
+            for operation, future in others:
                 connection.execute("SAVEPOINT one")
                 try:
-                    results.append((future, operation(connection)))
+                    answers.append((future, operation(connection)))
                     connection.execute("RELEASE one")
                 except Exception as error:
-                    if isinstance(error, _DISK) or type(error) is sqlite3.DatabaseError:
-                        raise  # the disk, not the operation: nothing of this flush can be promised
+                    if _is_disk(error):
+                        raise
                     connection.execute("ROLLBACK TO one")
-                    results.append((future, error))
-            connection.execute("COMMIT")
+                    answers.append((future, error))
+            if not alone:
+                connection.execute("COMMIT")
+            if entries:
+                self._recorder.kept()
         except Exception as error:  # noqa: BLE001  the thread outlives whatever happens: others wait for it
-            logging.getLogger("gateway.ledger").error("ledger.flush_failed: %s", error)
             with contextlib.suppress(sqlite3.Error):  # what is not committed is gone either way
                 if connection.in_transaction:
                     connection.execute("ROLLBACK")
+            if not _is_disk(error):
+                return [(future, error) for _, future in operations]
+            logging.getLogger("gateway.ledger").error("ledger.flush_failed: %s", error)
             refused = LedgerUnavailable(f"the ledger cannot write: {error}")
-            results = [(future, refused) for _, future in operations]
-        return results
+            answers = [(future, refused) for _, future in operations]
+        return answers
 
     @staticmethod
-    def _answer(results: list[tuple[asyncio.Future[Any], Any]]) -> None:
-        for future, result in results:
-            if future.done():
+    def _answer(answers: Sequence[_Answer]) -> None:
+        for future, result in answers:
+            if future.done():  # its caller went away
                 continue
             if isinstance(result, BaseException):
                 future.set_exception(result)
             else:
                 future.set_result(result)
+
+
+def _is_disk(error: Exception) -> bool:
+    """Say whether it is the disk, not the operation: nothing of its flush can be promised."""
+    return isinstance(error, _DISK) or type(error) is sqlite3.DatabaseError

@@ -8,6 +8,7 @@ from typing import Any
 
 from canonical_schema import FINGERPRINT
 from gateway.errors import LedgerUnavailable
+from gateway.ledger._ids import DIGEST
 from gateway.ledger._model import Code, WorkState
 from gateway.ledger._rows import unpack_members, unpack_parts
 from gateway.ledger._schema import VERSION
@@ -27,6 +28,8 @@ _FITTING = {
 _IN_WORK = frozenset[Code]().union(*_FITTING.values())
 MOST = 100
 """Problems that are told; more are counted."""
+AT_ONCE = 1_000_000
+"""Ids that are held in memory at a time."""
 
 
 def add_up(path: Path) -> dict[str, Any]:
@@ -54,9 +57,14 @@ def add_up(path: Path) -> dict[str, Any]:
 def _added(connection: sqlite3.Connection) -> dict[str, Any]:
     problems: list[str] = []
     sizes: dict[int, int] = dict(connection.execute("SELECT batch, size FROM batches"))
-    (ids,) = connection.execute("SELECT count(*) FROM ids").fetchone()
-    if ids != sum(sizes.values()):
-        problems.append(f"{sum(sizes.values())} events are stored and {ids} ids are claimed")
+    claimed: dict[int, int] = dict(connection.execute("SELECT batch, length(digests) / ? FROM ids", (DIGEST,)))
+    problems += [
+        f"batch {batch}: {sizes.get(batch, 0)} events are stored and {claimed.get(batch, 0)} ids are claimed"
+        for batch in sorted(sizes.keys() | claimed.keys())
+        if sizes.get(batch, 0) != claimed.get(batch, 0)
+    ]
+    if twice := _twice(connection, sum(claimed.values())):
+        problems.append(f"{twice} ids are claimed twice")
     closed: dict[int, set[int] | None] = {
         batch: None if trimmed else set(unpack_members(erased))
         for batch, erased, trimmed in connection.execute("SELECT batch, erased, trimmed FROM remains")
@@ -121,3 +129,18 @@ def _over(code: Code, closed: Collection[int] | None, index: int) -> bool:
 
 _NONE = frozenset[int]()
 _ENDED = frozenset({Code.UNKNOWN, Code.REJECTED, Code.DEAD})
+
+
+def _twice(connection: sqlite3.Connection, count: int) -> int:
+    """Return how many ids are claimed more than once. Looks at a share of them at a time, to stay small."""
+    shares, twice = 1 + count // AT_ONCE, 0
+    for share in range(shares):
+        seen: set[bytes] = set()
+        looked = 0
+        for (digests,) in connection.execute("SELECT digests FROM ids"):
+            for start in range(0, len(digests), DIGEST):
+                if (digests[start] | digests[start + 1] << 8) % shares == share:
+                    seen.add(digests[start : start + DIGEST])
+                    looked += 1
+        twice += looked - len(seen)
+    return twice

@@ -5,6 +5,7 @@ import contextlib
 import fcntl
 import sqlite3
 import threading
+from array import array
 from collections import Counter, OrderedDict, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -16,13 +17,13 @@ import msgspec
 from canonical_schema import DeliveryStatus, ErrorItem, Event
 from gateway.errors import LedgerUnavailable
 from gateway.ledger import _documents, _keeping, _settling
+from gateway.ledger._ids import DIGEST, Ids
 from gateway.ledger._keeping import Content
 from gateway.ledger._model import (
     AttemptRow,
     AuditRow,
     Change,
     Claim,
-    ClaimKind,
     Code,
     Document,
     Erasure,
@@ -34,10 +35,11 @@ from gateway.ledger._model import (
     Work,
     WorkState,
 )
-from gateway.ledger._recording import Entry, record
-from gateway.ledger._rows import digest, unpack_attempt, unpack_events, unpack_members, unpack_parts
+from gateway.ledger._recording import Entry, Recorder, prepare, verified
+from gateway.ledger._rows import digests, unpack_attempt, unpack_events, unpack_members, unpack_parts, unpack_times
 from gateway.ledger._schema import connect, upgrade
 from gateway.ledger._settling import WorkRow, group_of
+from gateway.ledger._trail import note
 from gateway.ledger._writer import Writer
 
 __all__ = ["SqliteLedger"]
@@ -71,14 +73,14 @@ class SqliteLedger:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 connection = held.enter_context(contextlib.closing(connect(self.path)))
                 upgrade(connection)
-                _settling.prepare(connection)
+                recorder = self._recorder(connection)
                 self._reader = held.enter_context(contextlib.closing(connect(self.path)))
             except BlockingIOError:
                 raise LedgerUnavailable(f"{self.path} is in use by another gateway process") from None
             except (OSError, sqlite3.Error) as error:
                 raise LedgerUnavailable(f"{self.path} cannot be opened for writing: {error}") from error
             self._held = held.pop_all()
-        self._writer = Writer(connection)
+        self._writer = Writer(connection, recorder)
 
     async def close(self) -> None:
         """Finish what was asked for, then let go of the file."""
@@ -89,25 +91,15 @@ class SqliteLedger:
     async def record(
         self, tenant: str, received: int, events: Sequence[Event], plans: Sequence[Plan], audit: Sequence[AuditRow] = ()
     ) -> Sequence[Claim]:
-        entry = Entry(tenant, received, events, plans, [digest(tenant, event.id) for event in events])
-
-        def write(connection: sqlite3.Connection) -> tuple[Sequence[Claim], int | None, list[Event]]:
-            made = record(connection, entry, self._content)
-            if audit and all(claim.kind is ClaimKind.NEW for claim in made[0]):
-                _settling.note(connection, audit)
-            return made
-
-        claims, batch, stored = await self._writer.do(write)
-        if batch is not None:
-            self._cache.put(batch, stored)
-        return claims
+        array("q", [received])  # a time that cannot be kept is the caller's mistake, not the flush's
+        entry = Entry(tenant, received, events, plans, digests(tenant, [event.id for event in events]), audit)
+        return await self._writer.record(entry)
 
     async def find(self, tenant: str, event_id: str) -> int | None:
-        def read(connection: sqlite3.Connection) -> int | None:
-            row = connection.execute("SELECT ref FROM ids WHERE digest = ?", (digest(tenant, event_id),)).fetchone()
-            return None if row is None else row[0]
-
-        return await self._read(read)
+        (wanted,) = digests(tenant, [event_id])
+        if not self._ids.candidates(wanted):
+            return None
+        return await self._read(lambda connection: verified(connection, self._ids, [wanted]).get(wanted))
 
     async def snapshots(self, batches: Sequence[int]) -> Mapping[int, Snapshot]:
         return await self._read(
@@ -197,7 +189,7 @@ class SqliteLedger:
         return await self._read(lambda connection: connection.execute(query + " ORDER BY batch", values).fetchall())
 
     async def note(self, audit: Sequence[AuditRow]) -> None:
-        await self._writer.do(lambda connection: _settling.note(connection, audit))
+        await self._writer.do(lambda connection: note(connection, audit))
 
     async def trail(self, tenant: str, below: int | None, limit: int) -> Sequence[tuple[int, AuditRow]]:
         def read(connection: sqlite3.Connection) -> list[tuple[int, AuditRow]]:
@@ -310,7 +302,9 @@ class SqliteLedger:
         return await self._writer.do(lambda connection: _keeping.trim(connection, prints, segment, letters))
 
     async def forget(self, before: int, limit: int) -> int:
-        return await self._writer.do(lambda connection: _keeping.forget(connection, before, limit))
+        gone = await self._writer.do(lambda connection: _keeping.forget(connection, before, limit))
+        await self._writer.do(lambda _: self._ids.forget(gone))  # durable by now; where ids are added, not here
+        return len(gone)
 
     async def secret(self, name: str) -> bytes:
         return await self._writer.do(lambda connection: _keeping.secret(connection, name))
@@ -321,6 +315,16 @@ class SqliteLedger:
     async def erase(self, batch: int, erasure: Erasure) -> tuple[int, Mapping[str, int]]:
         self._cache.bar(batch)  # before anybody can read what is no longer there
         return await self._writer.do(lambda connection: _keeping.erase(connection, batch, erasure))
+
+    def _recorder(self, connection: sqlite3.Connection) -> Recorder:
+        """Return what records, with every id that the file holds."""
+        prepare(connection)
+        (count,) = connection.execute("SELECT coalesce(sum(length(digests)), 0) FROM ids").fetchone()
+        self._ids = Ids(count // DIGEST)
+        for batch, held in connection.execute("SELECT batch, digests FROM ids ORDER BY batch"):
+            self._ids.add(batch, held)
+        (last,) = connection.execute("SELECT coalesce(max(batch), 0) FROM batches").fetchone()
+        return Recorder(self._ids, last, self._content, self._cache.put)
 
     async def _read(self, query: Callable[[sqlite3.Connection], T]) -> T:
         def look(connection: sqlite3.Connection) -> T:
@@ -358,8 +362,9 @@ class SqliteLedger:
         return Content((), left) if left and left.trimmed else Content(self._peek(connection, batch), left)
 
     def _work(self, connection: sqlite3.Connection, row: WorkRow, room: int | None = None) -> Work:
-        query = "SELECT tenant, received FROM batches WHERE batch = ?"
-        tenant, received = connection.execute(query, (row.batch,)).fetchone()
+        query = "SELECT tenant, received, receipts FROM batches WHERE batch = ?"
+        tenant, received, packed = connection.execute(query, (row.batch,)).fetchone()
+        receipts = unpack_times(packed)
         events, members = self._load(connection, row.batch), unpack_members(row.members)[:room]
         parts = unpack_parts(row.parts)
         return Work(
@@ -372,13 +377,15 @@ class SqliteLedger:
             members=members,
             events=[events[index] for index in members],
             parts=None if parts is None else parts[:room],
+            receipts=[receipts[index] for index in members] if receipts else (),
         )
 
     def _snapshot(self, connection: sqlite3.Connection, batch: int) -> Snapshot | None:
-        found = connection.execute("SELECT tenant, received FROM batches WHERE batch = ?", (batch,)).fetchone()
+        query = "SELECT tenant, received, receipts FROM batches WHERE batch = ?"
+        found = connection.execute(query, (batch,)).fetchone()
         if found is None:
             return None
-        tenant, received = found
+        tenant, received, receipts = found
         left = _keeping.remains(connection, batch)
         query = """
             SELECT destination, coalesce(provider, ''), shadow, codes FROM tracks
@@ -412,6 +419,7 @@ class SqliteLedger:
             events=[] if left and left.trimmed else list(self._load(connection, batch)),
             tracks=list(tracks.values()),
             remains=left,
+            receipts=unpack_times(receipts),
         )
 
 

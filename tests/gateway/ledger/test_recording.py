@@ -98,6 +98,45 @@ async def test_of_concurrent_rivals_for_an_id_one_wins_and_the_others_conflict(l
     assert [winner] == (await ledger.snapshots([batch]))[batch].events
 
 
+async def test_events_that_come_together_each_keep_the_time_of_their_own_receipt(store: Store) -> None:
+    sent = {f"e{number}": 5000 + 7 * number for number in range(40)}
+    async with opened(store) as ledger:
+        answers = await asyncio.gather(
+            *(ledger.record("default", received, events(one), [PLAN]) for one, received in sent.items())
+        )
+        assert {NEW} == {claims[0].kind for claims in answers}
+    refs = dict(zip(sent, (split_ref(claims[0].ref) for claims in answers), strict=True))
+    async with opened(store) as ledger:
+        shots = await ledger.snapshots(sorted({batch for batch, _ in refs.values()}))
+        assert sent == {one: shots[batch].received_at(index) for one, (batch, index) in refs.items()}
+        assert list(sent) == [shots[batch].events[index].id for batch, index in refs.values()]
+        taken = await ledger.take("a", 10_000, 100)
+        assert sent == {event.id: work.received_at(place) for work in taken for place, event in enumerate(work.events)}
+        assert all(min(map(shot.received_at, range(len(shot.events)))) == shot.received for shot in shots.values())
+
+
+async def test_what_counts_for_one_request_does_not_count_for_another_that_comes_with_it(ledger: Ledger) -> None:
+    plans = [Plan(live=("a",)), Plan(shadow=("a",)), Plan(live=("b",), filtered=(("a", Code.NO_ROUTE),))]
+    answers = await asyncio.gather(
+        *(ledger.record("default", 1000, events(f"e{number}"), [plans[number % 3]]) for number in range(30))
+    )
+    for number, claims in enumerate(answers):
+        batch, index = split_ref(claims[0].ref)
+        (track,) = [one for one in (await ledger.snapshots([batch]))[batch].tracks if one.destination == "a"]
+        assert (number % 3 == 1) is track.shadow
+        assert (Code.NO_ROUTE if number % 3 == 2 else Code.PENDING) == track.codes[index]
+
+
+async def test_tenants_share_no_batch(ledger: Ledger) -> None:
+    answers = await asyncio.gather(
+        *(ledger.record(f"t{number % 3}", 1000, events(f"e{number}"), [PLAN]) for number in range(30))
+    )
+    for number, claims in enumerate(answers):
+        batch, index = split_ref(claims[0].ref)
+        shot = (await ledger.snapshots([batch]))[batch]
+        assert (f"t{number % 3}", f"e{number}") == (shot.tenant, shot.events[index].id)
+
+
 async def test_what_a_call_promised_is_there_after_a_loss_of_power(store: Store, ledger: Ledger) -> None:
     batch = await recorded(ledger, "e1", "e2")
     async with opened(store.cut()) as left:

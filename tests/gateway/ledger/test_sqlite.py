@@ -3,6 +3,7 @@
 import asyncio
 import sqlite3
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from hypothesis import strategies as st
 from canonical_schema import Event
 from gateway.errors import LedgerUnavailable
 from gateway.ledger import ClaimKind, Plan, SqliteLedger
+from gateway.ledger._recording import SHARED
 from gateway.ledger._rows import pack_events, pack_members, unpack_events, unpack_members
 from gateway.ledger._schema import VERSION
 from gateway.ledger.check import add_up
@@ -107,6 +109,41 @@ async def test_events_of_a_flush_that_was_taken_back_are_not_remembered(tmp_path
         batch = await recorded(ledger, "kept")
         assert events("kept") == (await ledger.snapshots([batch]))[batch].events
         assert await ledger.find("default", "lost") is None
+
+
+async def test_small_requests_of_one_flush_are_one_batch_and_large_ones_are_their_own(tmp_path: Path) -> None:
+    large = events(*(f"l{number}" for number in range(SHARED)))
+    async with opened(SqliteStore(tmp_path)) as ledger:
+        assert isinstance(ledger, SqliteLedger)
+        together = threading.Event()
+        held = asyncio.ensure_future(ledger._writer.do(lambda _: together.wait(10)))
+        await asyncio.sleep(0)
+        small = [ledger.record("default", 1000 + number, events(f"e{number}"), [PLAN]) for number in range(60)]
+        waiting = asyncio.gather(*small, ledger.record("default", 2000, large, [PLAN] * SHARED))
+        await asyncio.sleep(0)
+        together.set()
+        await asyncio.gather(held, waiting)
+        first, second = await ledger.batches_after(0, 10)
+        shots = await ledger.snapshots([first, second])
+        assert [60, SHARED] == [len(shot.events) for shot in shots.values()]
+        assert list(range(1000, 1060)) == list(map(shots[first].received_at, range(60)))
+        assert ((), 2000) == (tuple(shots[second].receipts), shots[second].received_at(5))
+
+
+async def test_an_id_that_is_claimed_twice_does_not_add_up(tmp_path: Path) -> None:
+    store = SqliteStore(tmp_path)
+    async with opened(store) as ledger:
+        await recorded(ledger, "e1", "e2")
+        await recorded(ledger, "e3", "e4")
+    assert [] == add_up(store.path)["problems"]
+    connection = sqlite3.connect(store.path)
+    connection.execute("UPDATE ids SET digests = (SELECT digests FROM ids WHERE batch = 1) WHERE batch = 2")
+    connection.commit()
+    assert ["2 ids are claimed twice"] == add_up(store.path)["problems"]
+    connection.execute("UPDATE ids SET digests = zeroblob(16) WHERE batch = 2")
+    connection.commit()
+    connection.close()
+    assert ["batch 2: 2 events are stored and 1 ids are claimed"] == add_up(store.path)["problems"]
 
 
 async def test_a_batch_is_decoded_once_however_many_of_its_events_come_again(

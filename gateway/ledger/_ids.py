@@ -1,0 +1,118 @@
+"""Which ids are known: a table in memory says that one is certainly new, or where the ledger may hold it.
+
+The ledger keeps digests by batch, in the order in which they came: written once, never sorted, never read where an
+id is new. What finds one again is this table of eight bytes a slot, made anew when the ledger is opened. A slot
+holds the running number of an id and 24 bits of its digest; those and twelve more that choose the part of the table
+leave one new id in ten thousand to be looked up in vain with five million known.
+"""
+
+from array import array
+from bisect import bisect_right
+from collections.abc import Iterable
+
+from gateway.ledger._model import ref_of
+
+__all__ = ["DIGEST", "Ids"]
+
+DIGEST = 16
+"""Bytes of an id's digest."""
+
+_PARTS = 1 << 12
+"""Parts of the table. Each grows by itself, which takes well under a millisecond."""
+_PART = _PARTS - 1
+_NUMBER = 40
+_NUMBERS = (1 << _NUMBER) - 1
+_FULL = 0.625
+_SMALLEST = 8
+
+
+class Ids:
+    """The ids of all batches that were added, as far as eight bytes can tell them apart.
+
+    One thread adds. Others may ask meanwhile: what was added before is found, wherever it is being moved to.
+    """
+
+    def __init__(self, expected: int = 0) -> None:
+        """`expected`: how many ids are about to be added."""
+        slots = _SMALLEST
+        while slots * _FULL * _PARTS < expected * 1.1:
+            slots *= 2
+        empty = bytes(8 * slots)
+        self._parts = [array("Q", empty) for _ in range(_PARTS)]
+        self._room = [int(slots * _FULL)] * _PARTS
+        """How many more each part takes before it grows."""
+        self._next = 1  # an empty slot is 0
+        self._starts = array("Q"), array("Q")
+        """The number of each batch's first id, ascending, and the batches: they say whose a number is."""
+        self._oldest = 1
+        """Numbers below are of batches that were forgotten."""
+
+    def add(self, batch: int, digests: bytes) -> None:
+        """Know the ids of a batch, in its order."""
+        first = self._next
+        firsts, batches = self._starts
+        batches.append(batch)
+        firsts.append(first)
+        parts, room = self._parts, self._room
+        for number, bits in enumerate(_bits(digests), first):
+            chosen = bits & _PART
+            if not room[chosen]:
+                self._grow(chosen)
+            room[chosen] -= 1
+            part, tag = parts[chosen], bits >> _NUMBER
+            mask = len(part) - 1
+            slot = tag & mask
+            while part[slot]:
+                slot = (slot + 1) & mask
+            part[slot] = tag << _NUMBER | number
+        self._next = first + len(digests) // DIGEST
+
+    def candidates(self, digests: bytes) -> dict[int, list[int]]:
+        """Return the refs that each id may have, by its place; one without any is certainly new."""
+        found: dict[int, list[int]] = {}
+        parts = self._parts
+        for place, bits in enumerate(_bits(digests)):
+            part, tag = parts[bits & _PART], bits >> _NUMBER
+            mask = len(part) - 1
+            slot = tag & mask
+            while held := part[slot]:
+                if held >> _NUMBER == tag and (ref := self._ref(held & _NUMBERS)) is not None:
+                    found.setdefault(place, []).append(ref)
+                slot = (slot + 1) & mask
+        return found
+
+    def forget(self, batches: Iterable[int]) -> None:
+        """Take notice that batches are gone. The slots of the oldest are given up as parts grow."""
+        firsts, held = self._starts
+        gone, count = set(batches), 0
+        while count < len(held) and held[count] in gone:
+            count += 1
+        self._starts = firsts[count:], held[count:]
+        self._oldest = firsts[count] if count < len(firsts) else self._next
+
+    def _ref(self, number: int) -> int | None:
+        firsts, batches = self._starts
+        at = bisect_right(firsts, number) - 1
+        return ref_of(batches[at], number - firsts[at]) if at >= 0 else None
+
+    def _grow(self, chosen: int) -> None:
+        """Put a part's ids into one with room for as many again, leaving out those that were forgotten."""
+        oldest = self._oldest
+        kept = [held for held in self._parts[chosen] if held and held & _NUMBERS >= oldest]
+        slots = len(self._parts[chosen])
+        while slots * _FULL < len(kept) * 1.25 + 1:
+            slots *= 2
+        grown = array("Q", bytes(8 * slots))
+        mask = slots - 1
+        for held in kept:
+            slot = (held >> _NUMBER) & mask
+            while grown[slot]:
+                slot = (slot + 1) & mask
+            grown[slot] = held
+        self._room[chosen] = int(slots * _FULL) - len(kept)
+        self._parts[chosen] = grown
+
+
+def _bits(digests: bytes) -> list[int]:
+    """Return the first half of each digest as a number."""
+    return memoryview(digests).cast("Q")[::2].tolist()

@@ -1,0 +1,88 @@
+"""The table of known ids in memory: it never forgets one, and seldom mistakes another for it."""
+
+import threading
+from hashlib import blake2b
+from pathlib import Path
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gateway.ledger import SqliteLedger, ref_of
+from gateway.ledger._ids import DIGEST, Ids
+from gateway.ledger._recording import verified
+from gateway.ledger._rows import digests
+from tests.gateway.ledger.conftest import SqliteStore, opened, recorded
+
+
+def digest(number: int) -> bytes:
+    return blake2b(number.to_bytes(8, "big"), digest_size=DIGEST).digest()
+
+
+# Few different ones, of which many share what the table can tell apart: the first half.
+alike = st.tuples(st.integers(0, 3), st.integers(0, 2**64 - 1)).map(
+    lambda pair: digest(pair[0])[:8] + pair[1].to_bytes(8, "big")
+)
+batches = st.lists(st.lists(alike | st.integers(0, 10**6).map(digest), min_size=1, max_size=40), max_size=8)
+
+
+@given(batches, st.integers(0, 1000))
+def test_every_id_that_was_added_is_found_where_it_is(added: list[list[bytes]], expected: int) -> None:
+    ids = Ids(expected)
+    for batch, some in enumerate(added, 1):
+        ids.add(batch, b"".join(some))
+    for batch, some in enumerate(added, 1):
+        found = ids.candidates(b"".join(some))
+        assert all(ref_of(batch, index) in found[index] for index in range(len(some)))
+
+
+@given(batches, st.data())
+def test_what_is_forgotten_leads_nowhere_and_the_rest_is_found(added: list[list[bytes]], data: st.DataObject) -> None:
+    ids = Ids()
+    for batch, some in enumerate(added, 1):
+        ids.add(batch, b"".join(some))
+    count = data.draw(st.integers(0, len(added)))
+    ids.forget(range(1, count + 1))
+    ids.add(len(added) + 1, b"".join(digest(number) for number in range(3000)))  # parts grow, and leave them out
+    for batch, some in enumerate(added, 1):
+        for index, refs in ids.candidates(b"".join(some)).items():
+            assert (ref_of(batch, index) in refs) is (batch > count)
+            assert all(ref > ref_of(count, 2**16 - 1) for ref in refs)
+
+
+def test_few_new_ids_are_taken_for_known_ones_and_memory_stays_small() -> None:
+    ids = Ids()
+    for batch in range(100):
+        ids.add(batch, b"".join(digest(batch * 1000 + index) for index in range(1000)))
+    assert len(ids.candidates(b"".join(digest(10**9 + number) for number in range(100_000)))) < 10
+    assert sum(len(part) * part.itemsize for part in ids._parts) <= 100_000 * 32
+
+
+def test_ids_are_found_while_others_are_added() -> None:
+    ids = Ids()
+    known = b"".join(digest(number) for number in range(500))
+    ids.add(1, known)
+    missed: list[int] = []
+    done = threading.Event()
+
+    def ask() -> None:
+        while not done.is_set():
+            found = ids.candidates(known)
+            missed.extend(index for index in range(500) if ref_of(1, index) not in found.get(index, []))
+
+    asking = threading.Thread(target=ask)
+    asking.start()
+    for batch in range(2, 40):
+        ids.add(batch, b"".join(digest(batch * 1000 + index) for index in range(1000)))
+    done.set()
+    asking.join()
+    assert [] == missed
+
+
+async def test_what_only_looks_like_a_known_id_is_new(tmp_path: Path) -> None:
+    async with opened(SqliteStore(tmp_path)) as ledger:
+        assert isinstance(ledger, SqliteLedger)
+        batch = await recorded(ledger, "e1")
+        (known,) = digests("default", ["e1"])
+        other = known[:8] + bytes(8)
+        found = await ledger._read(lambda connection: verified(connection, ledger._ids, [other, known]))
+        assert {known: ref_of(batch, 0)} == found
