@@ -337,7 +337,7 @@ class Backfills:
         await self._gateway.ledger.keep([document], audit)
 
 
-_BILLS = frozenset(Code) - {Code.NONE, Code.NO_BINDING, Code.NO_ROUTE, Code.ZERO, Code.REJECTED, Code.DEAD}
+_BILLS = frozenset(Code) - {Code.NONE, Code.NO_BINDING, Code.NO_ROUTE, Code.ZERO, Code.VOIDED, Code.REJECTED, Code.DEAD}
 
 
 def _only(plan: Plan, to: str) -> Plan | None:

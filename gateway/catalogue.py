@@ -9,6 +9,7 @@ from gateway.bindings import BindingRow
 from gateway.configuration import Configuration, Destination, Meter
 from gateway.keys import DEFAULT_TENANT
 from gateway.ledger import Code, Plan
+from gateway.periods import Periods
 from gateway.routes import Way
 from gateway.routing import Choice, Fixed, Table
 
@@ -18,8 +19,10 @@ __all__ = ["DEFAULT_TENANT", "Catalogue"]
 class Catalogue:
     """Routes, bindings and links of one generation of the configuration."""
 
-    def __init__(self, configuration: Configuration) -> None:
+    def __init__(self, configuration: Configuration, periods: Periods | None = None) -> None:
+        """`periods`: what is closed; absent: nothing."""
         self._configuration = configuration
+        self._periods = periods or Periods()
         self._plans: dict[str, tuple[dict[str, Plan], dict[str, Table]]] = {}
         """By tenant, then by meter: the one plan of all its events, where there is one, and how plans are found."""
 
@@ -27,6 +30,13 @@ class Catalogue:
     def destinations(self) -> Mapping[str, Destination]:
         """Every configured destination, by name."""
         return self._configuration.destinations
+
+    def held(self, destination: str, tenant: str, when: datetime) -> str | None:
+        """Return the closed period for which a destination holds late usage, where this instant falls in one."""
+        if self.destinations[destination].late == "send":
+            return None
+        period = self._periods.closed(tenant, when)
+        return None if period is None else period.name
 
     def meter(self, name: str) -> Meter | None:
         """Return a meter, if it is in the catalogue."""

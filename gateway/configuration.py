@@ -66,6 +66,10 @@ class Destination(Section):
         max_length=64,
         description="Destinations of one group bill one after the other: routes give each event exactly one of them.",
     )
+    late: Literal["send", "hold"] = Field(
+        default="send",
+        description="Usage of a period that was closed before it came: `send` it, or `hold` it until an operator says.",
+    )
     settings: Settings
 
     @model_validator(mode="before")

@@ -48,6 +48,10 @@ class View:
         """Return one event's status bytes, by destination."""
         return {track.name: track.code(index) for track in self._tracks if track.codes[index]}
 
+    def live(self, index: int) -> dict[str, Code]:
+        """Return one event's status bytes where it counts, by destination."""
+        return {track.name: track.code(index) for track in self._tracks if track.codes[index] and not track.shadow}
+
     def deliveries(self, index: int) -> dict[str, DeliveryResult]:
         """Return one event's deliveries, as clients see them."""
         return {track.name: track.result(index) for track in self._tracks if track.codes[index]}

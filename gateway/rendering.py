@@ -86,6 +86,9 @@ def _rows(
         raise _Refused(ErrorCode.UNSUPPORTED, f"{adapter.spec.title} takes no absolute usage here{hint}")
     when = event.timestamp or received
     _check_time(adapter, door, when, received, now)
+    if (period := catalogue.held(destination, tenant, when)) is not None:
+        message = f"period {period} is closed, and {destination} holds late usage: set late to send to let it go"
+        raise _Refused(ErrorCode.OUTSIDE_TIME_WINDOW, message, Code.BLOCKED)
     link = _link(catalogue, adapter, destination, tenant, event, when)
     measures = _measures(rows, event, absolute)
     groups = _grouped(door, measures)

@@ -35,6 +35,7 @@ from gateway.keys import Keyring
 from gateway.lane import Lane
 from gateway.ledger import AuditRow, Claim, ClaimKind, Ledger, Plan, split_ref
 from gateway.merge import View, batch_result, fresh, refused
+from gateway.periods import Periods, closed
 from gateway.routing import apart
 from gateway.times import Clock, SystemClock, from_micros, to_micros
 from gateway.transport import Transport
@@ -98,6 +99,7 @@ class Gateway:
         self._mounts = mounts or {}
         self._rng = rng
         self._reloading = asyncio.Lock()
+        self.periods = Periods()
         self._queue = _QueueLook()
         self._chores: dict[str, Chore] = {}
         self._use(configuration)
@@ -105,7 +107,7 @@ class Gateway:
     def _use(self, configuration: Configuration) -> None:
         """Take a configuration into use: its catalogue, its keys, a lane for each destination."""
         self.configuration = configuration
-        self.catalogue = Catalogue(configuration)
+        self.catalogue = Catalogue(configuration, self.periods)
         self.keyring = Keyring(configuration.auth.keys)
         self._providers = {name: one.provider for name, one in configuration.destinations.items()}
         self._transports: dict[str, Transport] = {}
@@ -141,12 +143,18 @@ class Gateway:
     async def open(self) -> None:
         """Open the ledger and take up what the last process left; nothing is sent yet."""
         await self.ledger.open()
+        await self.read_periods()
         await self._take_up()
 
     async def start(self) -> None:
         """Open, and begin to deliver."""
         await self.open()
         self._run()
+
+    async def read_periods(self) -> None:
+        """Take note of the billing periods that are closed."""
+        for tenant in {DEFAULT_TENANT, *(key.tenant for key in self.configuration.auth.keys)}:
+            self.periods.use(tenant, await closed(self.ledger, tenant))
 
     async def reload(self, configuration: Configuration, actor: str = "reload") -> None:
         """Go on with another configuration. Requests in flight finish first; events are accepted all the while.

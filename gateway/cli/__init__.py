@@ -38,6 +38,7 @@ app.command(
     "gateway.cli.preflight:preflight", name="preflight", help="Tell what a destination would refuse of a history."
 )
 app.command("gateway.cli.backfill:backfill", name="backfill", help="Fill a destination in with history.")
+app.command("gateway.cli.close:close", name="close", help="Tell whether a billing period is complete, and close it.")
 app.command("gateway.cli.simulate:simulate", name="simulate", help="Run simulated vendors for your own tests.")
 
 

@@ -160,3 +160,23 @@ def test_a_file_that_is_not_there_is_a_usage_error(tmp_path: Path, capsys: pytes
     command = ["backfill", "--to", "flexprice", "--from", str(tmp_path / "none.csv"), "--reason", "we move"]
     assert 2 == main(command)
     assert "none.csv: cannot be read" in capsys.readouterr().err
+
+
+async def test_what_another_of_the_group_has_billed_is_not_billed_again(house: House, clock: MovableClock) -> None:
+    group = {"flowglad": {"group": "billing"}, "flexprice": {"group": "billing"}}
+    meters = {"jobs": None, "llm_call": None}
+
+    def routes(old: str, new: str, cut: timedelta) -> list[dict[str, str]]:
+        when = (clock.now() - cut).isoformat()
+        return [{"destination": old, "until": when}, {"destination": new, "from": when}]
+
+    sent = [event(f"e{hours}", timestamp=(clock.now() - timedelta(hours=hours)).isoformat()) for hours in (1, 3)]
+    before = {"destinations": group, "routes": routes("flowglad", "flexprice", timedelta(hours=2)), "meters": meters}
+    async with house(before) as asking:  # the older one to Flowglad, the newer one to Flexprice
+        await asking.send(sent)
+        assert (1, 1) == (asking.calls["flowglad"], asking.calls["flexprice"])
+    after = {"destinations": group, "routes": routes("flowglad", "flexprice", timedelta(hours=4)), "meters": meters}
+    async with house(after) as asking:  # both are Flexprice's by now, and one has been billed
+        done = await ended(asking, await begin(asking))
+        assert {"billed_elsewhere": 1, "there_already": 1} == done["counts"]
+        assert ["e1"] == [row.key for row in asking.vendors["flexprice"].stored]

@@ -58,6 +58,7 @@ def test_the_commands_are_those_that_are_built_and_no_others(run: Run) -> None:
     assert {
         "backfill",
         "check",
+        "close",
         "config",
         "deliveries",
         "demo",

@@ -1,0 +1,191 @@
+"""The close of a period: is everything that was used in it where it has to be, and has nobody billed it twice?
+
+Reads the ledger from its first event to its last. What is settled is added up by meter, what is not is told by
+customer and meter, so that memory grows with the trouble and not with the usage.
+"""
+
+from collections.abc import Mapping
+from datetime import datetime, timedelta
+from decimal import Context, Decimal
+from typing import Any
+
+import msgspec
+
+from canonical_schema import DeliveryStatus, ErrorCode, Event, format_time, plain
+from gateway.errors import RequestRefused
+from gateway.intake import slices
+from gateway.ledger import AuditRow, Code, Document
+from gateway.merge import View
+from gateway.periods import KIND, Period
+from gateway.repair import Actor
+from gateway.service import Gateway
+from gateway.stored import stored
+from gateway.times import from_micros, to_micros
+
+__all__ = ["Closing"]
+
+NAMED = 1000
+"""Customers, meters and events that are named; more are counted."""
+LOOK = timedelta(minutes=1)
+"""Between two looks at what other processes have closed."""
+_SUM = Context(prec=400)
+
+
+class _Sum(msgspec.Struct):
+    events: int = 0
+    quantities: dict[str, Decimal] = msgspec.field(default_factory=dict[str, Decimal])
+
+    def add(self, event: Event) -> None:
+        self.events += 1
+        for name, quantity in ({"": event.quantity} if event.quantities is None else event.quantities).items():
+            given = Decimal(1) if quantity is None else quantity
+            self.quantities[name] = _SUM.add(self.quantities.get(name, Decimal(0)), given)
+
+    def shown(self) -> dict[str, Any]:
+        return {
+            "events": self.events,
+            "quantities": {name or "quantity": plain(q) for name, q in self.quantities.items()},
+        }
+
+
+class _Tally:
+    """What a period came to."""
+
+    def __init__(self, groups: Mapping[str, str]) -> None:
+        """`groups`: by destination, of those that have one."""
+        self._groups = groups
+        self.settled: dict[tuple[str, str, str], _Sum] = {}
+        """By destination, meter and status."""
+        self.open: dict[tuple[str, str, str, str], _Sum] = {}
+        """By destination, customer, meter and status."""
+        self.unrouted: dict[tuple[str, str], _Sum] = {}
+        self.late: dict[tuple[str, str, str], _Sum] = {}
+        self.twice: list[dict[str, Any]] = []
+        self.twice_count = 0
+        self.since: datetime | None = None
+        """When the oldest full record was received; what was trimmed before was settled."""
+
+    def add(self, view: View, index: int, *, late: bool) -> None:
+        """Count one event of the period."""
+        event = view.snapshot.events[index]
+        live = view.live(index)
+        if not any(code not in _NO_WAY for code in live.values()):
+            self.unrouted.setdefault((event.customer, event.meter), _Sum()).add(event)
+        for name, code in live.items():
+            if code in _NO_WAY:
+                continue
+            status = code.status
+            if status in _OPEN:
+                self.open.setdefault((name, event.customer, event.meter, status), _Sum()).add(event)
+            else:
+                self.settled.setdefault((name, event.meter, status), _Sum()).add(event)
+            if late:
+                self.late.setdefault((name, event.customer, event.meter), _Sum()).add(event)
+        self._once(event, live)
+
+    def _once(self, event: Event, live: Mapping[str, Code]) -> None:
+        """Note an event that two of a group bill, or may."""
+        billing: dict[str, list[str]] = {}
+        for name, code in live.items():
+            if code in _BILLS and name in self._groups:
+                billing.setdefault(self._groups[name], []).append(name)
+        for group, names in billing.items():
+            if len(names) > 1:
+                self.twice_count += 1
+                if len(self.twice) < NAMED:
+                    self.twice.append({"id": event.id, "group": group, "destinations": sorted(names)})
+
+
+class Closing:
+    """The periods of one gateway."""
+
+    def __init__(self, gateway: Gateway) -> None:
+        self._gateway = gateway
+        gateway.chore("periods", self._look)
+
+    async def _look(self) -> datetime:
+        """Notice what another process has closed."""
+        await self._gateway.read_periods()
+        return self._gateway.clock.now() + LOOK
+
+    async def report(self, tenant: str, period: Period) -> dict[str, Any]:
+        """Add a period up, as it stands."""
+        destinations = self._gateway.catalogue.destinations
+        tally = _Tally({name: one.group for name, one in destinations.items() if one.group is not None})
+        now = self._gateway.clock.now()
+        async for view in stored(self._gateway.ledger, tenant):
+            received = from_micros(view.snapshot.received)
+            tally.since = tally.since or received
+            async for part in slices(len(view.snapshot.events)):
+                for index in part:
+                    when = view.snapshot.events[index].timestamp or received
+                    if period.holds(when):
+                        tally.add(view, index, late=received >= period.end)
+        problems = len(tally.open) + len(tally.unrouted) + tally.twice_count
+        return {
+            "object": "period",
+            "period": period.month,
+            "timezone": period.zone,
+            "from": format_time(period.start),
+            "to": format_time(period.end),
+            "at": format_time(now),
+            **({} if tally.since is None else {"records_since": format_time(tally.since)}),
+            "ended": now >= period.end,
+            "complete": now >= period.end and not problems,
+            "settled": _listed(tally.settled, ("destination", "meter", "status")),
+            "open": _listed(tally.open, ("destination", "customer", "meter", "status")),
+            "open_count": len(tally.open),
+            "unrouted": _listed(tally.unrouted, ("customer", "meter")),
+            "late": _listed(tally.late, ("destination", "customer", "meter")),
+            "late_count": len(tally.late),
+            "billed_twice": tally.twice,
+            "billed_twice_count": tally.twice_count,
+        }
+
+    async def close(self, actor: Actor, period: Period, *, accept_open: bool) -> dict[str, Any]:
+        """Close a period that is complete, or that is closed as it stands; return its report, which stays for ever.
+
+        Where it is not complete the report says so, and nothing is closed. Raises RequestRefused for a period that
+        has not ended.
+        """
+        kept = await self.kept(actor.tenant, period.name)
+        if kept is not None:
+            return kept
+        report = await self.report(actor.tenant, period)
+        if not report["ended"]:
+            detail = f"period {period.month} ends at {report['to']} ({period.zone}): close it then"
+            raise RequestRefused(409, ErrorCode.CONFLICT, detail)
+        if not report["complete"] and (not accept_open or report["billed_twice_count"]):
+            return {**report, "closed": False}
+        report = {**report, "closed": True, "by": actor.name, "reason": actor.reason}
+        body = msgspec.json.encode(report)
+        audit = AuditRow(
+            at=to_micros(self._gateway.clock.now()),
+            tenant=actor.tenant,
+            actor=actor.name,
+            action="close",
+            target=f"period {period.name}",
+            reason=actor.reason,
+            after="complete" if report["complete"] else "closed with open usage",
+        )
+        await self._gateway.ledger.keep(
+            [Document(kind=KIND, tenant=actor.tenant, name=period.name, body=body)], [audit]
+        )
+        await self._gateway.read_periods()
+        return report
+
+    async def kept(self, tenant: str, name: str) -> dict[str, Any] | None:
+        """Return the report of a period that was closed."""
+        body = await self._gateway.ledger.document(KIND, tenant, name)
+        return None if body is None else msgspec.json.decode(body)
+
+
+def _listed(sums: Mapping[Any, _Sum], names: tuple[str, ...]) -> list[dict[str, Any]]:
+    """Return sums under their names, the largest trouble first, as many as are named."""
+    largest = sorted(sums.items(), key=lambda item: (-item[1].events, item[0]))
+    return [dict(zip(names, key, strict=True)) | one.shown() for key, one in largest[:NAMED]]
+
+
+_NO_WAY = frozenset({Code.NONE, Code.NO_BINDING, Code.NO_ROUTE})
+_BILLS = frozenset(Code) - _NO_WAY - {Code.ZERO, Code.VOIDED, Code.REJECTED, Code.DEAD}
+_OPEN = frozenset(DeliveryStatus) - {DeliveryStatus.ACCEPTED, DeliveryStatus.DUPLICATE, DeliveryStatus.FILTERED}
