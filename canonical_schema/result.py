@@ -49,6 +49,8 @@ class DeliveryResult(TypedDict):
     unexpected: NotRequired[bool]
     """A duplicate that no earlier attempt of ours explains."""
     next_attempt_at: NotRequired[str]
+    deadline: NotRequired[str]
+    """Where the provider takes usage only so long after it happened, and this one is not there yet: until when."""
     shadow: NotRequired[bool]
     error: NotRequired[ErrorItem]
     parts: NotRequired[dict[str, PartResult]]

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from datetime import timedelta
 from typing import Any
 
-from adapters import Dedupe, Door, ProviderSpec, QuantityRule, Rate
+from adapters import Dedupe, Door, Lookup, ProviderSpec, QuantityRule, Rate, TimeRule
 from adapters._models import format_duration
 from adapters._spec import Grade, Refusal
 from gateway.correction_words import correction_facts, correction_words
@@ -44,12 +44,22 @@ def capabilities(spec: ProviderSpec, door: Door) -> dict[str, Any]:
         "refused_batch": door.refusal.value,
         "receipt": door.receipt or "stored",
         "time_resolution_ms": door.time.resolution / timedelta(milliseconds=1),
+        "window": {
+            name: format_duration(span)
+            for name, span in (("past", door.time.past), ("future", door.time.future))
+            if span is not None
+        },
+        "probe": None if door.probe is None else door.probe.grade,
+        "lookup": None if door.lookup is None else _lookup(door.lookup),
         "corrections": correction_facts(door),
         "binding_fields": list(door.binding.names),
         "link_fields": list(door.link.names),
         "weakest_fact": spec.weakest,
         "cautions": list(spec.cautions),
     }
+    for name in ("window", "probe", "lookup"):
+        if not made[name]:
+            del made[name]
     made["quantity"] = {name: value for name, value in made["quantity"].items() if value is not None}
     return made
 
@@ -103,7 +113,9 @@ def facts(spec: ProviderSpec, door: Door) -> dict[str, str]:
         "A refused request": "stored nothing" if door.refusal is Refusal.WHOLE else "may have stored its good rows",
         "`accepted` means": "stored" if door.receipt is None else f"{door.receipt}, and may still be dropped",
         "Taking usage back": correction_words(door),
-        "Time": f"to the {_RESOLUTIONS.get(door.time.resolution, str(door.time.resolution))}",
+        "Time": _time(door.time),
+        "Found again by key": _found_again(door.lookup),
+        "Credentials are tried by": "a delivery" if door.probe is None else "a harmless read",
         "Meter, by": _names(door.binding.names, door.binding.default),
         "Customer, by": _names(door.link.names, door.link.default),
         "Idempotency key": "none" if roles.key is None else f"`{roles.key}`",
@@ -116,6 +128,31 @@ _RESOLUTIONS = {
     timedelta(milliseconds=1): "millisecond",
     timedelta(microseconds=1): "microsecond",
 }
+
+
+def _time(rule: TimeRule) -> str:
+    bounds = [
+        f"{format_duration(span)} {way}"
+        for way, span in (("back", rule.past), ("ahead", rule.future))
+        if span is not None
+    ]
+    finest = f"to the {_RESOLUTIONS.get(rule.resolution, str(rule.resolution))}"
+    return "; ".join([finest, *([f"at most {' and '.join(bounds)}"] if bounds else [])])
+
+
+def _lookup(lookup: Lookup) -> dict[str, Any]:
+    return {
+        "settles": format_duration(lookup.settles),
+        "absence": "proven" if lookup.proves_absence else "not proven",
+        "grade": lookup.source.grade,
+    }
+
+
+def _found_again(lookup: Lookup | None) -> str:
+    if lookup is None:
+        return "no"
+    absent = "what is absent then was never stored" if lookup.proves_absence else "absence proves nothing"
+    return f"yes, {format_duration(lookup.settles)} later; {absent}"
 
 
 def _graded(spec: ProviderSpec) -> str:

@@ -32,8 +32,9 @@ async def described(gateway: Gateway) -> list[dict[str, Any]]:
             },
             "capabilities": capabilities(destination.adapter.spec, destination.adapter.door),
         }
-        if depth.oldest is not None:
-            one["queue"]["oldest_at"] = format_time(from_micros(depth.oldest))
+        for field, since in (("oldest_at", depth.oldest), ("deadline", depth.deadline)):
+            if since is not None:
+                one["queue"][field] = format_time(from_micros(since))
         if lane is not None:
             for field, when in (
                 ("last_success_at", lane.health.last_success_at),

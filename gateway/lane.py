@@ -17,11 +17,12 @@ from gateway.asking import ask
 from gateway.board import Board
 from gateway.catalogue import Catalogue
 from gateway.configuration_sections import Delivery
+from gateway.deadlines import ended, given_up
 from gateway.ledger import AttemptRow, Change, Code, Group, Ledger, Part, Portion, Work, WorkState, ref_of
 from gateway.order import Order
 from gateway.pace import Heard, Pace
 from gateway.rendering import Turned, encoded, render
-from gateway.shipment import FRAME, Item, Shipper, kept, packed
+from gateway.shipment import FRAME, Item, Shipper, deadline_of, moved, packed
 from gateway.times import Clock, from_micros, to_micros
 from gateway.transport import Transport
 from gateway.verdict import Next, error_item, may_resend, next_step
@@ -156,9 +157,9 @@ class Lane:
         message = "the gateway stopped between sending this and hearing the answer"
         outcome = Outcome(state=State.UNKNOWN, code=ErrorCode.PROVIDER_UNAVAILABLE, message=message)
         for work in await self._ledger.held(self.name, WorkState.SENDING):
-            group = msgspec.structs.replace(work.group, attempts=work.group.attempts + 1)
-            following = self._judge(outcome, group, now)
-            await self._write([self._moved(work, work.members, group, following, work.parts, now)], [])
+            work.group = msgspec.structs.replace(work.group, attempts=work.group.attempts + 1)
+            following = self._judge(outcome, work.group, now)
+            await self._write([moved(work, range(len(work.members)), following, now)], [])
             becomes = following.code.status.value
             log.warning("lane.recovered", destination=self.name, rows=len(work.members), becomes=becomes)
 
@@ -170,7 +171,20 @@ class Lane:
     async def step(self) -> datetime | None:
         """Start sending what is due; return when to look again, `None` for when the lane is woken."""
         async with self._stepping:
-            return await self._step()
+            if self._adapter.door.time.past is None:
+                return await self._step()
+            await self._give_up(self._clock.now())
+            until = await self._step()
+            _, closes = await self._ledger.overdue(self.name, 0, 0)
+            if closes is None:
+                return until
+            return from_micros(closes + 1) if until is None else min(until, from_micros(closes + 1))
+
+    async def _give_up(self, now: datetime) -> None:
+        """End every delivery whose acceptance window has closed, whatever it waits for."""
+        title = self._adapter.spec.title
+        while works := (await self._ledger.overdue(self.name, to_micros(now), SINGLES))[0]:
+            await self._write([change for work in works for change in given_up(work, title, now)], [])
 
     async def _step(self) -> datetime | None:
         self._wake.clear()
@@ -244,11 +258,14 @@ class Lane:
             group = work.group
             if group.doubt and not may_resend(self._adapter.dedupe, group, now):
                 following = Next(code=Code.UNKNOWN, doubt=group.doubt, error=group.error)
-                turned.append(self._moved(work, work.members, group, following, work.parts, now))
+                turned.append(moved(work, range(len(work.members)), following, now))
                 continue
+            gone, open_ = ended(work, self._adapter.spec.title, now)
+            turned += gone
             away: dict[tuple[Code, str], tuple[Turned, list[int]]] = {}
             waiting: list[int] = []
-            for place, index in enumerate(work.members):
+            for place in open_:
+                index = work.members[place]
                 if rows >= max_rows or size >= max_bytes:
                     break
                 if not self._may_go(work, index, work.events[place]):
@@ -257,19 +274,17 @@ class Lane:
                 made = self._rendered(work, place, now) if work.parts is None else work.parts[place]
                 if isinstance(made, Turned):
                     why = made.error["message"] if made.error else ""
-                    away.setdefault((made.code, why), (made, []))[1].append(index)
+                    away.setdefault((made.code, why), (made, []))[1].append(place)
                 else:
-                    items.append(Item(work.id, work.batch, index, group, made))
+                    items.append(Item(work.id, work.batch, index, group, made, deadline_of(work, place)))
                     rows += len(made)
                     size += sum(len(part.row) for part in made)
             if waiting:
                 following = Next(code=Code.PENDING, doubt=group.doubt, error=group.error)
-                members = [work.members[place] for place in waiting]
-                parts = None if work.parts is None else [work.parts[place] for place in waiting]
-                turned.append(self._moved(work, members, group, following, parts, now))
-            for reason, members in away.values():
+                turned.append(moved(work, waiting, following, now))
+            for reason, places in away.values():
                 following = Next(code=reason.code, doubt=0, error=reason.error)
-                turned.append(self._moved(work, members, group, following, None, now))
+                turned.append(moved(work, places, following, now))
         return items, turned
 
     def _may_go(self, work: Work, index: int, event: Event) -> bool:
@@ -293,29 +308,6 @@ class Lane:
             message = f"the event is larger than {self._adapter.spec.title} takes: send fewer or shorter properties"
             return Turned(Code.REJECTED, ErrorItem(code=ErrorCode.PAYLOAD_TOO_LARGE, message=message, retryable=False))
         return parts
-
-    def _moved(
-        self,
-        work: Work,
-        members: list[int],
-        group: Group,
-        following: Next,
-        parts: list[list[Part]] | None,
-        now: datetime,
-    ) -> Change:
-        state = _STATES.get(following.code)
-        if following.code is Code.UNKNOWN:
-            for part in (part for rows in parts or () for part in rows if part.code is Code.PENDING):
-                part.code, part.error = Code.UNKNOWN, following.error
-        return Change(
-            work=work.id,
-            batch=work.batch,
-            destination=self.name,
-            members=members,
-            code=following.code,
-            group=None if state is None else kept(group, following, state, now),
-            parts=parts,
-        )
 
     async def _intend(self, shipment: Sequence[Item], works: Sequence[Work], now: datetime) -> None:
         """Make the intent to send durable, before the first byte leaves."""
@@ -406,11 +398,3 @@ class Lane:
 _UNSETTLED = frozenset({Code.PENDING, Code.RETRYING, Code.BLOCKED, Code.UNKNOWN})
 _HEARD = {State.BLOCKED: Heard.REFUSED}
 _TROUBLE = frozenset({State.NOT_STORED, State.UNKNOWN, State.BLOCKED})
-_STATES = {
-    Code.PENDING: WorkState.WAITING,
-    Code.RETRYING: WorkState.READY,
-    Code.BLOCKED: WorkState.BLOCKED,
-    Code.UNKNOWN: WorkState.UNKNOWN,
-    Code.REJECTED: WorkState.REJECTED,
-    Code.DEAD: WorkState.DEAD,
-}

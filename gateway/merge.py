@@ -1,6 +1,7 @@
 """Many answers, one answer: what every provider said about every event of a request."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from datetime import timedelta
 from functools import lru_cache
 
 from canonical_schema import (
@@ -10,6 +11,7 @@ from canonical_schema import (
     DeliveryResult,
     DeliveryStatus,
     ErrorItem,
+    Event,
     EventDetail,
     EventResult,
     EventStatus,
@@ -22,7 +24,7 @@ from canonical_schema import (
 from gateway.ledger import AttemptRow, Code, Group, Part, Plan, Snapshot, Track
 from gateway.times import from_micros
 
-__all__ = ["View", "batch_result", "fresh", "refused"]
+__all__ = ["View", "batch_result", "closing", "fresh", "refused"]
 
 _NOT_COUNTED = frozenset({Code.NONE, Code.NO_BINDING, Code.NO_ROUTE})
 _CODES = {int(code): code for code in Code}
@@ -34,7 +36,7 @@ class View:
 
     def __init__(self, snapshot: Snapshot) -> None:
         self.snapshot = snapshot
-        self._tracks = [_TrackView(track) for track in snapshot.tracks]
+        self._tracks = [_TrackView(track, snapshot) for track in snapshot.tracks]
 
     def status(self, index: int) -> EventStatus:
         """Return what became of one event."""
@@ -106,8 +108,9 @@ class View:
 class _TrackView:
     """One destination's view of a batch, read event by event."""
 
-    def __init__(self, track: Track) -> None:
+    def __init__(self, track: Track, snapshot: Snapshot) -> None:
         self.name = track.destination
+        self._snapshot = snapshot
         self.shadow = track.shadow
         self.codes = track.codes
         self._track = track
@@ -136,6 +139,8 @@ class _TrackView:
         if group is not None:
             if code is Code.RETRYING:
                 made["next_attempt_at"] = format_time(from_micros(group.due))
+            if group.window is not None:
+                made["deadline"] = _closes(self._snapshot.events[index], self._snapshot.received, group.window)
             if group.error is not None:
                 made["error"] = group.error
         if parts is not None:
@@ -144,6 +149,11 @@ class _TrackView:
 
     def history(self, index: int) -> list[Attempt]:
         return [_attempt(attempt, index) for attempt in self._attempts.get(index, ())]
+
+
+def _closes(event: Event, received: int, window: int) -> str:
+    when = from_micros(received) if event.timestamp is None else event.timestamp
+    return format_time(when + timedelta(microseconds=window))
 
 
 _OPEN = frozenset({Code.PENDING, Code.RETRYING})
@@ -181,6 +191,16 @@ def _attempt(attempt: AttemptRow, index: int) -> Attempt:
         made["http_status"] = attempt.http_status
     if error is not None:
         made["error"] = error
+    return made
+
+
+def closing(shown: Mapping[str, DeliveryResult], plan: Plan, event: Event, received: int) -> dict[str, DeliveryResult]:
+    """Return what `fresh` showed with the deadlines of one event."""
+    made = dict(shown)
+    for name, window in plan.windows:
+        if name in made:
+            made[name] = made[name].copy()
+            made[name]["deadline"] = _closes(event, received, window)
     return made
 
 

@@ -85,7 +85,14 @@ def _decided(
         case "resend":
             for part in doubtful:
                 part.code, part.error = Code.PENDING, None
-            group = Group(state=WorkState.READY, due=now, attempts=before.attempts, since=now)
+            group = Group(
+                state=WorkState.READY,
+                due=now,
+                attempts=before.attempts,
+                since=now,
+                window=before.window,
+                deadline=before.deadline,
+            )
             return Code.RETRYING, group, parts
         case "abandon":
             error = ErrorItem(code=ErrorCode.PROVIDER_REJECTED, message="abandoned by an operator", retryable=False)
@@ -162,13 +169,16 @@ def _again(
                 after="pending",
             )
         )
+    group = Group(state=WorkState.READY, due=now, since=now)
+    if not remap:  # anew means by what today's declaration says
+        group.window, group.deadline = work.group.window, work.group.deadline
     change = Change(
         work=work.id,
         batch=work.batch,
         destination=work.destination,
         members=going,
         code=Code.PENDING,
-        group=Group(state=WorkState.READY, due=now, since=now),
+        group=group,
         parts=None if remap or work.parts is None else parts,
     )
     return change, audit, kept

@@ -34,7 +34,7 @@ from gateway.intake import Bad, admit, slices
 from gateway.keys import Keyring
 from gateway.lane import Lane
 from gateway.ledger import AuditRow, Claim, ClaimKind, Ledger, Plan, split_ref
-from gateway.merge import View, batch_result, fresh, refused
+from gateway.merge import View, batch_result, closing, fresh, refused
 from gateway.periods import Periods, closed
 from gateway.routing import apart
 from gateway.times import Clock, SystemClock, from_micros, to_micros
@@ -239,7 +239,7 @@ class Gateway:
                     await watch.until_ended(awaited, wait)
         if ack != "stored":
             views = await self._views({split_ref(claim.ref)[0] for claim in claims})
-        results = await self._results(admitted, claims, plans, views, providers)
+        results = await self._results(admitted, claims, plans, views, providers, to_micros(now))
         return batch_result(f"bat_{uuid.uuid4().hex}", results)
 
     async def _recorded(self, tenant: str, now: int, events: Sequence[Event], plans: Sequence[Plan]) -> Sequence[Claim]:
@@ -328,6 +328,7 @@ class Gateway:
         plans: Sequence[Plan],
         views: Mapping[int, View],
         providers: Mapping[str, str],
+        received: int,
     ) -> list[EventResult]:
         results: list[EventResult] = []
         recorded = iter(zip(claims, plans, strict=True))
@@ -340,7 +341,10 @@ class Gateway:
                     results.append(refused(position, event.event_id, EventStatus.INVALID, event.error))
                     continue
                 claim, plan = next(recorded)
-                results.append(_result(position, event, claim, views, alike[plan]))
+                status, shown = alike[plan]
+                if plan.windows:
+                    shown = closing(shown, plan, event, received)
+                results.append(_result(position, event, claim, views, (status, shown)))
         return results
 
     async def _views(self, batches: set[int]) -> dict[int, View]:

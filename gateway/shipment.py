@@ -12,13 +12,13 @@ import msgspec
 from adapters import AnyAdapter, Fault, Outcome, Reply, Sent, State, settle
 from adapters._spec import JsonValue
 from canonical_schema import ErrorItem
-from gateway.ledger import AttemptRow, Change, Code, Group, Part, WorkState
+from gateway.ledger import AttemptRow, Change, Code, Group, Part, Work, WorkState
 from gateway.pace import Pace
 from gateway.times import Clock, to_micros
 from gateway.transport import Transport
 from gateway.verdict import Next, combined, error_item
 
-__all__ = ["Item", "Shipper", "kept", "packed"]
+__all__ = ["Item", "Shipper", "closing", "deadline_of", "kept", "moved", "packed"]
 
 FRAME = 64
 """Bytes kept free for what stands around the rows of a request."""
@@ -34,6 +34,8 @@ class Item:
     group: Group
     """As it was when the delivery was taken, with the attempts and the doubt of this way added."""
     parts: list[Part]
+    deadline: int | None = None
+    """When the acceptance window closes for this one."""
     verdicts: dict[str, Next] = field(default_factory=dict[str, Next])
     """By key: what the rows that were answered become."""
 
@@ -71,7 +73,45 @@ def kept(group: Group, following: Next, state: WorkState, now: datetime) -> Grou
         since=group.since,
         sent=group.sent if following.doubt else None,
         error=following.error,
+        window=group.window,
+        deadline=group.deadline,
     )
+
+
+def deadline_of(work: Work, place: int) -> int | None:
+    """Return when the window that was frozen at the door closes for one member."""
+    if work.group.window is None:
+        return None
+    when = work.events[place].timestamp
+    return (work.received if when is None else to_micros(when)) + work.group.window
+
+
+def moved(work: Work, places: Sequence[int], following: Next, now: datetime) -> Change:
+    """Return what becomes of members that were looked at and not sent."""
+    state = _LOOKED_AT.get(following.code)
+    parts = None if work.parts is None else [work.parts[place] for place in places]
+    if following.code is Code.UNKNOWN:
+        for part in (part for rows in parts or () for part in rows if part.code is Code.PENDING):
+            part.code, part.error = Code.UNKNOWN, following.error
+    change = Change(
+        work=work.id,
+        batch=work.batch,
+        destination=work.destination,
+        members=[work.members[place] for place in places],
+        code=following.code,
+        group=None if state is None else kept(work.group, following, state, now),
+        parts=parts,
+    )
+    if change.group is not None and change.group.window is not None:
+        closing(change.group, (deadline_of(work, place) for place in places))
+    return change
+
+
+def closing(group: Group, deadlines: Iterable[int | None]) -> None:
+    """Give a group the deadline of its own members; what would be sent again after it is looked at then."""
+    group.deadline = min((one for one in deadlines if one is not None), default=None)
+    if group.deadline is not None and group.state is WorkState.READY:
+        group.due = min(group.due, group.deadline)
 
 
 _STATES = {
@@ -82,6 +122,9 @@ _STATES = {
     Code.REJECTED: WorkState.REJECTED,
     Code.DEAD: WorkState.DEAD,
 }
+
+
+_LOOKED_AT = {**_STATES, Code.PENDING: WorkState.WAITING, Code.BLOCKED: WorkState.BLOCKED}
 
 
 class Shipper:
@@ -193,6 +236,7 @@ class Shipper:
     def _changes(self, items: Iterable[Item], now: datetime) -> list[Change]:
         """Return what becomes of the deliveries whose every row has a verdict; alike ones share a change."""
         changes: dict[tuple[object, ...], Change] = {}
+        deadlines: dict[int, list[int | None]] = {}
         for item in items:
             if any(part.key not in item.verdicts for part in item.rows()):
                 continue
@@ -217,8 +261,12 @@ class Shipper:
                     parts=[] if keep else None,
                 )
             change.members.append(item.index)
+            deadlines.setdefault(id(change), []).append(item.deadline)
             if change.parts is not None:
                 change.parts.append(item.parts)
+        for change in changes.values():
+            if change.group is not None and change.group.window is not None:
+                closing(change.group, deadlines[id(change)])
         return list(changes.values())
 
     def _attempts(

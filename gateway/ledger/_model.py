@@ -451,7 +451,7 @@ class Ledger(Protocol):
         ...
 
     async def overdue(self, destination: str, now: int, limit: int) -> tuple[Sequence[Work], int | None]:
-        """Return work that is blocked, held or waiting past its deadline, and when the next such deadline is.
+        """Return work past its deadline, and when the next deadline is; what is being sent or ended has none.
 
         Oldest deadline first, at most `limit` pieces; the deadline is that of the first piece not returned.
         """

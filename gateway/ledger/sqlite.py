@@ -147,10 +147,11 @@ class SqliteLedger:
         def read(connection: sqlite3.Connection) -> tuple[Sequence[Work], int | None]:
             query = f"""
                 SELECT {_WORK} FROM work INDEXED BY work_deadline WHERE destination = ?
-                AND state IN ('blocked', 'held', 'waiting') AND deadline IS NOT NULL ORDER BY deadline, id LIMIT ?
+                AND state IN ('ready', 'blocked', 'held', 'waiting') AND deadline IS NOT NULL
+                ORDER BY deadline, id LIMIT ?
             """
             rows = [WorkRow(*row) for row in connection.execute(query, (destination, limit + 1))]
-            past = [row for row in rows[:limit] if row.deadline is not None and row.deadline <= now]
+            past = [row for row in rows[:limit] if row.deadline is not None and row.deadline < now]
             following = rows[len(past)].deadline if len(past) < len(rows) else None
             return [self._work(connection, row) for row in past], following
 

@@ -80,20 +80,20 @@ async def test_events_that_find_a_way_later_have_their_deadline_from_when_they_h
     assert {(1,): 6000, (0,): 5700} == {tuple(work.members): work.group.deadline for work in await taken(ledger)}
 
 
-@pytest.mark.parametrize("state", [WorkState.BLOCKED, WorkState.HELD, WorkState.WAITING])
+@pytest.mark.parametrize("state", [WorkState.READY, WorkState.BLOCKED, WorkState.HELD, WorkState.WAITING])
 async def test_what_waits_past_its_deadline_is_told_with_when_the_next_is(ledger: Ledger, state: WorkState) -> None:
     for name, at in {"e1": 300, "e2": 200, "e3": 900}.items():
         await happened(ledger, {name: at})
     await recorded(ledger, "free")
     if state is WorkState.HELD:
         await ledger.hold("a", ERROR)
-    else:
+    elif state is not WorkState.READY:
         code = Code.PENDING if state is WorkState.WAITING else Code.BLOCKED
         for work in await taken(ledger):
             group = Group(state=state, due=1000, since=1000, window=work.group.window, deadline=work.group.deadline)
             await ledger.settle([moved(work, code, group)], [])
-    assert ([], 5200) == await ledger.overdue("a", 5199, ALL)
-    past, following = await ledger.overdue("a", 5300, ALL)
+    assert ([], 5200) == await ledger.overdue("a", 5200, ALL)
+    past, following = await ledger.overdue("a", 5301, ALL)
     assert (["e2", "e1"], 5900) == ([work.events[0].id for work in past], following)
     past, following = await ledger.overdue("a", 9999, 2)
     assert (["e2", "e1"], 5900) == ([work.events[0].id for work in past], following)
@@ -102,8 +102,10 @@ async def test_what_waits_past_its_deadline_is_told_with_when_the_next_is(ledger
     assert ([], None) == await ledger.overdue("b", 9999, ALL)
 
 
-async def test_what_is_ready_is_due_and_not_overdue(ledger: Ledger) -> None:
+async def test_what_is_being_sent_is_not_overdue_and_counts_for_the_depth(ledger: Ledger) -> None:
     await happened(ledger, {"e1": 300})
+    (work,) = await taken(ledger)
+    await ledger.intend([rendered(work)], 2000)
     assert ([], None) == await ledger.overdue("a", 9999, ALL)
     assert 5300 == (await ledger.depth())["a"].deadline
 

@@ -222,14 +222,14 @@ class LedgerMachine(RuleBasedStateMachine):
         waits = {
             key[1:]: one.deadline
             for key, one in self.model.items()
-            if key[0] == name and one.state in HELD and one.deadline < NEVER
+            if key[0] == name and one.state in {*HELD, WorkState.READY} and one.deadline < NEVER
         }
         told = {(work.batch, index): work.group.deadline for work in past for index in work.members}
         assert len(past) <= limit
-        assert told.items() <= {place: one for place, one in waits.items() if one <= self.now}.items()
+        assert told.items() <= {place: one for place, one in waits.items() if one < self.now}.items()
         left = [one for place, one in waits.items() if place not in told]
         assert following == min(left, default=None)
-        assert len(past) == limit or all(one > self.now for one in left)
+        assert len(past) == limit or all(one >= self.now for one in left)
 
     @rule(by=st.integers(1, 5))
     def wait(self, by: int) -> None:
