@@ -19,7 +19,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from canonical_schema import BatchResult, ErrorCode, Event, format_time
-from gateway import __version__, migration_api, period_api, repair_api
+from gateway import __version__, erasing, migration_api, period_api, repair_api
 from gateway.access import tenant_of
 from gateway.destinations import described
 from gateway.errors import RequestRefused
@@ -61,6 +61,7 @@ def create_app(gateway: Gateway) -> ASGIApp:
             Route("/v1/destinations", api.destinations, methods=["GET"]),
             Route("/v1/destinations/{name}", api.destination, methods=["GET"]),
             *repair_api.routes(gateway),
+            *erasing.routes(gateway),
             *migration_api.routes(gateway),
             *period_api.routes(gateway),
             Route("/livez", api.livez, methods=["GET"]),

@@ -146,5 +146,30 @@ class Retention(Section):
     """How long things are kept."""
 
     events: Span = Field(
-        default=timedelta(days=35), description="Full records, and how long a repeated id is known: the dedupe horizon."
+        default=timedelta(days=35), description="Full records. What is settled by then is archived and trimmed."
     )
+    archive: Path | None = Field(
+        default=None, description="The folder for records that leave the ledger. Absent: there is no archive."
+    )
+    trim: Literal["archived", "always"] = Field(
+        default="archived",
+        description="`archived`: a full record is dropped only once it is in the archive; without one, never."
+        " `always`: also without an archive.",
+    )
+    letters: Span | None = Field(
+        default=None,
+        description="After this rejected, dead and unknown deliveries count as settled, and can be repaired no longer."
+        " Absent: their records stay until somebody decides.",
+    )
+    ids: Span | None = Field(
+        default=timedelta(days=400),
+        description="How long the id of a trimmed event is known, so that a repeat is one. null: for ever.",
+    )
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        for name in ("letters", "ids"):
+            span: timedelta | None = getattr(self, name)
+            if span is not None and span < self.events:
+                raise failure(((name,), "should not be shorter than retention.events"))
+        return self

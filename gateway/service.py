@@ -36,6 +36,7 @@ from gateway.lane import Lane
 from gateway.ledger import AuditRow, Claim, ClaimKind, Ledger, Plan, split_ref
 from gateway.merge import View, batch_result, closing, fresh, refused
 from gateway.periods import Periods, closed
+from gateway.retention import Keeper
 from gateway.routing import apart
 from gateway.times import Clock, SystemClock, from_micros, to_micros
 from gateway.transport import Transport
@@ -113,6 +114,8 @@ class Gateway:
         self._transports: dict[str, Transport] = {}
         self.lanes: dict[str, Lane] = {}
         self._tasks: list[asyncio.Task[None]] = []
+        self.keeper = Keeper(self.ledger, configuration.retention, self.clock)
+        self.chore("retention", self.keeper.step)
         for name, destination in configuration.destinations.items():
             if destination.mode == "off":
                 continue
@@ -212,6 +215,7 @@ class Gateway:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         self._tasks = []
+        await self.keeper.close()
         for transport in self._transports.values():
             await transport.close()
 

@@ -5,8 +5,10 @@ from collections.abc import Mapping, Sequence
 from secrets import token_bytes
 from typing import NamedTuple
 
+import msgspec
+
 from canonical_schema import FINGERPRINT, ErrorItem, Event, differences, fingerprint
-from gateway.ledger._model import Code, Erasure, Remains, WorkState
+from gateway.ledger._model import AuditRow, Code, Erasure, Remains, WorkState
 from gateway.ledger._rows import (
     find_in_events,
     pack_attempt,
@@ -19,7 +21,19 @@ from gateway.ledger._rows import (
     unpack_parts,
 )
 
-__all__ = ["LETTERS", "TABLES", "Content", "erase", "forget", "holding", "remains", "secret", "trim", "trimmable"]
+__all__ = [
+    "LETTERS",
+    "TABLES",
+    "Content",
+    "erase",
+    "forget",
+    "holding",
+    "remains",
+    "secret",
+    "trim",
+    "trimmable",
+    "unname",
+]
 
 TABLES = (
     """
@@ -193,6 +207,19 @@ def erase(connection: sqlite3.Connection, batch: int, erasure: Erasure) -> tuple
         }
         connection.execute("UPDATE attempts SET body = ? WHERE id = ?", (pack_attempt(attempt), number))
     return len(places), unsettled
+
+
+def unname(connection: sqlite3.Connection, erasure: Erasure) -> int:
+    """Put the pseudonym in the place of a customer in the audit trail."""
+    query = "SELECT id, body FROM audit WHERE tenant = ? AND instr(body, ?) > 0"
+    named = msgspec.json.encode(erasure.customer)
+    found = 0
+    for number, body in connection.execute(query, (erasure.tenant, named)).fetchall():
+        row = msgspec.json.decode(body, type=AuditRow)
+        if row.target == erasure.customer:
+            row.target, row.before, row.after, found = erasure.alias, None, None, found + 1
+            connection.execute("UPDATE audit SET body = ? WHERE id = ?", (msgspec.json.encode(row), number))
+    return found
 
 
 def _unsettled(connection: sqlite3.Connection, batch: int, places: set[int]) -> dict[str, int]:

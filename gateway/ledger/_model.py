@@ -582,3 +582,10 @@ class Ledger(Protocol):
         always where something is being sent, nothing is changed.
         """
         ...
+
+    async def unname(self, erasure: Erasure) -> int:
+        """Put the pseudonym in the place of a customer in the audit trail; return in how many lines.
+
+        What such a line says of before and after goes: it tells how vendors name the customer.
+        """
+        ...

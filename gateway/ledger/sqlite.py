@@ -327,6 +327,9 @@ class SqliteLedger:
         (last,) = connection.execute("SELECT coalesce(max(batch), 0) FROM batches").fetchone()
         return Recorder(self._ids, last, self._content, self._cache.put)
 
+    async def unname(self, erasure: Erasure) -> int:
+        return await self._writer.do(lambda connection: _keeping.unname(connection, erasure))
+
     async def _read(self, query: Callable[[sqlite3.Connection], T]) -> T:
         def look(connection: sqlite3.Connection) -> T:
             connection.execute("BEGIN")  # one consistent look, however many statements it takes

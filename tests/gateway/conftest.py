@@ -152,7 +152,7 @@ class Asking:
 
 # pydantic takes no `typing.TypedDict` on Python 3.11; msgspec holds values against the same types.
 _CONTRACT = msgspec.json.Decoder(BatchResult)
-_MEMBERS = ["index", "id", "status", "stored", "replayed", "deliveries", "error"]
+_MEMBERS = ["index", "id", "status", "stored", "replayed", "deliveries", "error", "trimmed"]
 
 
 def checked(body: bytes) -> BatchResult:

@@ -10,6 +10,7 @@ import pytest
 from canonical_schema import DeliveryStatus, ErrorCode, ErrorItem, Event, fingerprint
 from gateway.ledger import (
     AttemptRow,
+    AuditRow,
     Change,
     ClaimKind,
     Code,
@@ -293,3 +294,13 @@ async def test_what_is_trimmed_or_erased_gets_no_further_deliveries(ledger: Ledg
     await trimmed(ledger, batch)
     assert 0 == await ledger.extend(batch, [0, 1, 2], plans, 3000)
     assert [] == list(await ledger.batches_after(0, 10))
+
+
+async def test_the_trail_names_an_erased_customer_no_longer(ledger: Ledger) -> None:
+    linked = AuditRow(at=1, tenant=TENANT, actor="op", action="link", target="acme", reason="acme", after='{"a":1}')
+    others = [msgspec.structs.replace(linked, target="acme2"), msgspec.structs.replace(linked, tenant="another")]
+    await ledger.note([linked, *others])
+    assert 1 == await ledger.unname(GONE)
+    assert 0 == await ledger.unname(GONE)
+    rows = [row for tenant in (TENANT, "another") for _, row in await ledger.trail(tenant, None, 10)]
+    assert [others[0], msgspec.structs.replace(linked, target=GONE.alias, after=None), others[1]] == rows

@@ -1,0 +1,140 @@
+"""`POST /v1/customers/{customer}/erase`: a customer is forgotten, and what was measured still adds up."""
+
+from collections import Counter
+from collections.abc import AsyncIterator
+from typing import Any, Literal
+from urllib.parse import unquote
+
+import msgspec
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from canonical_schema import ErrorCode, EventStatus
+from gateway.access import tenant_of
+from gateway.asked import Asked, Reason, answer, body_of, key_name
+from gateway.errors import RequestRefused
+from gateway.ledger import AuditRow, Document, Erasure, Ledger, Snapshot, WorkState
+from gateway.merge import View
+from gateway.repair import Actor
+from gateway.service import Gateway
+from gateway.times import to_micros
+
+__all__ = ["erase", "routes"]
+
+LOOK = 200
+"""Batches that are searched before others have a turn."""
+
+
+class _Erase(Asked):
+    """The request."""
+
+    reason: str = Reason()
+    unsettled: Literal["refuse", "abandon"] = "refuse"
+
+
+async def erase(gateway: Gateway, actor: Actor, customer: str, *, abandon: bool = False) -> dict[str, Any]:
+    """Forget a customer of a tenant: in events, deliveries and attempts, links and the audit trail, and in the archive.
+
+    Quantities stay, under a pseudonym that only this ledger can make. It can be asked again, whatever it was
+    interrupted by. Raises RequestRefused, where possible before anything has changed, for deliveries that could
+    still be billed: they are given up only with `abandon`, and never while they are being sent.
+    """
+    ledger, tenant = gateway.ledger, actor.tenant
+    key = await ledger.secret("pseudonym")
+    erasure = Erasure(tenant=tenant, customer=customer, key=key, abandon=abandon)
+    unsettled = Counter[str]()
+    async for batch in _batches(ledger, erasure):
+        snapshot = (await ledger.snapshots([batch])).get(batch)
+        if snapshot is not None:
+            unsettled.update(_unsettled(snapshot, customer))
+    _refuse(unsettled, abandon=abandon, events=0)
+
+    events, abandoned, left = 0, Counter[str](), Counter[str]()
+    async for batch in _batches(ledger, erasure):
+        snapshot = (await ledger.snapshots([batch])).get(batch)
+        places = [] if snapshot is None else _places(snapshot, customer)
+        count, found = await ledger.erase(batch, erasure)
+        if found and (not abandon or WorkState.SENDING in found):  # it came meanwhile
+            left.update(found)
+            continue
+        events += count
+        if found:
+            abandoned.update(found)
+            for lane in gateway.lanes.values():  # absolute values may wait for one that was given up
+                await lane.settled(batch, places)
+    archived = await gateway.keeper.erase(erasure)
+    row = AuditRow(
+        at=to_micros(gateway.clock.now()),
+        tenant=tenant,
+        actor=actor.name,
+        action="erase",
+        target=erasure.alias,
+        reason=actor.reason,
+        after=msgspec.json.encode({"events": events, "archived": archived, "abandoned": abandoned}).decode(),
+    )
+    await ledger.unname(erasure)
+    await ledger.keep([Document(kind="links", tenant=tenant, name=customer, body=None)], [row])
+    _refuse(left, abandon=abandon, events=events)
+    return {
+        "object": "erasure",
+        "pseudonym": erasure.alias,
+        "events": events,
+        "archived": archived,
+        "abandoned": dict(abandoned),
+        "configured": customer in gateway.configuration.customers,
+    }
+
+
+async def _batches(ledger: Ledger, erasure: Erasure) -> AsyncIterator[int]:
+    after: int | None = 0
+    while after is not None:
+        found, after = await ledger.holding(erasure.tenant, erasure.customer, after, LOOK)
+        for batch in found:
+            yield batch
+
+
+def _places(snapshot: Snapshot, customer: str) -> list[int]:
+    return [index for index, event in enumerate(snapshot.events) if event.customer == customer]
+
+
+def _unsettled(snapshot: Snapshot, customer: str) -> Counter[str]:
+    """Count what of a customer could still be delivered, or be repaired."""
+    places = set(_places(snapshot, customer))
+    counted = Counter[str]()
+    for track in snapshot.tracks:
+        for group, members in track.work:
+            counted[group.state] += len(places.intersection(members))
+    view = View(snapshot)
+    counted["unrouted"] = sum(view.status(index) is EventStatus.UNROUTED for index in places)
+    return +counted
+
+
+def _refuse(unsettled: Counter[str], *, abandon: bool, events: int) -> None:
+    if not unsettled or (abandon and WorkState.SENDING not in unsettled):
+        return
+    counts = ", ".join(f"{count} {state}" for state, count in sorted(unsettled.items()))
+    erased = f"{events} events are erased, " if events else ""
+    if abandon:
+        detail = f"{erased}deliveries are being sent ({counts}): ask again when they have been answered"
+    else:
+        detail = (
+            f"{erased}there are deliveries that could still be billed or repaired ({counts}): settle them first,"
+            ' or give them up with "unsettled": "abandon"'
+        )
+    raise RequestRefused(409, ErrorCode.CONFLICT, detail)
+
+
+def routes(gateway: Gateway) -> list[Route]:
+    """Return the endpoint, over one gateway."""
+
+    async def post(request: Request) -> Response:
+        tenant = tenant_of(request, gateway.keyring, "admin")
+        asked = await body_of(request, _Erase)
+        raw = request.scope.get("raw_path") or request.scope["path"].encode()
+        path = bytes(raw).partition(b"?")[0].decode("ascii", "replace")
+        customer = unquote(path.removeprefix("/v1/customers/").removesuffix("/erase"))
+        actor = Actor(tenant, key_name(request), asked.reason)
+        return answer(await erase(gateway, actor, customer, abandon=asked.unsettled == "abandon"))
+
+    return [Route("/v1/customers/{customer:path}/erase", post, methods=["POST"])]

@@ -1,0 +1,212 @@
+"""Retention: full records are archived and trimmed when they are old, ids are forgotten, customers erased on demand."""
+
+import asyncio
+from collections.abc import Mapping
+from datetime import datetime, timedelta
+from typing import Any
+
+import msgspec
+import structlog
+
+from canonical_schema import Event, fingerprint, format_time
+from gateway.archive import Archive, ArchiveUnusable, Draft, Segment
+from gateway.configuration_sections import Retention
+from gateway.ledger import Erasure, Ledger, Snapshot
+from gateway.merge import View
+from gateway.times import Clock, from_micros, to_micros
+
+__all__ = ["Keeper"]
+
+log = structlog.get_logger("gateway.retention")
+
+INTERVAL = timedelta(hours=1)
+"""Between two rounds."""
+RETRY = timedelta(minutes=5)
+"""After the archive could not be written."""
+PAUSE = timedelta(milliseconds=200)
+"""Between two steps of a round: others have their turns."""
+SEGMENT = 20_000
+"""Events after which a segment is full."""
+LOOK = 100
+"""Batches that are looked at, and trimmed, in one go."""
+
+
+class Keeper:
+    """Keeps the ledger small, a step at a time."""
+
+    def __init__(self, ledger: Ledger, retention: Retention, clock: Clock) -> None:
+        self._ledger = ledger
+        self._retention = retention
+        self._clock = clock
+        self._archive: Archive | None = None
+        self._after = 0
+        self._busy = asyncio.Lock()
+
+    async def step(self) -> datetime:
+        """Archive and trim some of what is old, or forget some ids; return when to go on."""
+        async with self._busy:
+            now = self._clock.now()
+            try:
+                more = await self._trim(now) if self._trims else False
+            except (ArchiveUnusable, OSError) as error:
+                log.error("archive.failed", error=str(error), hint="nothing is trimmed until it works again")
+                return now + RETRY
+            if not more and (ids := self._retention.ids) is not None:
+                # Never before the record: what is not trimmed is not forgotten either.
+                more = bool(await self._ledger.forget(to_micros(now - max(ids, self._retention.events)), LOOK))
+            return now + (PAUSE if more else INTERVAL)
+
+    async def close(self) -> None:
+        """Let go of the archive."""
+        async with self._busy:
+            if self._archive is not None:
+                await asyncio.to_thread(self._archive.close)
+                self._archive = None
+
+    async def erase(self, erasure: Erasure) -> int:
+        """Take a customer out of everything that was archived; return how many events that concerned."""
+        if self._retention.archive is None:
+            return 0
+        async with self._busy:
+            archive, found = await self._opened(), 0
+            for segment in list(archive.segments):
+                found += await asyncio.to_thread(_erased, archive, segment, erasure)
+            return found
+
+    @property
+    def _trims(self) -> bool:
+        return self._retention.archive is not None or self._retention.trim == "always"
+
+    async def _opened(self) -> Archive:
+        if self._archive is None:
+            assert self._retention.archive is not None
+            name = (await self._ledger.secret("ledger")).hex()[:16]
+            archive = Archive(self._retention.archive, name)
+            try:
+                await asyncio.to_thread(archive.open)
+            except BaseException:
+                archive.close()
+                raise
+            self._archive = archive
+        return self._archive
+
+    async def _trim(self, now: datetime) -> bool:
+        """Archive and trim what fills a segment; return whether there may be more."""
+        archive = None if self._retention.archive is None else await self._opened()
+        before = to_micros(now - self._retention.events)
+        bound = self._retention.letters
+        letters = None if bound is None else to_micros(now - max(bound, self._retention.events))
+        prints: dict[int, bytes] = {}
+        again: dict[str, dict[int, bytes]] = {}
+        received: list[int] = []
+        draft: Draft | None = None
+        events, after = 0, self._after
+        try:
+            while events < SEGMENT:
+                found, on = await self._ledger.trimmable(before, letters, after, LOOK)
+                for snapshot in (await self._ledger.snapshots(found)).values():
+                    printed = await asyncio.to_thread(_printed, snapshot)
+                    segment = None if archive is None else archive.where(snapshot.batch)
+                    if segment is not None:  # archived by a process that died before it could trim
+                        again.setdefault(segment.name, {})[snapshot.batch] = printed
+                        continue
+                    if archive is not None:
+                        draft = draft or archive.draft()
+                        await asyncio.to_thread(draft.add, _lines(snapshot))
+                    prints[snapshot.batch] = printed
+                    received.append(snapshot.received)
+                    events += len(snapshot.events)
+                if on is None:
+                    after = 0
+                    break
+                after = on
+            segment = None
+            if archive is not None and draft is not None:
+                first, last = (format_time(from_micros(edge(received))) for edge in (min, max))
+                segment = await asyncio.to_thread(archive.take, draft, prints, (first, last))
+        except BaseException:
+            if draft is not None:
+                draft.drop()
+            raise
+        name = None if segment is None else segment.name
+        changed = await self._trimmed(prints, name, letters)
+        for known, some in again.items():
+            await self._trimmed(some, known, letters)
+        if archive is not None and segment is not None and changed:
+            # Somebody decided a letter meanwhile: it goes on, and is archived when it has ended.
+            await asyncio.to_thread(_without, archive, segment, changed)
+        if events:
+            log.info("ledger.trimmed", events=events, batches=len(prints) - len(changed), segment=name)
+        self._after = after
+        return after != 0
+
+    async def _trimmed(self, prints: Mapping[int, bytes], segment: str | None, letters: int | None) -> set[int]:
+        """Trim, a little at a time: nobody waits long for the writer. Return what is not settled any more."""
+        left: set[int] = set()
+        batches = sorted(prints)
+        for first in range(0, len(batches), LOOK):
+            some = {batch: prints[batch] for batch in batches[first : first + LOOK]}
+            left.update(await self._ledger.trim(some, segment, letters))
+        return left
+
+
+_ENCODER = msgspec.json.Encoder(decimal_format="number")
+
+
+def _printed(snapshot: Snapshot) -> bytes:
+    return b"".join(map(fingerprint, snapshot.events))
+
+
+def _lines(snapshot: Snapshot) -> list[bytes]:
+    """Return the full record of each event of a batch as a line of JSON."""
+    view = View(snapshot)
+    placed = {"tenant": snapshot.tenant, "batch": snapshot.batch}
+    return [_ENCODER.encode({**placed, "place": n, **view.detail(n)}) for n in range(len(snapshot.events))]
+
+
+def _without(archive: Archive, segment: Segment, batches: set[int]) -> None:
+    """Take batches out of a segment again."""
+
+    def kept(line: bytes) -> bytes | None:
+        return None if msgspec.json.decode(line)["batch"] in batches else line
+
+    still = [batch for first, last in segment.batches for batch in range(first, last + 1) if batch not in batches]
+    archive.rewrite(segment, kept, batches=[(batch, batch) for batch in still])
+
+
+def _erased(archive: Archive, segment: Segment, erasure: Erasure) -> int:
+    """Take a customer out of a segment, where one is in it; return how many events were."""
+    wanted, found = b'"customer":' + msgspec.json.encode(erasure.customer), 0
+
+    def change(line: bytes) -> bytes:
+        nonlocal found
+        record: dict[str, Any] | None = msgspec.json.decode(line) if wanted in line else None
+        if record is None or record["tenant"] != erasure.tenant or record["event"]["customer"] != erasure.customer:
+            return line
+        found += 1
+        return _ENCODER.encode(_forgotten(record, erasure))
+
+    if not any(wanted in line for line in archive.read(segment)):
+        return 0
+    made = archive.rewrite(segment, change)
+    if found:
+        archive.note(made, erased=segment.erased + found)
+    return found
+
+
+def _forgotten(record: dict[str, Any], erasure: Erasure) -> dict[str, Any]:
+    """Return a record without its customer: what was measured, and how it ended, stays."""
+    event = record["event"]
+    left = erasure.of(Event(id="", customer="", meter="", subscription=event.get("subscription")))
+    event["customer"] = left.customer
+    if left.subscription is not None:
+        event["subscription"] = left.subscription
+    for name in ("source", "properties"):
+        event.pop(name, None)
+    for delivery in record["deliveries"].values():
+        for told in (delivery, *delivery["history"], *delivery.get("parts", {}).values()):
+            told.pop("provider_event_id", None)
+            if "error" in told:
+                told["error"] = {name: told["error"][name] for name in ("code", "retryable") if name in told["error"]}
+                told["error"]["message"] = "erased with the customer it may name"
+    return {**record, "erased": True}

@@ -1,0 +1,279 @@
+"""What is old is archived and trimmed by itself, and a repeat is still a repeat; a customer can be forgotten."""
+
+import json
+import signal
+import sys
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import anyio
+import pytest
+import zstandard
+
+from gateway.ledger.check import add_up
+from tests.gateway.conftest import Asking, House, MovableClock, event
+
+ROOT = Path(__file__).parents[2]
+pytestmark = pytest.mark.anyio
+
+
+def keeping(tmp_path: Path, **members: object) -> dict[str, Any]:
+    return {"retention": {"events": "1d", "ids": "10d", "archive": str(tmp_path / "archive"), **members}}
+
+
+def archived(tmp_path: Path) -> list[dict[str, Any]]:
+    """Return every record of the archive, by what its manifest says."""
+    manifest = json.loads((tmp_path / "archive" / "manifest.json").read_bytes())
+    lines: list[dict[str, Any]] = []
+    for segment in manifest["segments"]:
+        with (tmp_path / "archive" / segment["file"]).open("rb") as file:
+            body = zstandard.ZstdDecompressor().stream_reader(file).read()
+        lines += [json.loads(line) for line in body.splitlines()]
+    return lines
+
+
+def adds_up(tmp_path: Path) -> dict[str, Any]:
+    sums = add_up(tmp_path / "ledger.db")
+    assert [] == sums["problems"]
+    return sums
+
+
+async def kept(asking: Asking) -> None:
+    """Do what is to be done until there is nothing left to do."""
+    for _ in range(50):
+        now = asking.gateway.clock.now()
+        if await asking.gateway.keeper.step() - now > timedelta(minutes=1):
+            return
+    raise AssertionError("there is no end to it")
+
+
+async def test_an_old_record_goes_to_the_archive_and_a_repeat_is_still_a_repeat(
+    house: House, clock: MovableClock, tmp_path: Path
+) -> None:
+    async with house(keeping(tmp_path)) as asking:
+        first = await asking.one(event(properties={"region": "eu"}))
+        full = await asking.get("/v1/events/e1")
+        await kept(asking)
+        assert full == await asking.get("/v1/events/e1")
+
+        clock.ahead = timedelta(days=2)
+        await kept(asking)
+        (record,) = archived(tmp_path)
+        assert full == {name: record[name] for name in full}
+        assert {"tenant": "default", "batch": 1, "place": 0}.items() <= record.items()
+
+        assert {"data": []} == await asking.get("/v1/events")
+        shown = await asking.get("/v1/events/e1")
+        assert ("delivered", True, "000001") == (shown["status"], shown["trimmed"], shown["archive"])
+        assert "event" not in shown
+        assert {name: one["status"] for name, one in first["deliveries"].items()} == {
+            name: one["status"] for name, one in shown["deliveries"].items()
+        }
+        calls = asking.calls
+        again = await asking.one(event(properties={"region": "eu"}))
+        assert ("delivered", True, True) == (again["status"], again["replayed"], again["trimmed"])
+        other = await asking.one(event(properties={"region": "us"}))
+        assert ("conflict", False) == (other["status"], other["stored"])
+        assert "fields" not in other["error"]
+        assert "came before with other content: send this" in other["error"]["message"]
+        assert calls == asking.calls
+
+        clock.ahead = timedelta(days=9)
+        await kept(asking)
+        assert (await asking.one(event(properties={"region": "eu"})))["replayed"]
+    adds_up(tmp_path)
+
+
+async def test_ids_are_forgotten_in_the_end(house: House, clock: MovableClock, tmp_path: Path) -> None:
+    async with house(keeping(tmp_path)) as asking:
+        await asking.send([event("e1"), event("e2")])
+        clock.ahead = timedelta(days=2)
+        await asking.send(event("e3"))
+        await kept(asking)
+        clock.ahead = timedelta(days=11)
+        await kept(asking)
+        assert 404 == (await asking.client.get("/v1/events/e1")).status_code
+        assert (await asking.get("/v1/events/e3"))["trimmed"]
+        assert not (await asking.one(event("e1")))["replayed"]
+    assert 2 == adds_up(tmp_path)["events"]
+
+
+async def test_without_an_archive_nothing_is_dropped_unless_the_operator_says_so(
+    house: House, clock: MovableClock, tmp_path: Path
+) -> None:
+    async with house(keeping(tmp_path, archive=None)) as asking:
+        await asking.one(event())
+        clock.ahead = timedelta(days=400)
+        await kept(asking)
+        assert "event" in await asking.get("/v1/events/e1")
+    async with house(keeping(tmp_path, archive=None, trim="always", ids="500d")) as asking:
+        await kept(asking)
+        shown = await asking.get("/v1/events/e1")
+        assert shown["trimmed"]
+        assert "archive" not in shown
+
+
+async def test_what_can_be_repaired_stays_until_its_bound(house: House, clock: MovableClock, tmp_path: Path) -> None:
+    wrong = event("e1", quantity="2.5")  # two vendors take whole numbers only
+    async with house(keeping(tmp_path)) as asking:
+        assert "partial" == (await asking.one(wrong))["status"]
+        await asking.one(event("e2", meter="nobody_knows"))
+        clock.ahead = timedelta(days=5)
+        await kept(asking)
+        assert {"e1", "e2"} == {one["id"] for one in (await asking.get("/v1/events"))["data"]}
+    async with house(keeping(tmp_path, letters="4d")) as asking:
+        await kept(asking)
+        assert ["e2"] == [one["id"] for one in (await asking.get("/v1/events"))["data"]]
+        assert ("partial", True) == ((await asking.one(wrong))["status"], (await asking.one(wrong))["trimmed"])
+    assert ["e1"] == [record["id"] for record in archived(tmp_path)]
+    adds_up(tmp_path)
+
+
+async def test_it_goes_on_by_itself_and_an_archive_that_cannot_be_used_costs_nothing(
+    house: House, clock: MovableClock, tmp_path: Path
+) -> None:
+    (tmp_path / "archive").write_text("in the way")
+    async with house(keeping(tmp_path)) as asking:
+        await asking.one(event())
+        clock.ahead = timedelta(days=2)
+        await kept(asking)
+        assert "event" in await asking.get("/v1/events/e1")
+        (tmp_path / "archive").unlink()
+        await kept(asking)
+        assert ["e1"] == [record["id"] for record in archived(tmp_path)]
+
+
+# As much of a gateway as has something to trim: it dies at one of the steps to disk.
+KILLED = """
+import asyncio, os, signal, sqlite3, sys
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from gateway.configuration_sections import Retention
+from gateway.ledger import SqliteLedger, _keeping
+from gateway.retention import Keeper
+folder, stop, calls = Path(sys.argv[1]), int(sys.argv[2]), 0
+def dying(function):
+    def instead(*given, **named):
+        global calls
+        calls += 1
+        if calls == stop:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return function(*given, **named)
+    return instead
+class Ahead:
+    def now(self):
+        return datetime.now(UTC) + timedelta(days=2)
+async def main():
+    ledger = SqliteLedger(folder / "ledger.db")
+    await ledger.open()
+    os.fsync, Path.rename = dying(os.fsync), dying(Path.rename)
+    _keeping.trim = dying(_keeping.trim)
+    keeper = Keeper(ledger, Retention(events=timedelta(days=1), archive=folder / "archive"), Ahead())
+    ledger.trim = dying(ledger.trim)
+    await keeper.step()
+    os.kill(os.getpid(), signal.SIGTERM)
+asyncio.run(main())
+"""
+
+
+async def test_killed_at_any_step_no_record_is_archived_twice_or_lost(
+    house: House, clock: MovableClock, tmp_path: Path
+) -> None:
+    async with house() as asking:
+        for batch in range(3):
+            await asking.send([event(f"e{batch}-{n}") for n in range(3)])
+    wanted = sorted(f"e{batch}-{n}" for batch in range(3) for n in range(3))
+    before = (tmp_path / "ledger.db").read_bytes()
+    for stop in range(1, 30):
+        (tmp_path / "ledger.db").write_bytes(before)
+        command = [sys.executable, "-c", KILLED, str(tmp_path), str(stop)]
+        done = await anyio.run_process(command, cwd=ROOT, check=False)
+        clock.ahead = timedelta(days=2)
+        async with house(keeping(tmp_path)) as asking:
+            await kept(asking)
+            assert wanted == sorted(record["id"] for record in archived(tmp_path))
+            for one in wanted:
+                assert "000001" == (await asking.get(f"/v1/events/{one}"))["archive"]
+        adds_up(tmp_path)
+        for left in (tmp_path / "archive").iterdir():
+            left.unlink()
+        if done.returncode != -signal.SIGKILL:
+            assert (-signal.SIGTERM, True) == (done.returncode, stop > 5)
+            return
+    raise AssertionError("it has more steps than that")
+
+
+async def erase(asking: Asking, customer: str = "acme", **members: object) -> Any:
+    body = {"reason": "asked for", **members}
+    return await asking.client.post(f"/v1/customers/{customer}/erase", json=body)
+
+
+async def test_an_erased_customer_is_nowhere_and_quantities_are_still_there(
+    house: House, clock: MovableClock, tmp_path: Path
+) -> None:
+    secret = {"properties": {"who": "acme-person"}, "source": "acme-erp", "subscription": "acme-eu"}
+    async with house(keeping(tmp_path)) as asking:
+        await asking.one(event("old", quantity=7, **secret))
+        await asking.one(event("other", customer="globex", meter="jobs"))
+        clock.ahead = timedelta(days=2)
+        await kept(asking)
+        await asking.one(event("new", quantity=5, **secret))
+        answer = await erase(asking)
+        assert 200 == answer.status_code, answer.text
+        told = answer.json()
+        assert (1, 1, {}, True) == (told["events"], told["archived"], told["abandoned"], told["configured"])
+
+        shown = await asking.get("/v1/events/new")
+        assert (True, told["pseudonym"], "5") == (
+            shown["erased"],
+            shown["event"]["customer"],
+            shown["event"]["quantity"],
+        )
+        by_name = {record["id"]: record for record in archived(tmp_path)}
+        assert (told["pseudonym"], "7") == (by_name["old"]["event"]["customer"], by_name["old"]["event"]["quantity"])
+        assert "globex" == by_name["other"]["event"]["customer"]
+        assert by_name["old"]["event"]["subscription"] == shown["event"]["subscription"]
+        calls = asking.calls
+        for name, quantity in (("old", 7), ("new", 5)):
+            assert (await asking.one(event(name, quantity=quantity, **secret)))["replayed"]
+            assert "conflict" == (await asking.one(event(name, quantity=1, **secret)))["status"]
+        assert calls == asking.calls
+        (audited,) = [row for row in (await asking.get("/v1/audit"))["data"] if row["action"] == "erase"]
+        assert (told["pseudonym"], "asked for") == (audited["target"], audited["reason"])
+        assert (0, told["pseudonym"]) == ((again := (await erase(asking)).json())["events"], again["pseudonym"])
+    adds_up(tmp_path)
+    everything = b"".join(path.read_bytes() for path in (tmp_path / "archive").iterdir() if path.suffix != ".zst")
+    everything += json.dumps(archived(tmp_path)).encode()
+    assert b"acme" not in everything
+
+
+async def test_what_could_still_be_billed_is_refused_by_number_and_given_up_on_demand(
+    house: House, tmp_path: Path
+) -> None:
+    async with house() as asking:
+        await asking.one(event("e1", quantity="2.5"))
+        await asking.one(event("e2", meter="nobody_knows"))
+        answer = await erase(asking)
+        assert 409 == answer.status_code
+        detail = answer.json()["detail"]
+        assert "2 rejected, 1 unrouted" in detail
+        assert "abandon" in detail
+        assert "acme" not in detail
+        assert "acme" == (await asking.get("/v1/events/e1"))["event"]["customer"]
+
+        told = (await erase(asking, unsettled="abandon")).json()
+        assert (2, {"rejected": 2, "unrouted": 1}) == (told["events"], told["abandoned"])
+        assert "partial" == (await asking.get("/v1/events/e1"))["status"]
+        body = {"filter": {"status": "rejected"}, "reason": "again", "remap": True}
+        retried = (await asking.client.post("/v1/deliveries/retry", json=body)).json()
+        assert ([], []) == (retried["retried"], retried["skipped"])
+    adds_up(tmp_path)
+
+
+async def test_who_may_not_or_gives_no_reason_erases_nothing(house: House) -> None:
+    async with house() as asking:
+        await asking.one(event())
+        assert 400 == (await asking.client.post("/v1/customers/acme/erase", json={})).status_code
+        assert 400 == (await erase(asking, unsettled="both")).status_code
+        assert "acme" == (await asking.get("/v1/events/e1"))["event"]["customer"]
