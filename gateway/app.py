@@ -19,7 +19,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from canonical_schema import BatchResult, ErrorCode, Event, format_time
-from gateway import __version__, erasing, migration_api, period_api, repair_api
+from gateway import __version__, customers_api, erasing, migration_api, period_api, repair_api
 from gateway.access import tenant_of
 from gateway.destinations import described
 from gateway.errors import RequestRefused
@@ -64,6 +64,7 @@ def create_app(gateway: Gateway) -> ASGIApp:
             *erasing.routes(gateway),
             *migration_api.routes(gateway),
             *period_api.routes(gateway),
+            *customers_api.routes(gateway),
             Route("/livez", api.livez, methods=["GET"]),
             Route("/readyz", api.readyz, methods=["GET"]),
             Route("/version", api.version, methods=["GET"]),
@@ -111,6 +112,8 @@ class _Api:
         sent = await self._sent(request)
         results: list[Any] = []
         for first in range(0, len(sent), EXPLAINED):
+            some = [event.customer for event in sent[first : first + EXPLAINED] if isinstance(event, Event)]
+            await self._gateway.catalogue.learn([(tenant, some)])
             results += self._gateway.explain(tenant, sent[first : first + EXPLAINED], first)["results"]
             await asyncio.sleep(0)
         return _json({"results": results})

@@ -1,6 +1,6 @@
 """What the configuration says about an event: where it goes, how it is named there, and whom it bills."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 
 from adapters import Link
@@ -9,6 +9,7 @@ from gateway.bindings import BindingRow
 from gateway.configuration import Configuration, Destination, Meter
 from gateway.keys import DEFAULT_TENANT
 from gateway.ledger import Code, Plan
+from gateway.links import Book
 from gateway.periods import Periods
 from gateway.routes import Way
 from gateway.routing import Choice, Fixed, Table
@@ -19,10 +20,11 @@ __all__ = ["DEFAULT_TENANT", "Catalogue"]
 class Catalogue:
     """Routes, bindings and links of one generation of the configuration."""
 
-    def __init__(self, configuration: Configuration, periods: Periods | None = None) -> None:
-        """`periods`: what is closed; absent: nothing."""
+    def __init__(self, configuration: Configuration, periods: Periods | None = None, book: Book | None = None) -> None:
+        """`periods`: what is closed; absent: nothing. `book`: links that were put; absent: none."""
         self._configuration = configuration
         self._periods = periods or Periods()
+        self._book = book
         self._plans: dict[str, tuple[dict[str, Plan], dict[str, Table]]] = {}
         """By tenant, then by meter: the one plan of all its events, where there is one, and how plans are found."""
 
@@ -101,15 +103,24 @@ class Catalogue:
         known = self._configuration.meters.get(meter)
         return () if known is None else known.bindings.get(destination, ())
 
+    async def learn(self, works: Iterable[tuple[str, Iterable[str]]]) -> None:
+        """Have the links at hand that customers have: tenant and customers. They are, until something is awaited."""
+        if self._book is not None:
+            for tenant, customers in works:
+                await self._book.learn(tenant, customers)
+
     def link(self, destination: str, tenant: str, event: Event, when: datetime) -> Link | None:
         """Return how a destination names an event's customer, by subscription and by the event's time.
 
-        A row for the event's own subscription comes before one for any. The configuration's rows are
-        the default tenant's. `None`: there is no row.
+        A row for the event's own subscription comes before one for any. Links that were put come before the
+        configuration's, which are the default tenant's. `None`: there is no row.
         """
-        if tenant != DEFAULT_TENANT:
+        if self._book is not None:
+            rows = self._book.rows(tenant, event.customer, destination)
+        elif tenant == DEFAULT_TENANT:
+            rows = self._configuration.customers.get(event.customer, {}).get(destination, ())
+        else:
             return None
-        rows = self._configuration.customers.get(event.customer, {}).get(destination, ())
         held = [
             row
             for row in rows

@@ -226,6 +226,9 @@ class Lane:
         # While there is trouble one delivery is tried at a time: the smallest batch that tells.
         rows = 1 if pace.faults else SINGLES if by_row else door.max_rows
         works = await self._ledger.take(self.name, to_micros(now), rows)
+        await self._catalogue.learn(
+            (work.tenant, (event.customer for event in work.events)) for work in works if work.parts is None
+        )
         items, turned = self._prepared(works, now, rows, 2**31 if by_row else door.max_bytes)
         if turned:
             await self._write(turned, [])

@@ -34,12 +34,15 @@ from gateway.intake import Bad, admit, slices
 from gateway.keys import Keyring
 from gateway.lane import Lane
 from gateway.ledger import AuditRow, Claim, ClaimKind, Ledger, Plan, split_ref
+from gateway.links import Book
+from gateway.links import Change as LinkChange
 from gateway.merge import View, batch_result, closing, fresh, refused
 from gateway.periods import Periods, closed
 from gateway.retention import Keeper
 from gateway.routing import apart
 from gateway.times import Clock, SystemClock, from_micros, to_micros
 from gateway.transport import Transport
+from gateway.unblocking import Unblocking
 
 __all__ = ["Ack", "Gateway"]
 
@@ -103,12 +106,15 @@ class Gateway:
         self.periods = Periods()
         self._queue = _QueueLook()
         self._chores: dict[str, Chore] = {}
+        self._unblocking = Unblocking(ledger, self.clock, self.wake)
         self._use(configuration)
+        self._unblocking.chore = self.chore("unblock", self._unblocking.step)
 
     def _use(self, configuration: Configuration) -> None:
         """Take a configuration into use: its catalogue, its keys, a lane for each destination."""
         self.configuration = configuration
-        self.catalogue = Catalogue(configuration, self.periods)
+        self.book = Book(configuration, self.ledger, self.clock)
+        self.catalogue = Catalogue(configuration, self.periods, self.book)
         self.keyring = Keyring(configuration.auth.keys)
         self._providers = {name: one.provider for name, one in configuration.destinations.items()}
         self._transports: dict[str, Transport] = {}
@@ -268,6 +274,17 @@ class Gateway:
         batch, index = split_ref(ref)
         views = await self._views({batch})
         return views[batch].detail(index, event_id) if batch in views else None
+
+    async def link(self, tenant: str, changes: Sequence[LinkChange], actor: str, reason: str, *, whole: bool) -> int:
+        """Put links, and let go what was blocked for want of them; return how many customers have other ones now.
+
+        As `Book.put`: `whole` says whether destinations that a change does not name lose what they had.
+        """
+        moved = await self.book.put(tenant, changes, actor, reason, whole=whole)
+        for name in {name for _, name in moved}:
+            if name in self.lanes:
+                self._unblocking.free(name, [(tenant, customer) for customer, at in moved if at == name])
+        return len({customer for customer, _ in moved})
 
     def wake(self, destination: str) -> None:
         """Tell a lane that there may be work, if there is such a lane."""

@@ -510,6 +510,10 @@ class Ledger(Protocol):
         """Return all work of one state: what was being sent when the process died, what is blocked."""
         ...
 
+    async def walk(self, destination: str, state: WorkState, after: int, limit: int) -> Sequence[Work]:
+        """Return work of one state with a number above `after`, by number, at most `limit` pieces."""
+        ...
+
     async def hold(self, destination: str, error: ErrorItem) -> Mapping[int, Sequence[int]]:
         """Hold everything that is ready, for a reason that concerns all; return indexes by batch."""
         ...

@@ -221,6 +221,16 @@ class SqliteLedger:
 
         return await self._read(read)
 
+    async def walk(self, destination: str, state: WorkState, after: int, limit: int) -> Sequence[Work]:
+        def read(connection: sqlite3.Connection) -> list[Work]:
+            rows = connection.execute(
+                f"SELECT {_WORK} FROM work WHERE destination = ? AND state = ? AND id > ? ORDER BY id LIMIT ?",
+                (destination, state, after, limit),
+            ).fetchall()
+            return [self._work(connection, WorkRow(*row)) for row in rows]
+
+        return await self._read(read)
+
     async def hold(self, destination: str, error: ErrorItem) -> Mapping[int, Sequence[int]]:
         return await self._writer.do(lambda connection: _settling.hold(connection, destination, error))
 

@@ -197,8 +197,8 @@ def test_a_destination_without_a_route_takes_everything_and_one_with_routes_what
 
 
 def test_a_shadow_destination_gets_everything_whatever_its_routes_say() -> None:
-    members = {**TWO, "destinations": {"old": FLEXPRICE, "new": {**FLEXPRICE, "mode": "shadow"}}}
-    found = catalogue([route("new", customers=["globex"])], **members)
+    members: dict[str, Any] = {"destinations": {"old": FLEXPRICE, "new": {**FLEXPRICE, "mode": "shadow"}}}
+    found = catalogue([route("new", customers=["globex"])], destinations=members["destinations"])
     assert Plan(live=("old",), shadow=("new",)) == plan(found, CUT)
 
 
@@ -284,7 +284,7 @@ def test_a_group_ends_the_warning_of_two_that_bill_alike() -> None:
     def codes(found: Catalogue) -> set[str]:
         return {one.code for one in surprises(found._configuration)}
 
-    assert "billed_by_several" in codes(catalogue(HANDOVER, destinations=dict.fromkeys(("old", "new"), FLEXPRICE)))
+    assert "billed_by_several" in codes(catalogue(HANDOVER, destinations={"old": FLEXPRICE, "new": FLEXPRICE}))
     assert "billed_by_several" not in codes(catalogue(HANDOVER, **TWO))
 
 

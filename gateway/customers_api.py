@@ -1,0 +1,181 @@
+"""`/v1/customers`: how each destination names a customer, put and taken away while the gateway runs."""
+
+from collections.abc import Mapping
+from typing import Any, cast
+from urllib.parse import unquote
+
+from pydantic import Field, ValidationError
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from canonical_schema import ErrorCode
+from gateway.access import tenant_of
+from gateway.asked import Asked, answer, body_of, key_name
+from gateway.configuration_findings import nearest
+from gateway.errors import RequestRefused
+from gateway.links import KIND, Change
+from gateway.service import Gateway
+
+__all__ = ["routes"]
+
+PAGE, MOST = 100, 1000
+PATH = "/v1/customers/"
+_REASON = Field(default="put by the API", min_length=1, max_length=500, description="Why; kept in the audit trail.")
+
+
+class _Put(Asked):
+    """`PUT /v1/customers/{customer}`: what `GET` answers can be put again."""
+
+    id: str | None = None
+    links: Mapping[str, object]
+    sources: Mapping[str, str] | None = None
+    reason: str = _REASON
+
+
+class _One(Asked):
+    id: str = Field(min_length=1, max_length=255)
+    links: Mapping[str, object]
+
+
+class _Several(Asked):
+    """`POST /v1/customers`: destinations that an entry does not name stay as they are."""
+
+    customers: list[_One] = Field(min_length=1, max_length=MOST)
+    reason: str = _REASON
+
+
+def routes(gateway: Gateway) -> list[Route]:
+    """Return the endpoints, over one gateway."""
+    api = _Customers(gateway)
+    return [
+        Route("/v1/customers", api.page, methods=["GET"]),
+        Route("/v1/customers", api.several, methods=["POST"]),
+        Route(PATH + "{customer:path}", api.get, methods=["GET"]),
+        Route(PATH + "{customer:path}", api.put, methods=["PUT"]),
+        Route(PATH + "{customer:path}", api.delete, methods=["DELETE"]),
+    ]
+
+
+class _Customers:
+    def __init__(self, gateway: Gateway) -> None:
+        self._gateway = gateway
+
+    async def get(self, request: Request) -> Response:
+        tenant = tenant_of(request, self._gateway.keyring, "events:read")
+        customer = _customer(request)
+        shown = await self._shown(tenant, customer)
+        if not shown["links"]:
+            raise RequestRefused(404, ErrorCode.NOT_FOUND, "no link names this customer")
+        return answer(shown)
+
+    async def page(self, request: Request) -> Response:
+        """List customers that have a link somewhere, by id."""
+        tenant = tenant_of(request, self._gateway.keyring, "events:read")
+        query = _query(request, {"limit", "cursor", "destination", "missing", "source"})
+        for name in ("destination", "missing"):
+            if name in query and query[name] not in self._gateway.configuration.destinations:
+                says = nearest("destination", query[name], self._gateway.configuration.destinations)
+                raise RequestRefused(400, ErrorCode.INVALID_REQUEST, f"{name}: {says}")
+        limit, after = _limit(query), query.get("cursor")
+        data: list[dict[str, Any]] = []
+        # Looks at no more than a few pages: it may come back short, with a cursor to go on.
+        for _ in range(10):
+            found = await self._gateway.book.page(tenant, after, limit)
+            for customer, links, sources in found:
+                after = customer
+                if _fits(links, sources, query):
+                    data.append({"id": customer, "links": links, "sources": sources})
+                    if len(data) == limit:
+                        return answer({"data": data, "next_cursor": customer})
+            if len(found) < limit:
+                return answer({"data": data})
+        return answer({"data": data, "next_cursor": after})
+
+    async def put(self, request: Request) -> Response:
+        """Have exactly these links for a customer, in the place of all that were put before."""
+        tenant = tenant_of(request, self._gateway.keyring, "admin")
+        customer = _customer(request)
+        asked = await body_of(request, _Put)
+        if asked.id is not None and asked.id != customer:
+            raise RequestRefused(400, ErrorCode.INVALID_REQUEST, "id: is not the customer of the address")
+        if len(customer) > 255:
+            raise RequestRefused(400, ErrorCode.INVALID_REQUEST, "customer: must be a string of 1 to 255 characters")
+        sources = asked.sources or {}
+        links = {name: rows for name, rows in asked.links.items() if sources.get(name) != "configuration"}
+        change = Change(customer=customer, links=links)
+        await self._write(tenant, [change], request, asked.reason, whole=True)
+        return answer(await self._shown(tenant, customer))
+
+    async def several(self, request: Request) -> Response:
+        """Put links of many customers, all or none."""
+        tenant = tenant_of(request, self._gateway.keyring, "admin")
+        asked = await body_of(request, _Several)
+        changes = [Change(customer=one.id, links=one.links) for one in asked.customers]
+        changed = await self._write(tenant, changes, request, asked.reason, whole=False)
+        return answer({"customers": len(changes), "changed": changed})
+
+    async def delete(self, request: Request) -> Response:
+        """Take away what was put, everywhere or at one destination. What was sent stays as it is."""
+        tenant = tenant_of(request, self._gateway.keyring, "admin")
+        customer = _customer(request)
+        query = _query(request, {"destination", "reason"})
+        stored = await self._gateway.book.stored(tenant, customer)
+        only = query.get("destination")
+        if not stored or (only is not None and only not in stored):
+            raise RequestRefused(404, ErrorCode.NOT_FOUND, "no link was put for this customer here")
+        configured = self._gateway.configuration.destinations
+        left = {name: rows for name, rows in stored.items() if only is not None and name != only and name in configured}
+        change = Change(customer=customer, links=left)
+        await self._write(tenant, [change], request, query.get("reason", "deleted by the API"), whole=True)
+        return answer(await self._shown(tenant, customer))
+
+    async def _write(self, tenant: str, changes: list[Change], request: Request, reason: str, *, whole: bool) -> int:
+        try:
+            return await self._gateway.link(tenant, changes, key_name(request), reason, whole=whole)
+        except ValidationError as error:
+            found = [(found["loc"], found["msg"]) for found in error.errors(include_url=False)]
+        more = f"; and {len(found) - 20} more" if len(found) > 20 else ""
+        several = [] if whole else ["customers"]
+        says = "; ".join(f"{_path(several, place[1:] if whole else place)}: {what}" for place, what in found[:20])
+        raise RequestRefused(400, ErrorCode.INVALID_REQUEST, says + more)
+
+    async def _shown(self, tenant: str, customer: str) -> dict[str, Any]:
+        body = await self._gateway.ledger.document(KIND, tenant, customer)
+        links, sources = self._gateway.book.shown(tenant, customer, body)
+        return {"id": customer, "links": links, "sources": sources}
+
+
+def _path(before: list[str], place: tuple[str | int, ...]) -> str:
+    steps = [*before, *place]
+    return "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in steps).removeprefix(".")
+
+
+def _customer(request: Request) -> str:
+    """Return the customer of the address: an id may hold a slash, plain or escaped; what was sent, decoded once."""
+    raw = cast("bytes", request.scope.get("raw_path") or request.scope["path"].encode())
+    return unquote(raw.partition(b"?")[0].decode("ascii", "replace").partition(PATH)[2])
+
+
+def _query(request: Request, known: set[str]) -> dict[str, str]:
+    query = dict(request.query_params)
+    for name in query:
+        if name not in known:
+            detail = f"unknown filter {name[:64]!r}: there are {', '.join(sorted(known))}"
+            raise RequestRefused(400, ErrorCode.INVALID_REQUEST, detail)
+    return query
+
+
+def _limit(query: Mapping[str, str]) -> int:
+    given = query.get("limit", str(PAGE))
+    if not given.isdecimal() or not 1 <= int(given[:9]) <= MOST:
+        raise RequestRefused(400, ErrorCode.INVALID_REQUEST, f"limit: must be a number between 1 and {MOST}")
+    return int(given)
+
+
+def _fits(links: Mapping[str, object], sources: Mapping[str, str], query: Mapping[str, str]) -> bool:
+    return (
+        ("destination" not in query or query["destination"] in links)
+        and ("missing" not in query or query["missing"] not in links)
+        and ("source" not in query or query["source"] in sources.values())
+    )
