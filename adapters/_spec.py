@@ -32,6 +32,7 @@ __all__ = [
     "ProviderSpec",
     "QuantityRule",
     "Rate",
+    "ReadBack",
     "Refusal",
     "Reply",
     "Request",
@@ -383,6 +384,27 @@ class Lookup:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ReadBack:
+    """What reading usage back is worth."""
+
+    kind: Literal["events", "counters"]
+    """Whether the provider lists what it holds, or only says how much that is."""
+    settles: timedelta
+    """How long after it was taken a row can still be missing from what is read."""
+    proves_absence: bool = False
+    """Whether a row that is not listed after that time was never stored."""
+    copies: bool = False
+    """Whether the listing may hold copies of a row of which only the newest counts."""
+    by_customer: bool = False
+    """Whether it can only be asked for one customer at a time."""
+    exact: bool = True
+    """Whether numbers are decimal all the way; where not, some go through a double."""
+    window: str = "any"
+    """Which windows it can tell, in words."""
+    source: Source
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Door:
     """One endpoint that takes usage."""
 
@@ -422,6 +444,8 @@ class Door:
     """Where the harmless read was seen that tells whether our credentials are good; `None`: none is known."""
     lookup: Lookup | None = None
     """How a row is found again by our key; `None`: it cannot be."""
+    read_back: ReadBack | None = None
+    """What usage can be read back; `None`: none."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

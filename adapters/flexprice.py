@@ -10,10 +10,26 @@ from decimal import Decimal
 
 from pydantic import Field, model_validator
 
+from adapters._asks import Ask
 from adapters._base import Adapter
 from adapters._corrections import Amend
 from adapters._dialects import OneVerdict
 from adapters._models import Binding, Link, Settings
+from adapters._readback import (
+    Billed,
+    Charged,
+    Read,
+    Take,
+    Unread,
+    UnreadKind,
+    UsageRow,
+    Wanted,
+    Window,
+    digits,
+    listed,
+    rfc3339,
+    said,
+)
 from adapters._spec import (
     Dedupe,
     Door,
@@ -24,6 +40,7 @@ from adapters._spec import (
     ProviderSpec,
     QuantityRule,
     Rate,
+    ReadBack,
     Refusal,
     Roles,
     Row,
@@ -125,7 +142,22 @@ BULK = Door(
         setting="allow_amend",
         source=Source(url=SERVER, seen=SEEN, grade="code", fact="the newest copy of event_id and timestamp is billed"),
     ),
+    read_back=ReadBack(
+        kind="events",
+        settles=timedelta(hours=1),
+        copies=True,
+        exact=True,
+        window="any; both ends are included by the vendor, and the later is left out here",
+        source=Source(
+            url=SERVER,
+            seen=SEEN,
+            grade="code",
+            fact="POST /events/query: both ends included, copies until merged; how soon a 202 shows is not stated",
+        ),
+    ),
 )
+
+PAGE = 500
 
 
 class Flexprice(Adapter[FlexpriceSettings, EventBinding, CustomerLink]):
@@ -169,3 +201,115 @@ class Flexprice(Adapter[FlexpriceSettings, EventBinding, CustomerLink]):
             "properties": {**texts(usage.properties), **quantities},
         }
         return {**row, "source": usage.source} if usage.source else row
+
+    def read_usage(self, wanted: Wanted, take: Take) -> Ask[Read | Unread]:
+        """List raw events of each event name, newest first. Copies are listed until the vendor merges them."""
+        exact = True
+        events: dict[str, list[tuple[str, EventBinding]]] = {}
+        for name, binding in wanted.bindings.items():
+            assert isinstance(binding, EventBinding)
+            events.setdefault(str(binding.event_name), []).append((name, binding))
+        for event_name, bound in events.items():
+            whole = yield from self._listing(wanted, event_name, bound, take)
+            if isinstance(whole, Unread):
+                return whole
+            exact = exact and whole
+        return Read(window=wanted.window, exact=exact)
+
+    def _listing(
+        self, wanted: Wanted, event_name: str, bound: list[tuple[str, EventBinding]], take: Take
+    ) -> Ask[bool | Unread]:
+        """List one event name's rows. Returns whether every quantity was written exactly."""
+        last, exact = wanted.window.end, True
+        cursor: str | None = None
+        while True:
+            asked: dict[str, JsonValue] = {
+                "event_name": event_name,
+                "start_time": self.wire_time(wanted.window.start),
+                "end_time": self.wire_time(last),
+                "page_size": PAGE,
+            }
+            if isinstance(wanted.link, CustomerLink):
+                asked["external_customer_id"] = wanted.link.external_customer_id
+            if cursor is not None:
+                asked["iter_last_key"] = cursor
+            page = listed((yield self.reading("/events/query", body=asked)), "events", "events")
+            if isinstance(page, Unread):
+                return page
+            rows, around = page
+            for row in rows:
+                instant, held = rfc3339(row.get("timestamp")), row.get("properties")
+                if instant is None:
+                    return Unread(kind=UnreadKind.TROUBLE, why="events: a row without timestamp")
+                last = min(last, instant)
+                if instant not in wanted.window:
+                    continue
+                key, stored = str(row.get("id")), rfc3339(row.get("ingested_at"))
+                # Go leaves trailing zeros out, so the text itself does not sort.
+                version = "" if stored is None else stored.isoformat(timespec="microseconds")
+                for name, binding in bound:
+                    for measure, where in _properties(binding):
+                        value = held.get(where) if isinstance(held, Mapping) else None
+                        if value is None and binding.quantity_properties is not None:
+                            continue
+                        exact = exact and (value is None or isinstance(value, str))
+                        quantity = max(digits(value) or Decimal(0), Decimal(0))  # negatives are billed as 0
+                        customer = str(row.get("external_customer_id"))
+                        take(UsageRow(name, measure, key, customer, instant, quantity, key, version))
+            following = around.get("iter_last_key")
+            if not around.get("has_more") or not rows:
+                return exact
+            if not isinstance(following, str) or following == cursor:
+                return Unread(kind=UnreadKind.TROUBLE, why="events: more is promised, and no cursor to it given")
+            cursor = following
+
+    def read_charges(self, wanted: Wanted, *, lifetime: bool) -> Ask[Billed | Unread]:
+        """Read what the customer's only running subscription is charged: doubles, in major units."""
+        assert isinstance(wanted.link, CustomerLink)
+        body: dict[str, JsonValue] = {
+            "external_customer_id": wanted.link.external_customer_id,
+            "subscription_status": ["active", "trialing"],
+        }
+        page = listed((yield self.reading("/subscriptions/search", body=body)), "subscriptions", "items")
+        if isinstance(page, Unread):
+            return page
+        ids = [row.get("id") for row in page[0]]
+        if len(ids) != 1 or not isinstance(ids[0], str):
+            why = f"the customer has {len(ids)} running subscriptions: charges are read where there is one"
+            return Unread(kind=UnreadKind.UNSUPPORTED, why=why)
+        body = {
+            "subscription_id": ids[0],
+            "start_time": self.wire_time(wanted.window.start),
+            "end_time": self.wire_time(wanted.window.end),
+            "lifetime_usage": lifetime,
+        }
+        told = said((yield self.reading("/subscriptions/usage", body=body)), "subscription usage")
+        if isinstance(told, Unread):
+            return told
+        if not isinstance(told, Mapping) or not isinstance(charges := told.get("charges") or [], list):
+            return Unread(kind=UnreadKind.TROUBLE, why="subscription usage: an answer without charges")
+        start, end = rfc3339(told.get("start_time")), rfc3339(told.get("end_time"))
+        currency = str(told.get("currency") or "")
+        return Billed(
+            window=Window(start=start or wanted.window.start, end=end or wanted.window.end),
+            amount=digits(told.get("amount")) or Decimal(0),
+            currency=currency,
+            charges=tuple(
+                Charged(
+                    str(one.get("meter_display_name") or one.get("meter_id") or ""),
+                    digits(one.get("amount")) or Decimal(0),
+                    str(one.get("currency") or currency),
+                    digits(one.get("quantity")) or Decimal(0),
+                )
+                for one in charges
+                if isinstance(one, Mapping)
+            ),
+            lifetime=lifetime,
+        )
+
+
+def _properties(binding: EventBinding) -> list[tuple[str, str]]:
+    """Return each measure of a binding with the property that holds it."""
+    if binding.quantity_properties is not None:
+        return list(binding.quantity_properties.items())
+    return [(binding.quantity or "", binding.quantity_property)]

@@ -4,15 +4,18 @@ Domain errors were 404, 400 and 409 in older servers and are 500 in newer ones, 
 words. Only the first bad row is named, sometimes without its index. A rate limit looks like a bad key (401).
 """
 
+from collections.abc import Mapping
 from datetime import date, timedelta
 from decimal import Decimal
 
 from pydantic import Field
 
+from adapters._asks import Ask
 from adapters._base import Adapter
 from adapters._corrections import Deltas
 from adapters._dialects import EchoedRows
 from adapters._models import Binding, Link, Settings
+from adapters._readback import Read, Take, Unread, UnreadKind, UsageRow, Wanted, digits, epoch_ms, listed
 from adapters._spec import (
     Bearer,
     Dedupe,
@@ -21,6 +24,7 @@ from adapters._spec import (
     JsonValue,
     ProviderSpec,
     QuantityRule,
+    ReadBack,
     Refusal,
     Roles,
     Row,
@@ -115,7 +119,18 @@ BULK = Door(
         instead="nothing recorded can be lowered or deleted: give credits there, or ask the vendor",
         source=Source(url=SERVER, seen=SEEN, grade="code", fact="amounts of at least 1, no update, no delete"),
     ),
+    read_back=ReadBack(
+        kind="events",
+        settles=timedelta(minutes=1),
+        proves_absence=True,
+        window="any; the vendor filters nothing, so every read lists all that the key can see",
+        source=Source(
+            url=SERVER, seen=SEEN, grade="code", fact="GET /usage-events: cursor and limit alone, 100 rows a page"
+        ),
+    ),
 )
+
+PAGE = 100
 
 
 class Flowglad(Adapter[Settings, PriceBinding, SubscriptionLink]):
@@ -156,3 +171,73 @@ class Flowglad(Adapter[Settings, PriceBinding, SubscriptionLink]):
             "usageDate": self.wire_time(usage.timestamp),
         }
         return {**row, "properties": dict(usage.properties)} if usage.properties else row
+
+    def read_usage(self, wanted: Wanted, take: Take) -> Ask[Read | Unread]:
+        """Walk the whole list, oldest first: the vendor ignores every filter. Meters are known by ids there."""
+        meters = yield from self._meters(wanted.bindings)
+        if isinstance(meters, Unread):
+            return meters
+        theirs = wanted.link.subscription_id if isinstance(wanted.link, SubscriptionLink) else None
+        cursor: str | None = None
+        while True:
+            query = {"limit": PAGE} if cursor is None else {"limit": PAGE, "cursor": cursor}
+            page = listed((yield self.reading("/usage-events", query)), "usage events", "data", "items")
+            if isinstance(page, Unread):
+                return page
+            rows, around = page
+            for row in rows:
+                instant, amount = epoch_ms(row.get("usageDate")), digits(row.get("amount"))
+                if instant is None or amount is None:
+                    return Unread(kind=UnreadKind.TROUBLE, why="usage events: a row without usageDate or amount")
+                if instant not in wanted.window or theirs not in (None, row.get("subscriptionId")):
+                    continue
+                named = ((kind, row.get(kind)) for kind in ("priceId", "usageMeterId"))
+                for meter in next((meters[one] for one in named if one in meters), ()):
+                    key, customer = str(row.get("transactionId")), str(row.get("subscriptionId"))
+                    take(UsageRow(meter, "", key, customer, instant, amount, str(row.get("id"))))
+            following = around.get("nextCursor")
+            if not around.get("hasMore") or not rows:
+                absent = {name: _unlisted(binding) for name, binding in wanted.bindings.items()}
+                found = {name for names in meters.values() for name in names}
+                return Read(
+                    window=wanted.window, unread={name: why for name, why in absent.items() if name not in found}
+                )
+            if not isinstance(following, str) or following == cursor:
+                return Unread(kind=UnreadKind.TROUBLE, why="usage events: more is promised, and no cursor to it given")
+            cursor = following
+
+    def _meters(self, bindings: Mapping[str, Binding]) -> Ask[dict[tuple[str, object], list[str]] | Unread]:
+        """Return which of the bindings each price and usage meter stands for; slugs are looked up."""
+        found: dict[tuple[str, object], list[str]] = {}
+        slugs: dict[str, dict[str, list[str]]] = {"/prices": {}, "/usage-meters": {}}
+        for name, binding in bindings.items():
+            assert isinstance(binding, PriceBinding)
+            if binding.price_id is not None:
+                found.setdefault(("priceId", binding.price_id), []).append(name)
+            elif binding.usage_meter_id is not None:
+                found.setdefault(("usageMeterId", binding.usage_meter_id), []).append(name)
+            elif binding.price_slug is not None:
+                slugs["/prices"].setdefault(binding.price_slug, []).append(name)
+            else:
+                slugs["/usage-meters"].setdefault(str(binding.usage_meter_slug), []).append(name)
+        for path, wanted in slugs.items():
+            kind = "priceId" if path == "/prices" else "usageMeterId"
+            cursor: object = None
+            while wanted:
+                query = {"limit": PAGE} if cursor is None else {"limit": PAGE, "cursor": str(cursor)}
+                page = listed((yield self.reading(path, query)), path[1:], "data", "items")
+                if isinstance(page, Unread):
+                    return page
+                rows, around = page
+                for row in rows:
+                    if (names := wanted.get(str(row.get("slug")))) is not None:
+                        found.setdefault((kind, row.get("id")), []).extend(names)
+                cursor = around.get("nextCursor")
+                if not around.get("hasMore") or not rows or cursor is None:
+                    break
+        return found
+
+
+def _unlisted(binding: Binding) -> Unread:
+    named = next(f"{name} {value!r}" for name in METERS if (value := getattr(binding, name)) is not None)
+    return Unread(kind=UnreadKind.UNSUPPORTED, why=f"Flowglad lists no {named}: nothing can be read for it")

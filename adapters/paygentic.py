@@ -4,16 +4,19 @@
 and answers row by row; it was taken out of the vendor's description in April 2026 and may fail on newer plans.
 """
 
+from collections.abc import Mapping
 from datetime import date, timedelta
 from decimal import Decimal
 from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
+from adapters._asks import Ask
 from adapters._base import Adapter
 from adapters._corrections import Deltas, TakeBack
 from adapters._dialects import OneVerdict, TwoLists
 from adapters._models import Binding, Duration, Link, Settings
+from adapters._readback import Read, Take, Unread, UnreadKind, UsageRow, Wanted, digits, listed, rfc3339
 from adapters._spec import (
     Bearer,
     Dedupe,
@@ -23,6 +26,7 @@ from adapters._spec import (
     Measure,
     ProviderSpec,
     QuantityRule,
+    ReadBack,
     Refusal,
     Roles,
     Row,
@@ -162,6 +166,18 @@ EVENTS = Door(
         instead="an event cannot be changed or deleted: credit it there",
         source=Source(url=SPEC, seen=SEEN, grade="docs", fact="the number inside data has no bound"),
     ),
+    read_back=ReadBack(
+        kind="events",
+        settles=timedelta(hours=1),
+        exact=False,
+        window="any",
+        source=Source(
+            url=SPEC,
+            seen=SEEN,
+            grade="unverified",
+            fact="billableMetrics/{id}/events: whether the ends are included, how soon an event shows, repeats",
+        ),
+    ),
 )
 
 REFUND = Door(
@@ -244,7 +260,18 @@ USAGE_V0 = Door(
             url=LEGACY, seen=SEEN, grade="docs", fact="PATCH /v0/usage/{id} refunds a usage event, irreversibly"
         ),
     ),
+    read_back=ReadBack(
+        kind="events",
+        settles=timedelta(minutes=10),
+        window="any",
+        source=Source(
+            url=LEGACY, seen=SEEN, grade="unverified", fact="GET /v0/usage: whether its ends are included, its delay"
+        ),
+    ),
 )
+
+EDGE = timedelta(milliseconds=1)
+"""Asked beyond both ends, since nobody says whether they are included."""
 
 
 class Paygentic(Adapter[PaygenticSettings, EventBinding | MetricBinding, SubjectLink | CustomerLink]):
@@ -306,3 +333,111 @@ class Paygentic(Adapter[PaygenticSettings, EventBinding | MetricBinding, Subject
             "quantity": self.wire_quantity(measure.quantity),
             **price,
         }
+
+    def read_usage(self, wanted: Wanted, take: Take) -> Ask[Read | Unread]:
+        """List usage by metric, newest first; of the older door all metrics at once."""
+        if self.settings.profile == "usage-v0":
+            return (yield from self._usage(wanted, take))
+        if self.settings.merchant_id is None:
+            why = "Paygentic lists events by metric, and metrics by merchant: set settings.merchant_id"
+            return Unread(kind=UnreadKind.UNSUPPORTED, why=why)
+        metrics = yield from self._metrics(self.settings.merchant_id)
+        if isinstance(metrics, Unread):
+            return metrics
+        unread: dict[str, Unread] = {}
+        for name, binding in wanted.bindings.items():
+            assert isinstance(binding, EventBinding)
+            found = [(field, one) for kind, field, one in metrics if kind == binding.event_type]
+            ours = (binding.quantity_field, "$." + binding.quantity_field)
+            metric = next((one for field, one in found if field in ours), found[0][1] if found else None)
+            if metric is None:
+                why = f"no billable metric has the event type {binding.event_type!r}: nothing can be read for it"
+                unread[name] = Unread(kind=UnreadKind.UNSUPPORTED, why=why)
+                continue
+            trouble = yield from self._events(wanted, name, binding, metric, take)
+            if trouble is not None:
+                return trouble
+        return Read(window=wanted.window, exact=False, unread=unread)
+
+    def _metrics(self, merchant: str) -> Ask[list[tuple[str, str, str]] | Unread]:
+        """Return every metric: event type, value property, id."""
+        made: list[tuple[str, str, str]] = []
+        offset = 0
+        while True:
+            query = {"merchantId": merchant, "limit": 100, "offset": offset}
+            page = listed((yield self.reading("/v0/billableMetrics", query)), "billable metrics", "data")
+            if isinstance(page, Unread):
+                return page
+            made += [(str(row.get("eventType")), str(row.get("valueProperty")), str(row.get("id"))) for row in page[0]]
+            offset += len(page[0])
+            if len(page[0]) < 100:
+                return made
+
+    def _events(self, wanted: Wanted, name: str, binding: EventBinding, metric: str, take: Take) -> Ask[Unread | None]:
+        link = wanted.link
+        about = _edges(self, wanted, "from", "to")
+        if isinstance(link, SubjectLink):
+            theirs = link.customer_id
+            about |= {"subject": theirs} if theirs is not None else {"externalSubject": str(link.external_subject)}
+        offset, before = 0, set[str]()
+        while True:
+            path = f"/v0/billableMetrics/{metric}/events"
+            page = listed((yield self.reading(path, {**about, "limit": 200, "offset": offset})), "events", "events")
+            if isinstance(page, Unread):
+                return page
+            rows, _ = page
+            for row in rows:
+                instant, data = rfc3339(row.get("time")), row.get("data")
+                if instant is None or not isinstance(data, Mapping):
+                    return Unread(kind=UnreadKind.TROUBLE, why="events: a row without time or data")
+                # What arrives while we page moves older rows onto the next page, where they are seen again.
+                if instant not in wanted.window or str(row.get("id")) in before:
+                    continue
+                quantity = digits(data.get(binding.quantity_field)) or Decimal(0)
+                theirs = row.get("subject") if row.get("externalSubject") is None else row.get("externalSubject")
+                key, evidence = str(row.get("idempotencyKey")), str(row.get("id"))
+                take(UsageRow(name, binding.quantity or "", key, str(theirs), instant, quantity, evidence))
+            before = {str(row.get("id")) for row in rows}
+            offset += len(rows)
+            if len(rows) < 200:
+                return None
+
+    def _usage(self, wanted: Wanted, take: Take) -> Ask[Read | Unread]:
+        metrics: dict[str, list[tuple[str, str]]] = {}
+        for name, binding in wanted.bindings.items():
+            assert isinstance(binding, MetricBinding)
+            metrics.setdefault(str(binding.billable_metric_id), []).append((name, binding.quantity or ""))
+        about = _edges(self, wanted, "startTime", "endTime")
+        if isinstance(wanted.link, CustomerLink):
+            about["customerId"] = str(wanted.link.customer_id)
+        else:
+            about["merchantId"] = str(self.settings.merchant_id)
+        offset, before = 0, set[str]()
+        while True:
+            page = listed((yield self.reading("/v0/usage", {**about, "limit": 100, "offset": offset})), "usage", "data")
+            if isinstance(page, Unread):
+                return page
+            rows, _ = page
+            for row in rows:
+                instant, measures = rfc3339(row.get("timestamp")), row.get("properties")
+                if instant is None or not isinstance(measures, list):
+                    return Unread(kind=UnreadKind.TROUBLE, why="usage: a row without timestamp or properties")
+                evidence = str(row.get("id"))
+                if instant not in wanted.window or evidence in before or row.get("refund") is not None:
+                    continue
+                key, customer = str(row.get("idempotencyKey")), str(row.get("customerId"))
+                for one in measures:
+                    if not isinstance(one, Mapping):
+                        continue
+                    for name, measure in metrics.get(str(one.get("billableMetricId")), ()):
+                        quantity = digits(one.get("quantity")) or Decimal(0)
+                        take(UsageRow(name, measure, key, customer, instant, quantity, evidence))
+            before = {str(row.get("id")) for row in rows}
+            offset += len(rows)
+            if len(rows) < 100:
+                return Read(window=wanted.window)
+
+
+def _edges(adapter: "Paygentic", wanted: Wanted, start: str, end: str) -> dict[str, str | int]:
+    window = wanted.window.widened(EDGE)
+    return {start: adapter.wire_time(window.start), end: adapter.wire_time(window.end)}

@@ -4,15 +4,19 @@ A repeat is billed again, so an answer that was lost leaves its rows `unknown`: 
 counters, then resolve. A second validation runs later at the vendor and is never reported back.
 """
 
+from collections.abc import Iterator, Mapping
 from datetime import date, timedelta
 from decimal import Decimal
+from typing import cast
 
 from pydantic import Field
 
+from adapters._asks import Ask
 from adapters._base import Adapter
 from adapters._corrections import Deltas
 from adapters._dialects import IndexedFailures
 from adapters._models import Binding, Link, Settings
+from adapters._readback import Read, Take, Unread, UnreadKind, Wanted, Window, digits, rfc3339, said, shown
 from adapters._spec import (
     Door,
     Envelope,
@@ -21,6 +25,7 @@ from adapters._spec import (
     ProviderSpec,
     QuantityRule,
     Rate,
+    ReadBack,
     Refusal,
     Roles,
     Row,
@@ -38,6 +43,7 @@ __all__ = ["Wingback"]
 SEEN = date(2026, 11, 23)
 PAGE = "https://docs.wingback.com/api-reference/usage/post_c_usage_bulk"
 SINGLE = "https://docs.wingback.com/api-reference/usage/post_c_usage"
+ACCESS = "https://docs.wingback.com/api-reference/entitlement/get_c_entitlement_customerid_access"
 
 
 class WingbackSettings(Settings):
@@ -106,6 +112,18 @@ BULK = Door(
         instead="nothing recorded can be changed or deleted: credit it there, or ask the vendor",
         source=Source(url=PAGE, seen=SEEN, grade="unverified", fact="the stated range of units is signed"),
     ),
+    read_back=ReadBack(
+        kind="counters",
+        settles=timedelta(minutes=10),
+        by_customer=True,
+        window="the customer's current billing period, whole and no other",
+        source=Source(
+            url=ACCESS,
+            seen=SEEN,
+            grade="unverified",
+            fact="used_unit_count of features charged by usage; near-realtime",
+        ),
+    ),
 )
 
 
@@ -143,3 +161,69 @@ class Wingback(Adapter[WingbackSettings, FeatureBinding, CustomerLink]):
             "metadata": {**texts(usage.properties), "gateway_event_id": usage.event_id},
         }
         return {**row, "is_absolute": True} if usage.absolute else row
+
+    def read_usage(self, wanted: Wanted, take: Take) -> Ask[Read | Unread]:
+        """Read one customer's counters of the current period, which the window must hold as a whole so far."""
+        assert isinstance(wanted.link, CustomerLink)
+        told = said((yield self.reading(f"/v1/c/entitlement/{wanted.link.customer_id}/access")), "entitlements")
+        if isinstance(told, Unread):
+            return told
+        # Documented as an object, seen in production as a list with one for each contract.
+        contracts = [one for one in (told if isinstance(told, list) else [told]) if isinstance(one, Mapping)]
+        running = [one for one in contracts if _at(one, "contract", "status") == "active"] or contracts
+        if len(running) != 1:
+            why = f"the customer has {len(running)} running contracts: which of them gets usage is not known"
+            return Unread(kind=UnreadKind.UNSUPPORTED, why=why)
+        contract = _at(running[0], "contract", "contract_id")
+        terms = said((yield self.reading(f"/v1/c/contract/{contract}")), "contract")
+        if isinstance(terms, Unread):
+            return terms
+        period = _period(terms)
+        if period is None:
+            return Unread(kind=UnreadKind.TROUBLE, why="contract: an answer without the current period")
+        if wanted.window.start > period.start or wanted.window.end < min(period.end, wanted.now):
+            why = f"Wingback counts the current period alone: ask for {shown(period)}, or more"
+            return Unread(kind=UnreadKind.WINDOW, why=why)
+        counters = dict(_counters(running[0]))
+        slugs = [_slug(binding) for binding in wanted.bindings.values()]
+        counted: dict[tuple[str, str], Decimal] = {}
+        unread: dict[str, Unread] = {}
+        for name, binding in wanted.bindings.items():
+            slug = _slug(binding)
+            used = digits(counters.get(slug))
+            if slugs.count(slug) > 1:
+                why = f"several meters share the feature {slug!r}, and its counter cannot be told apart"
+                unread[name] = Unread(kind=UnreadKind.UNSUPPORTED, why=why)
+            elif used is None:
+                why = f"the customer's contract shows no counter for the feature {slug!r}"
+                unread[name] = Unread(kind=UnreadKind.UNSUPPORTED, why=why)
+            else:
+                counted[name, binding.quantity or ""] = used
+        evidence = f"contract {contract}, period {shown(period)}"
+        return Read(window=period, counted=counted, unread=unread, evidence=evidence)
+
+
+def _slug(binding: Binding) -> str:
+    assert isinstance(binding, FeatureBinding)
+    return str(binding.feature_slug)
+
+
+def _at(value: object, *path: str) -> JsonValue | None:
+    for name in path:
+        value = cast("Mapping[str, object]", value).get(name) if isinstance(value, Mapping) else None
+    return cast("JsonValue | None", value)
+
+
+def _period(terms: object) -> Window | None:
+    for place in (("contract_summary",), ()):
+        start = rfc3339(_at(terms, *place, "billing_information", "current_period", "start"))
+        end = rfc3339(_at(terms, *place, "billing_information", "current_period", "end"))
+        if start is not None and end is not None:
+            return Window(start=start, end=end)
+    return None
+
+
+def _counters(access: object) -> Iterator[tuple[str, JsonValue | None]]:
+    features = _at(access, "plan", "features")
+    for feature in features if isinstance(features, list) else ():
+        yield str(_at(feature, "slug")), _at(feature, "entitlement_details", "used_unit_count")

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from datetime import timedelta
 from typing import Any
 
-from adapters import Dedupe, Door, Lookup, ProviderSpec, QuantityRule, Rate, TimeRule
+from adapters import Dedupe, Door, Lookup, ProviderSpec, QuantityRule, Rate, ReadBack, TimeRule
 from adapters._models import format_duration
 from adapters._spec import Grade, Refusal
 from gateway.correction_words import correction_facts, correction_words
@@ -52,6 +52,7 @@ def capabilities(spec: ProviderSpec, door: Door) -> dict[str, Any]:
         "probe": None if door.probe is None else door.probe.grade,
         "lookup": None if door.lookup is None else _lookup(door.lookup),
         "corrections": correction_facts(door),
+        "read_back": _read_back(door.read_back),
         "binding_fields": list(door.binding.names),
         "link_fields": list(door.link.names),
         "weakest_fact": spec.weakest,
@@ -113,6 +114,7 @@ def facts(spec: ProviderSpec, door: Door) -> dict[str, str]:
         "A refused request": "stored nothing" if door.refusal is Refusal.WHOLE else "may have stored its good rows",
         "`accepted` means": "stored" if door.receipt is None else f"{door.receipt}, and may still be dropped",
         "Taking usage back": correction_words(door),
+        "Reading usage back": _read_back(door.read_back),
         "Time": _time(door.time),
         "Found again by key": _found_again(door.lookup),
         "Credentials are tried by": "a delivery" if door.probe is None else "a harmless read",
@@ -173,6 +175,14 @@ def _quantities(rule: QuantityRule) -> str:
     low = "no lower bound" if rule.minimum is None else f"from {rule.minimum:,f}"
     high = "no upper bound" if rule.maximum is None else f"to {rule.maximum:,f}"
     return f"{kind}, {low} {high}{negative}"
+
+
+def _read_back(read_back: ReadBack | None) -> str:
+    if read_back is None:
+        return "no"
+    doubles = "" if read_back.exact else ", as doubles"
+    graded = "" if read_back.source.grade != "unverified" else " (unverified)"
+    return f"{read_back.kind}{doubles}{graded}; window: {read_back.window}"
 
 
 def _rate(rate: Rate) -> str:

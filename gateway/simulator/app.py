@@ -65,7 +65,8 @@ class _Vendor:
         body = await Request(scope, receive).body()
         path = scope["path"].removeprefix(scope.get("root_path", ""))
         headers = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in scope["headers"]}
-        result = self._provider.handle(scope["method"], path, headers, body)
+        query = scope["query_string"].decode("latin-1")
+        result = self._provider.handle(scope["method"], path, headers, body, query)
         seconds = self._hang if result.how == "hang" else result.delay
         if seconds and await self._left(receive, seconds):
             return

@@ -16,6 +16,7 @@ from canonical_schema import ErrorCode
 from gateway.simulator.faults import Answer, Armed, Script, When, picks
 from gateway.simulator.manners import answer, manners
 from gateway.simulator.reading import Flaw, Incoming, Properties, label, raw_rows, understand
+from gateway.simulator.reads import Look, month_of, queried, read
 from gateway.simulator.transport import SimulatedTransport, respond
 from gateway.simulator.world import Stock, StoredRow
 
@@ -150,7 +151,7 @@ class SimulatedProvider:
         """Answer an httpx request for the vendor's real address, or raise what httpx would; for respx."""
         return respond(self, request)
 
-    def handle(self, method: str, path: str, headers: Mapping[str, str], body: bytes) -> Answer:
+    def handle(self, method: str, path: str, headers: Mapping[str, str], body: bytes, query: str = "") -> Answer:
         """Take one request. `path` is what follows the base URL; header names are lower case."""
         with self._lock:
             door = self._door(method, path)
@@ -162,7 +163,10 @@ class SimulatedProvider:
                 fault = self._script.next(rows, labels)
             reply = Reply(status=202)
             if fault is None or fault.stores:
-                reply = self._process(door, headers, body, raw, fault if fault and fault.name == "partial" else None)
+                reply = self._shown(method, path, query, headers, body) if door is None else None
+                if reply is None:
+                    partial = fault if fault and fault.name == "partial" else None
+                    reply = self._process(door, headers, body, raw, partial)
             result = Answer(reply=reply) if fault is None else fault.apply(reply, self._manners)
             self.requests += 1
             if self.keep:
@@ -194,6 +198,28 @@ class SimulatedProvider:
         if self.api_key is not None:
             return given == wanted
         return given.startswith(wanted) and bool(given[len(wanted) :].strip())
+
+    def tamper(self, how: Callable[[Stock], object]) -> None:
+        """Change what the vendor holds behind everybody's back: lose rows, double them, let them be late."""
+        with self._lock:
+            how(self._stock)
+
+    def _shown(self, method: str, path: str, query: str, headers: Mapping[str, str], body: bytes) -> Reply | None:
+        """Answer a read of what the vendor holds; `None` where it has no such page, or will not show it."""
+        if not self._authorized(headers):
+            return None
+        period = month_of(self.clock())
+        look = Look(
+            method=method,
+            path=path,
+            query=queried(query),
+            body=body,
+            rows=list(self._stock),
+            meters=None if self.known_meters is None else frozenset(self.known_meters),
+            billed=self._stock.billed(self.known_customers, self.known_meters, period),
+            period=period,
+        )
+        return read(self.name, look)
 
     def _process(
         self,

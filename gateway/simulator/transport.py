@@ -34,7 +34,8 @@ def respond(provider: "SimulatedProvider", request: httpx.Request, base_url: str
     """
     path = provider.relative(str(request.url), base_url)
     headers = {name.lower(): value for name, value in request.headers.items()}
-    result = provider.handle(request.method, path or "", headers, request.content)
+    query = request.url.query.decode("ascii")
+    result = provider.handle(request.method, path or "", headers, request.content, query)
     timeouts = cast("Mapping[str, float | None]", request.extensions.get("timeout", {}))
     read = timeouts.get("read")
     late = read is not None and result.delay > read

@@ -1,6 +1,6 @@
 """What a simulated vendor remembers: rows told apart as its declaration says, and what it would bill for them."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
@@ -42,6 +42,15 @@ class StoredRow:
     """Whether it states the running value."""
     copies: int = 1
     """How often it was taken. Repeats that the vendor tells are billed once."""
+    serial: int = 0
+    """Its number in the order of arrival."""
+    older: tuple[Row, ...] = field(default=(), repr=False)
+    """Where the last one wins: the copies before it, oldest first, which some vendors list until they merge."""
+
+    @property
+    def listed(self) -> tuple[Row, ...]:
+        """Every copy, oldest first."""
+        return (*self.older, self.row)
 
     @property
     def meter(self) -> str:
@@ -79,21 +88,33 @@ class Stock:
             self._newest[identity] = number
             self._remember(number, new)
             return None
-        wins = new if dedupe.different == "last_wins" else before
-        self._rows[known] = stands = replace(wins, copies=before.copies + 1, received=before.received)
+        last = dedupe.different == "last_wins"
+        self._rows[known] = stands = replace(
+            new if last else before,
+            copies=before.copies + 1,
+            received=before.received,
+            serial=before.serial,
+            older=before.listed if last else (),
+        )
         return stands
 
     def billed(
-        self, customers: AbstractSet[str] | None, meters: AbstractSet[str] | None
+        self,
+        customers: AbstractSet[str] | None,
+        meters: AbstractSet[str] | None,
+        within: tuple[datetime, datetime] | None = None,
     ) -> dict[tuple[str, str], Decimal]:
         """Return what would be billed, by customer and meter: known ones only, every remembered row once.
 
-        Where a row states the running value, only what came after it counts on top.
+        `within` is a half-open span of event time. Where a row states the running value, only what came after
+        it counts on top.
         """
         totals: dict[tuple[str, str], Decimal] = {}
         since: dict[tuple[str, str], datetime] = {}
         ordered = sorted(self, key=lambda row: row.timestamp) if any(row.absolute for row in self) else self
         for row in ordered:
+            if within is not None and not within[0] <= row.timestamp < within[1]:
+                continue
             if customers is not None and row.customer not in customers:
                 continue
             for charge in row.charges:
@@ -106,8 +127,24 @@ class Stock:
                     totals[where] = totals.get(where, Decimal(0)) + charge.quantity
         return totals
 
+    def forget(self, drop: Callable[[StoredRow], bool]) -> int:
+        """Lose rows, as a vendor should not; return how many."""
+        lost = [number for number, row in self._rows.items() if drop(row)]
+        for number in lost:
+            del self._rows[number]
+        self._newest = {identity: number for identity, number in self._newest.items() if number in self._rows}
+        return len(lost)
+
+    def put(self, row: StoredRow) -> None:
+        """Hold a row that nobody sent through a door."""
+        self._remember(self._serial, row)
+
+    def change(self, how: Callable[[StoredRow], StoredRow]) -> None:
+        """Hold every row as `how` makes it."""
+        self._rows = {number: how(row) for number, row in self._rows.items()}
+
     def _remember(self, number: int, row: StoredRow) -> None:
-        self._rows[number] = row
+        self._rows[number] = replace(row, serial=number)
         self._serial = number + 1
 
 

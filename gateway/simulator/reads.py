@@ -1,0 +1,318 @@
+"""What a simulated vendor answers when its usage is read: from the rows that it holds, with the vendor's oddities.
+
+Each vendor has its own pages. What they are made of is what was sent, by the declared roles.
+"""
+
+import base64
+from calendar import monthrange
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from typing import cast
+from urllib.parse import parse_qsl
+
+import msgspec
+
+from adapters import Reply, Row
+from adapters._spec import JsonValue
+from canonical_schema import format_time, parse_time, plain
+from gateway.simulator.manners import answer
+from gateway.simulator.world import StoredRow
+
+__all__ = ["Look", "read"]
+
+_DECODER = msgspec.json.Decoder()
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Look:
+    """A read, and all that the vendor knows that could answer it."""
+
+    method: str
+    path: str
+    query: Mapping[str, str]
+    body: bytes
+    rows: Sequence[StoredRow]
+    """In the order of their first copies."""
+    meters: frozenset[str] | None
+    """Those that the vendor has from the start; `None`: it makes them as they come."""
+    billed: Mapping[tuple[str, str], Decimal]
+    period: tuple[datetime, datetime]
+    """The current billing period."""
+
+    def names(self) -> list[str]:
+        """Return every meter that the vendor has heard of, in order."""
+        seen = {charge.meter for row in self.rows for charge in row.charges}
+        return sorted(seen | (self.meters or set()))
+
+    def json(self) -> Mapping[str, object]:
+        """Return the body."""
+        try:
+            body = _DECODER.decode(self.body)
+        except msgspec.DecodeError:
+            return {}
+        return cast("Mapping[str, object]", body) if isinstance(body, dict) else {}
+
+
+def read(vendor: str, look: Look) -> Reply | None:
+    """Answer a read, or return `None` where the vendor has no such page."""
+    reader = _VENDORS.get(vendor)
+    return None if reader is None else reader(look)
+
+
+def queried(query: str) -> dict[str, str]:
+    """Return a query string's members."""
+    return dict(parse_qsl(query, keep_blank_values=True))
+
+
+def month_of(now: datetime) -> tuple[datetime, datetime]:
+    """Return the calendar month around an instant, UTC: a billing period as good as any."""
+    start = now.astimezone(UTC).replace(day=1, hour=0, minute=0, second=0, microsecond=0)
+    return start, start + timedelta(days=monthrange(start.year, start.month)[1])
+
+
+# Flowglad: pages by an opaque cursor, oldest arrival first, filters ignored; prices and meters by id.
+
+
+def _flowglad(look: Look) -> Reply | None:
+    match look.path:
+        case "/usage-events":
+            listed = [_usage_event(number, row) for number, row in enumerate(look.rows)]
+        case "/prices":
+            listed = [{"id": f"price_{name}", "slug": name, "type": "usage"} for name in look.names()]
+        case "/usage-meters":
+            listed = [{"id": f"usage_meter_{name}", "slug": name} for name in look.names()]
+        case _:
+            return None
+    limit = look.query.get("limit", "10")
+    if not limit.isdigit() or not 1 <= int(limit) <= 100:
+        return answer(400, {"error": "limit: Too big: expected number to be <=100"})
+    after = look.query.get("cursor")
+    first = 0 if after is None else int(base64.b64decode(after).decode())
+    page = listed[first : first + int(limit)]
+    more = first + len(page) < len(listed)
+    cursor = {"nextCursor": base64.b64encode(str(first + len(page)).encode()).decode()} if more else {}
+    return answer(200, {"data": page, "hasMore": more, "total": len(listed), **cursor})
+
+
+def _usage_event(number: int, row: StoredRow) -> Row:
+    sent = row.row
+    price = sent.get("priceId") or f"price_{sent.get('priceSlug') or sent.get('usageMeterSlug') or row.meter}"
+    slug = sent.get("usageMeterSlug") or sent.get("priceSlug") or row.meter
+    return {
+        "id": f"usage_event_{number}",
+        "createdAt": _ms(row.received),
+        "subscriptionId": row.customer,
+        "usageMeterId": sent.get("usageMeterId") or f"usage_meter_{slug}",
+        "priceId": price,
+        "amount": int(row.quantity),
+        "usageDate": _ms(row.timestamp),
+        "transactionId": row.key,
+        "properties": sent.get("properties") or {},
+    }
+
+
+# Flexprice: both ends included, newest first, unmerged copies, a cursor made of time and id.
+
+
+def _flexprice(look: Look) -> Reply | None:
+    if look.method != "POST":
+        return None
+    asked = look.json()
+    match look.path:
+        case "/events/query":
+            return _events_query(look, asked)
+        case "/subscriptions/search":
+            customer = str(asked.get("external_customer_id"))
+            return answer(200, {"items": [{"id": f"subs_{customer}", "currency": "usd"}], "pagination": {"total": 1}})
+        case "/subscriptions/usage":
+            return _subscription_usage(look, asked)
+        case _:
+            return None
+
+
+def _events_query(look: Look, asked: Mapping[str, object]) -> Reply:
+    start, end = _when(asked.get("start_time")), _when(asked.get("end_time"))
+    name, customer, wanted = asked.get("event_name"), asked.get("external_customer_id"), asked.get("event_id")
+    found: list[tuple[datetime, str, Row]] = []
+    for row in look.rows:
+        if (start is not None and row.timestamp < start) or (end is not None and row.timestamp > end):
+            continue
+        if name not in {None, row.meter} or customer not in {None, row.customer} or wanted not in {None, row.key}:
+            continue
+        for copy, sent in enumerate(row.listed):
+            shown = {
+                "id": row.key,
+                "external_customer_id": row.customer,
+                "event_name": row.meter,
+                "timestamp": format_time(row.timestamp),
+                "properties": sent.get("properties") or {},
+                "ingested_at": format_time(row.received + timedelta(microseconds=copy)),
+            }
+            found.append((row.timestamp, row.key, shown))
+    found.sort(key=lambda one: one[:2], reverse=True)
+    size = cast("int", asked.get("page_size") or 50)
+    first, after = 0, asked.get("iter_last_key")
+    if isinstance(after, str):
+        stamp, _, key = after.partition("::")
+        if not stamp.isdigit() or "::" in key:
+            return answer(400, {"code": "validation_error", "message": "Invalid cursor key format"})
+        at = _EPOCH + timedelta(microseconds=int(stamp) // 1000)
+        first = next((place for place, one in enumerate(found) if one[:2] < (at, key)), len(found))
+    page = found[first : first + size]
+    while first + len(page) < len(found) and page and found[first + len(page)][:2] == page[-1][:2]:
+        page.append(found[first + len(page)])  # the cursor names a row, so its copies stay together
+    more = first + len(page) < len(found)
+    body: dict[str, object] = {"events": [shown for *_, shown in page], "has_more": more}
+    if found:
+        body["total_count"] = len(found)
+    if more:
+        at, key, _ = page[-1]
+        body["iter_last_key"] = f"{_ms(at) * 1_000_000}::{key}"
+    return answer(200, body)
+
+
+def _subscription_usage(look: Look, asked: Mapping[str, object]) -> Reply:
+    customer = str(asked.get("subscription_id")).removeprefix("subs_")
+    start, end = _when(asked.get("start_time")) or look.period[0], _when(asked.get("end_time")) or look.period[1]
+    totals: dict[str, Decimal] = {}
+    for row in look.rows:
+        if row.customer == customer and (asked.get("lifetime_usage") or start <= row.timestamp < end):
+            for charge in row.charges:
+                totals[charge.name] = totals.get(charge.name, Decimal(0)) + charge.quantity
+    # A cent for each: no price list is simulated, and money only has to be told apart from usage.
+    charges: list[Row] = [
+        {
+            "meter_id": f"meter_{name}",
+            "meter_display_name": name,
+            "quantity": float(total),
+            "amount": float(total) / 100,
+            "currency": "usd",
+            "display_amount": f"${float(total) / 100:.2f}",
+            "filter_values": {},
+        }
+        for name, total in sorted(totals.items())
+    ]
+    amount = sum(cast("float", one["amount"]) for one in charges)
+    window = {"start_time": format_time(start), "end_time": format_time(end)}
+    money = {"amount": amount, "currency": "usd", "display_amount": f"${amount:.2f}"}
+    return answer(200, {**money, "charges": charges, **window})
+
+
+# Paygentic: by metric and newest first at the newer door, all at once at the older; pages by offset.
+
+
+def _paygentic(look: Look) -> Reply | None:
+    if look.method != "GET":
+        return None
+    query = look.query
+    if look.path == "/v0/billableMetrics":
+        if "merchantId" not in query:
+            return answer(
+                400, {"message": "Validation failed", "errors": [{"field": "merchantId", "message": "Required"}]}
+            )
+        metrics = [{"id": f"bm_{name}", "eventType": name, "valueProperty": "$.quantity"} for name in look.names()]
+        return _offset(query, metrics, "data", 100, 10)
+    if look.path == "/v0/usage":
+        if not {"startTime", "endTime"} <= query.keys() or not {"customerId", "merchantId"} & query.keys():
+            return answer(400, {"message": "startTime, endTime and a customer or merchant are required"})
+        rows = _within(look.rows, query["startTime"], query["endTime"], "usage-v0")
+        rows = [row for row in rows if query.get("customerId") in {None, row.customer}]
+        return _offset(query, [_usage_v0(row) for row in rows], "data", 100, 10)
+    name = look.path.removeprefix("/v0/billableMetrics/bm_").removesuffix("/events")
+    if look.path != f"/v0/billableMetrics/bm_{name}/events" or not {"from", "to"} <= query.keys():
+        return None
+    rows = [row for row in _within(look.rows, query["from"], query["to"], "events") if row.meter == name]
+    for member in ("subject", "externalSubject"):
+        rows = [row for row in rows if query.get(member) in (None, row.row.get(member))]
+    return _offset(query, [_meter_event(row) for row in rows], "events", 200, 20)
+
+
+def _within(rows: Iterable[StoredRow], start: str, end: str, door: str) -> list[StoredRow]:
+    since, until = parse_time(start), parse_time(end)
+    found = [row for row in rows if row.door == door and since <= row.timestamp < until]
+    return sorted(found, key=lambda row: row.timestamp, reverse=True)
+
+
+def _offset(query: Mapping[str, str], rows: Sequence[Row], under: str, most: int, usual: int) -> Reply:
+    limit, offset = int(query.get("limit", usual)), int(query.get("offset", 0))
+    if not 1 <= limit <= most:
+        return answer(400, {"message": f"limit: must be at most {most}"})
+    pagination = {"limit": limit, "offset": offset, "total": len(rows)}
+    return answer(200, {"object": "list", under: rows[offset : offset + limit], "pagination": pagination})
+
+
+def _usage_v0(row: StoredRow) -> Row:
+    return {
+        "id": f"usg_{row.key}",
+        "object": "usageEvent",
+        "idempotencyKey": row.key,
+        "customerId": row.customer,
+        "timestamp": format_time(row.timestamp),
+        "properties": [
+            {"billableMetricId": charge.meter, "quantity": int(charge.quantity), "price": None}
+            for charge in row.charges
+        ],
+        "billing": None,
+        "refund": None,
+    }
+
+
+def _meter_event(row: StoredRow) -> Row:
+    named = {name: row.row[name] for name in ("subject", "externalSubject") if name in row.row}
+    return {
+        "id": f"evt_{row.serial}",
+        "object": "meterEvent",
+        "type": row.meter,
+        "time": format_time(row.timestamp),
+        "idempotencyKey": row.key,
+        "data": row.row.get("data"),
+        **named,
+    }
+
+
+# Wingback: counters of the current period, and nothing else.
+
+
+def _wingback(look: Look) -> Reply | None:
+    if look.method != "GET":
+        return None
+    start, end = look.period
+    if look.path.startswith("/v1/c/contract/"):
+        period = {"start": format_time(start), "end": format_time(end)}
+        return answer(200, {"contract_summary": {"billing_information": {"current_period": period}}})
+    customer = look.path.removeprefix("/v1/c/entitlement/").removesuffix("/access")
+    if look.path != f"/v1/c/entitlement/{customer}/access":
+        return None
+    features: list[JsonValue] = [
+        {
+            "slug": name,
+            "name": name,
+            "entitlement_details": {
+                "pricing_strategy": "usage",
+                "unit_name": "unit",
+                "used_unit_count": plain(look.billed.get((customer, name), Decimal(0))),
+            },
+        }
+        for name in look.names()
+    ]
+    contract = {"contract_id": f"Cont_{customer[5:]}", "status": "active"}
+    return answer(200, [{"customer": {"status": "active"}, "contract": contract, "plan": {"features": features}}])
+
+
+_VENDORS: Mapping[str, Callable[[Look], Reply | None]] = {
+    "flowglad": _flowglad,
+    "flexprice": _flexprice,
+    "paygentic": _paygentic,
+    "wingback": _wingback,
+}
+
+
+def _ms(when: datetime) -> int:
+    return (when - _EPOCH) // timedelta(milliseconds=1)
+
+
+def _when(given: object) -> datetime | None:
+    return parse_time(given) if isinstance(given, str) else None
