@@ -1,18 +1,20 @@
 """`/v1/customers`: how each destination names a customer, put and taken away while the gateway runs."""
 
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
 from typing import Any, cast
 from urllib.parse import unquote
 
+import msgspec
 from pydantic import Field, ValidationError
 from starlette.requests import Request
-from starlette.responses import Response
+from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 
 from canonical_schema import ErrorCode
 from gateway.access import tenant_of
 from gateway.asked import Asked, answer, body_of, key_name
 from gateway.configuration_findings import nearest
+from gateway.coverage import coverage
 from gateway.errors import RequestRefused
 from gateway.links import KIND, Change
 from gateway.service import Gateway
@@ -51,6 +53,7 @@ def routes(gateway: Gateway) -> list[Route]:
     return [
         Route("/v1/customers", api.page, methods=["GET"]),
         Route("/v1/customers", api.several, methods=["POST"]),
+        Route("/v1/links/coverage", api.coverage, methods=["GET"]),
         Route(PATH + "{customer:path}", api.get, methods=["GET"]),
         Route(PATH + "{customer:path}", api.put, methods=["PUT"]),
         Route(PATH + "{customer:path}", api.delete, methods=["DELETE"]),
@@ -91,6 +94,17 @@ class _Customers:
             if len(found) < limit:
                 return answer({"data": data})
         return answer({"data": data, "next_cursor": after})
+
+    async def coverage(self, request: Request) -> Response:
+        """Stream which customers with usage lack a link where, as NDJSON that ends with the sum."""
+        tenant = tenant_of(request, self._gateway.keyring, "events:read")
+        only = _query(request, {"destination"}).get("destination")
+        catalogue = self._gateway.catalogue
+        if only is not None and only not in catalogue.destinations:
+            says = nearest("destination", only, catalogue.destinations)
+            raise RequestRefused(400, ErrorCode.INVALID_REQUEST, f"destination: {says}")
+        told = coverage(self._gateway.ledger, catalogue, tenant, only)
+        return StreamingResponse(_lines(told), media_type="application/x-ndjson")
 
     async def put(self, request: Request) -> Response:
         """Have exactly these links for a customer, in the place of all that were put before."""
@@ -144,6 +158,11 @@ class _Customers:
         body = await self._gateway.ledger.document(KIND, tenant, customer)
         links, sources = self._gateway.book.shown(tenant, customer, body)
         return {"id": customer, "links": links, "sources": sources}
+
+
+async def _lines(told: AsyncIterator[dict[str, Any]]) -> AsyncIterator[bytes]:
+    async for one in told:
+        yield msgspec.json.encode(one) + b"\n"
 
 
 def _path(before: list[str], place: tuple[str | int, ...]) -> str:

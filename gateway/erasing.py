@@ -75,6 +75,7 @@ async def erase(gateway: Gateway, actor: Actor, customer: str, *, abandon: bool 
     )
     await ledger.unname(erasure)
     await ledger.keep([Document(kind="links", tenant=tenant, name=customer, body=None)], [row])
+    gateway.book.drop(tenant, customer)
     _refuse(left, abandon=abandon, events=events)
     return {
         "object": "erasure",

@@ -101,6 +101,10 @@ class Book:
         self._held[tenant, customer] = _Held(rows, self._clock.now())
         self._held.move_to_end((tenant, customer))
 
+    def drop(self, tenant: str, customer: str) -> None:
+        """Have nothing of a customer at hand: what the ledger holds has changed."""
+        self._held.pop((tenant, customer), None)
+
     def _forget(self, most: int) -> None:
         while len(self._held) > most:
             self._held.popitem(last=False)

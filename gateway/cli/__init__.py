@@ -33,6 +33,7 @@ app.command("gateway.cli.check:check", name="check", help="Check a configuration
 app.command("gateway.cli.check:config", name="config", help="About the configuration file.")
 app.command("gateway.cli.keys:keys", name="keys", help="The keys by which clients are known.")
 app.command("gateway.cli.providers:providers", name="providers", help="Show what each provider can and cannot do.")
+app.command("gateway.cli.links:links", name="links", help="How destinations name customers: CSV in and out.")
 app.command("gateway.cli.deliveries:deliveries", name="deliveries", help="Look at and repair deliveries.")
 app.command(
     "gateway.cli.preflight:preflight", name="preflight", help="Tell what a destination would refuse of a history."

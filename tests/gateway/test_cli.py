@@ -61,6 +61,7 @@ def test_the_commands_are_those_that_are_built_and_no_others(run: Run) -> None:
         "close",
         "config",
         "deliveries",
+        "links",
         "demo",
         "explain",
         "keys",
