@@ -1,0 +1,63 @@
+"""`usage-gateway ledger`: copies of the ledger, and a ledger from a copy."""
+
+import os
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import App, Parameter
+
+from gateway.cli._out import ConfigFile, Exit, Json, hint, machine, say
+from gateway.configuration_file import load
+from gateway.ledger.backup import back_up
+from gateway.ledger.backup import restore as restored
+from gateway.times import to_micros
+
+__all__ = ["ledger"]
+
+ledger = App(name="ledger", help="Back the ledger up, and restore it.")
+
+
+@ledger.command
+def backup(
+    *,
+    config: ConfigFile,
+    to: Annotated[Path, Parameter(help="The file to make; it must not be there yet.")],
+    as_json: Json = False,
+) -> int:
+    """Copy the ledger as it stands at this instant. A gateway may go on writing to it."""
+    made = back_up(load(config, os.environ).ledger.path, to, to_micros(datetime.now(UTC)))
+    if as_json:
+        machine(made)
+    else:
+        say(f"{to}: {made['events']} events, as of {made['at']}", "green")
+    return Exit.OK
+
+
+@ledger.command
+def restore(
+    *,
+    config: ConfigFile,
+    source: Annotated[Path, Parameter(name="--from", help="A file that `ledger backup` made.")],
+    as_json: Json = False,
+) -> int:
+    """Put a backup in the place of the ledger. Stop the gateway first; the ledger that is there is kept aside.
+
+    Whatever was not delivered when the backup was made may have been sent since. It is sent again only where the
+    vendor tells repeats, and else parked as unknown.
+    """
+    path = load(config, os.environ).ledger.path
+    made = restored(path, source, to_micros(datetime.now(UTC)))
+    if as_json:
+        machine(made)
+        return Exit.OK
+    say(f"{path}: {made['events']} events, as of {made['at']}", "green")
+    if "moved" in made:
+        hint(f"What was there is kept as {made['moved']}.")
+    say(f"Events accepted after {made['at']} are not in it. Where their senders send them again, they are new.")
+    say(f"{made['in_doubt']} deliveries may have been sent since: they go again only where the vendor tells repeats.")
+    if made["letters"]:
+        say(f"{made['letters']} were rejected or dead: where somebody retried one since, it may have arrived.")
+    if made["unrouted"]:
+        say(f"{made['unrouted']} had no route: where they were given one since, they may have arrived.")
+    return Exit.OK

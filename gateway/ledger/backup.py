@@ -1,0 +1,194 @@
+"""A copy of the embedded ledger while it is in use, and a ledger from such a copy: what was sent since is in doubt."""
+
+import contextlib
+import fcntl
+import os
+import sqlite3
+from collections.abc import Generator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from canonical_schema import ErrorCode, ErrorItem, format_time
+from gateway.errors import LedgerUnavailable
+from gateway.ledger._model import AuditRow, WorkState
+from gateway.ledger._rows import pack_error
+from gateway.ledger._schema import VERSION, upgrade
+from gateway.ledger._settling import note
+from gateway.times import from_micros
+
+__all__ = ["back_up", "restore"]
+
+_OPEN = (WorkState.READY, WorkState.SENDING, WorkState.WAITING, WorkState.BLOCKED, WorkState.HELD)
+_LETTERS = (WorkState.REJECTED, WorkState.DEAD)
+LOST_ANSWER = 2
+
+
+class _Taken(msgspec.Struct):
+    at: int
+
+
+def back_up(path: Path, to: Path, now: int) -> dict[str, Any]:
+    """Copy a ledger as it stands at one instant; a gateway may go on writing to it. Returns what the copy holds.
+
+    `to` is there, whole and durable, when this returns, or it is not there. Raises LedgerUnavailable.
+    """
+    if not path.exists():
+        raise LedgerUnavailable(f"{path} does not exist: nothing was stored there yet")
+    if to.exists():
+        raise LedgerUnavailable(f"{to} is there already: name another file")
+    part = to.with_name(f"{to.name}.part")
+    with _failing(f"{path} cannot be copied to {to}"):
+        part.unlink(missing_ok=True)
+        with contextlib.closing(sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True)) as source:
+            _this_version(source, path)
+            source.execute("VACUUM INTO ?", (str(part),))
+        with _file(part) as copy:
+            # Whoever restores it counts from before the first request that is not in it.
+            copy.execute(
+                "INSERT OR REPLACE INTO documents VALUES ('backup', '', 'taken', ?)",
+                (msgspec.json.encode(_Taken(now)),),
+            )
+            events = _events(copy)
+        _place(part, to)
+    return {"object": "ledger_backup", "to": str(to), "at": format_time(from_micros(now)), "events": events}
+
+
+def restore(path: Path, source: Path, now: int) -> dict[str, Any]:
+    """Put a copy in the place of a ledger that no gateway has open; the one that is there is moved aside.
+
+    Every delivery that was not done when the copy was made may have been sent since: it is in doubt from then on.
+    What was accepted since is not in the copy. Raises LedgerUnavailable, and then the ledger is as it was.
+    """
+    if not source.exists():
+        raise LedgerUnavailable(f"{source} does not exist")
+    part = path.with_name(f"{path.name}.part")
+    with _failing(f"{source} cannot be restored to {path}"), _locked(path):
+        _copied(source, part)
+        with _file(part) as copy:
+            upgrade(copy)
+            row = copy.execute("SELECT body FROM documents WHERE kind = 'backup' AND name = 'taken'").fetchone()
+            if row is None:
+                raise LedgerUnavailable(f"{source} is no backup: make one with `usage-gateway ledger backup`")
+            (sound,) = copy.execute("PRAGMA quick_check(1)").fetchone()
+            if sound != "ok":
+                raise LedgerUnavailable(f"{source} is damaged: {sound}")
+            taken = msgspec.json.decode(row[0], type=_Taken).at
+            copy.execute("BEGIN IMMEDIATE")
+            told = _doubted(copy, taken, now)
+            copy.execute("COMMIT")
+            events = _events(copy)
+        aside = _aside(path, now)
+        _place(part, path)
+    moved = {} if aside is None else {"moved": str(aside)}
+    return {"object": "ledger_restore", "at": format_time(from_micros(taken)), "events": events, **told, **moved}
+
+
+def _doubted(copy: sqlite3.Connection, taken: int, now: int) -> dict[str, Any]:
+    """Mark what may have been sent since the copy was made, and number further batches as none was numbered since."""
+    message = f"the ledger was restored from a backup of {format_time(from_micros(taken))}: it may have been sent since"
+    error = pack_error(ErrorItem(code=ErrorCode.PROVIDER_UNAVAILABLE, message=message, retryable=True))
+    found = dict(copy.execute("SELECT state, sum(length(members) / 2) FROM work GROUP BY state").fetchall())
+    copy.execute(
+        "UPDATE work SET doubt = ?1, sent = min(coalesce(sent, ?2), ?2), error = coalesce(error, ?3)"
+        f" WHERE state IN ({', '.join('?' for _ in _OPEN)})",
+        (LOST_ANSWER, taken, error, *_OPEN),
+    )
+    (last,) = copy.execute("SELECT coalesce(max(batch), 0) FROM batches").fetchone()
+    copy.execute(
+        "INSERT INTO batches (batch, tenant, received, size, body) VALUES (?, '', ?, 0, x'')",
+        (max(last + 1, now // 1000), now),
+    )
+    doubt = sum(found.get(state, 0) for state in _OPEN)
+    (unrouted,) = copy.execute("SELECT coalesce(sum(length(members) / 2), 0) FROM unrouted").fetchone()
+    row = AuditRow(
+        at=now,
+        tenant="default",
+        actor="ledger restore",
+        action="restore",
+        target=f"backup of {format_time(from_micros(taken))}",
+        reason="the ledger was restored from a backup",
+        after=f"{doubt} deliveries in doubt",
+    )
+    note(copy, [row])
+    return {
+        "in_doubt": doubt,
+        "unknown": found.get(WorkState.UNKNOWN, 0),
+        "letters": sum(found.get(state, 0) for state in _LETTERS),
+        "unrouted": unrouted,
+    }
+
+
+def _this_version(connection: sqlite3.Connection, path: Path) -> None:
+    (found,) = connection.execute("PRAGMA user_version").fetchone()
+    if found != VERSION:
+        raise LedgerUnavailable(
+            f"{path} has schema version {found} and this is for version {VERSION}: start the gateway once to upgrade it"
+        )
+
+
+def _events(connection: sqlite3.Connection) -> int:
+    (events,) = connection.execute("SELECT coalesce(sum(size), 0) FROM batches").fetchone()
+    return events
+
+
+@contextlib.contextmanager
+def _failing(what: str) -> Generator[None]:
+    try:
+        yield
+    except (OSError, sqlite3.Error) as error:
+        raise LedgerUnavailable(f"{what}: {error}") from error
+
+
+@contextlib.contextmanager
+def _file(path: Path) -> Generator[sqlite3.Connection]:
+    """Open a copy that nobody else has, without a log beside it."""
+    with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        connection.execute("PRAGMA journal_mode = DELETE")
+        connection.execute("PRAGMA synchronous = FULL")
+        yield connection
+
+
+@contextlib.contextmanager
+def _locked(path: Path) -> Generator[None]:
+    with path.with_name(f"{path.name}.lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise LedgerUnavailable(f"{path} is in use by a gateway: stop it first") from None
+        yield
+
+
+def _copied(source: Path, part: Path) -> None:
+    """Copy a file by way of SQLite, so that a log that stands beside it is not left behind."""
+    part.unlink(missing_ok=True)
+    with (
+        contextlib.closing(sqlite3.connect(f"{source.resolve().as_uri()}?mode=ro", uri=True)) as opened,
+        contextlib.closing(sqlite3.connect(part)) as copy,
+    ):
+        opened.backup(copy)
+
+
+def _aside(path: Path, now: int) -> Path | None:
+    """Keep what is there under another name, with its log; the new one must not find that."""
+    if not path.exists():
+        return None
+    aside = path.with_name(f"{path.name}.before-{now // 1_000_000}")
+    os.link(path, aside)
+    for end in ("-wal", "-shm"):
+        if (beside := path.with_name(path.name + end)).exists():
+            beside.rename(aside.with_name(aside.name + end))
+    return aside
+
+
+def _place(part: Path, to: Path) -> None:
+    """Give a finished file its name, durably."""
+    with part.open("rb+") as file:
+        os.fsync(file.fileno())
+    part.replace(to)
+    handle = os.open(to.parent, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

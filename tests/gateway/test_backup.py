@@ -1,0 +1,145 @@
+"""A backup is one instant of a ledger in use; after a restore nothing is billed twice, nothing silently forgotten."""
+
+import json
+import os
+import sqlite3
+import subprocess
+import sys
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import anyio
+import pytest
+
+from gateway.errors import LedgerUnavailable
+from gateway.ledger import Plan, SqliteLedger
+from gateway.ledger.backup import back_up, restore
+from gateway.ledger.check import add_up
+from tests.gateway.conftest import House, MovableClock, event
+from tests.gateway.ledger.conftest import event as stored
+
+ROOT = Path(__file__).parents[2]
+NOW = 1_795_700_000_000_000
+
+
+def command(tmp_path: Path, *argv: str) -> subprocess.CompletedProcess[bytes]:
+    """Run a command on the ledger of a test, in its folder."""
+    (tmp_path / "gateway.yaml").write_text('ledger: {url: "sqlite:///ledger.db"}\n')
+    return subprocess.run(
+        [sys.executable, "-m", "gateway", "ledger", *argv, "--config", "gateway.yaml"],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        check=False,
+    )
+
+
+async def ran(tmp_path: Path, *argv: str) -> Any:
+    done = await anyio.to_thread.run_sync(lambda: command(tmp_path, *argv, "--json"))
+    assert 0 == done.returncode, done.stderr
+    return json.loads(done.stdout)
+
+
+async def test_what_was_sent_since_the_backup_is_in_doubt(house: House, clock: MovableClock, tmp_path: Path) -> None:
+    async with house() as asking:
+        await asking.one(event("done"))
+    async with house(running=False) as asking:
+        await asking.one(event("open"), query="?ack=stored")
+        made = await ran(tmp_path, "backup", "--to", "copy.db")
+        assert 2 == made["events"]
+    async with house() as asking:
+        assert "delivered" == (await asking.one(event("open"), query="?ack=all"))["status"]
+        await asking.one(event("since"))
+        vendors = {name: vendor.billed() for name, vendor in asking.vendors.items()}
+        refused = await anyio.to_thread.run_sync(lambda: command(tmp_path, "restore", "--from", "copy.db"))
+        assert b"in use by a gateway: stop it first" in refused.stderr
+
+    told = await ran(tmp_path, "restore", "--from", "copy.db")
+    assert (2, 4, made["at"]) == (told["events"], told["in_doubt"], told["at"])
+    assert [] == add_up(tmp_path / "ledger.db")["problems"]
+    assert [] == add_up(tmp_path / told["moved"])["problems"]
+    async with house() as asking:
+        shown = await asking.one(event("open"), query="?ack=all")
+        assert {"flowglad": "duplicate", "paygentic": "accepted", "flexprice": "accepted", "wingback": "unknown"} == {
+            name: one["status"] for name, one in shown["deliveries"].items()
+        }
+        assert vendors == {name: vendor.billed() for name, vendor in asking.vendors.items()}
+        error = shown["deliveries"]["wingback"]["error"]["message"]
+        assert f"restored from a backup of {made['at']}: it may have been sent since" == error.removeprefix(
+            "the ledger was "
+        )
+        assert "delivered" == (await asking.one(event("done")))["status"]
+        assert 404 == (await asking.client.get("/v1/events/since")).status_code
+        (audited,) = [row for row in (await asking.get("/v1/audit"))["data"] if row["action"] == "restore"]
+        assert "4 deliveries in doubt" == audited["after"]
+        # Numbers of batches that were given since are not given again: the archive may know them.
+        await asking.one(event("later"))
+        assert 10**12 < max(await asking.gateway.ledger.batches_before(None, 1))
+    assert [] == add_up(tmp_path / "ledger.db")["problems"]
+
+
+async def test_people_are_told_what_is_gone_and_since_when(house: House, tmp_path: Path) -> None:
+    async with house() as asking:
+        await asking.one(event("e1", quantity="2.5"))
+        await asking.one(event("e2", meter="nobody_knows"))
+    for argv in (("backup", "--to", "copy.db"), ("restore", "--from", "copy.db")):
+        done = command(tmp_path, *argv)
+        assert 0 == done.returncode
+    said = b" ".join((done.stdout + done.stderr).split()).decode()
+    assert "Events accepted after 20" in said
+    assert "2 were rejected or dead" in said
+    assert "1 had no route" in said
+
+
+async def test_a_backup_of_a_ledger_that_is_written_to_is_one_instant(tmp_path: Path) -> None:
+    ledger = SqliteLedger(tmp_path / "ledger.db")
+    await ledger.open()
+    try:
+        for number in range(20):
+            writing = [
+                ledger.record("default", NOW, [stored(f"e{number}-{n}-{i}") for i in range(9)], [Plan(live=("a",))] * 9)
+                for n in range(5)
+            ]
+            copies = anyio.to_thread.run_sync(back_up, ledger.path, tmp_path / f"copy{number}.db", NOW)
+            async with anyio.create_task_group() as group:
+                for one in writing:
+                    group.start_soon(_awaited, one)
+                group.start_soon(_awaited, copies)
+            sums = add_up(tmp_path / f"copy{number}.db")
+            assert ([], 0) == (sums["problems"], sums["events"] % 9)
+    finally:
+        await ledger.close()
+
+
+async def _awaited(one: Any) -> None:
+    await one
+
+
+async def test_what_cannot_be_done_leaves_everything_as_it_was(tmp_path: Path) -> None:
+    path, copy = tmp_path / "ledger.db", tmp_path / "copy.db"
+    with pytest.raises(LedgerUnavailable, match="nothing was stored"):
+        back_up(path, copy, NOW)
+    ledger = SqliteLedger(path)
+    await ledger.open()
+    await ledger.record("default", NOW, [stored("e1")], [Plan(live=("a",))])
+    await ledger.close()
+    back_up(path, copy, NOW)
+    with pytest.raises(LedgerUnavailable, match="is there already"):
+        back_up(path, copy, NOW)
+    with pytest.raises(LedgerUnavailable, match="cannot be copied"):
+        back_up(path, tmp_path / "nowhere" / "copy.db", NOW)
+    before = path.read_bytes()
+    with pytest.raises(LedgerUnavailable, match="does not exist"):
+        restore(path, tmp_path / "nothing.db", NOW)
+    with pytest.raises(LedgerUnavailable, match="is no backup"):
+        restore(path, path, NOW)
+    damaged = tmp_path / "damaged.db"
+    damaged.write_bytes(b"no ledger at all" * 1000)
+    with pytest.raises(LedgerUnavailable, match="cannot be restored"):
+        restore(path, damaged, NOW)
+    assert before == path.read_bytes()
+    restore(path, copy, NOW)
+    restore(tmp_path / "elsewhere.db", copy, NOW)
+    with closing(sqlite3.connect(path)) as connection:
+        assert [(2, NOW)] == connection.execute("SELECT doubt, sent FROM work").fetchall()
