@@ -3,12 +3,13 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 BIN := $(VENV)/bin
+KILLS ?= 200
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
 # Everything for development includes everything for the demo.
 READY := $(if $(wildcard $(VENV)/.dev),$(VENV)/.dev,$(VENV)/.runtime)
 
-.PHONY: help demo test lint types unit docs bench lock clean
+.PHONY: help demo test lint types unit docs kill-loop bench lock clean
 .DEFAULT_GOAL := help
 
 help:
@@ -16,6 +17,7 @@ help:
 	@echo "make test    format, lint, types, import rules, every test, the built distribution"
 	@echo "make lint types unit   parts of make test"
 	@echo "make docs    write the generated parts of README.md anew"
+	@echo "make kill-loop KILLS=500   kill the gateway so many times under load, and count what is lost"
 	@echo "make bench   measure, side by side"
 	@echo "make clean   forget what was built and installed"
 
@@ -38,6 +40,10 @@ unit: $(VENV)/.dev
 
 docs: $(VENV)/.dev
 	$(BIN)/python -m gateway.document README.md
+
+# kill -9 at random instants under load, KILLS times; `make test` does it 50 times.
+kill-loop: $(VENV)/.dev
+	USAGE_GATEWAY_KILLS=$(KILLS) $(BIN)/pytest -n 0 tests/scenarios/test_kill_during_sending.py
 
 bench: $(VENV)/.dev
 	$(BIN)/python -m bench $(ARGS)

@@ -76,8 +76,7 @@ class Service:
 
     def launch(self) -> subprocess.Popen[str]:
         """Begin a process; `start` also waits until it listens."""
-        file = self._folder / "gateway.yaml"
-        file.write_text(yaml.safe_dump(self.configuration, sort_keys=False))
+        file = self.configured()
         with (self._folder / "gateway.log").open("a") as log:
             return subprocess.Popen(
                 [sys.executable, "-m", "gateway", "serve", "--config", str(file), "--json"],
@@ -87,6 +86,12 @@ class Service:
                 stderr=log,
                 text=True,
             )
+
+    def configured(self) -> Path:
+        """Return the file that the configuration is written to."""
+        file = self._folder / "gateway.yaml"
+        file.write_text(yaml.safe_dump(self.configuration, sort_keys=False))
+        return file
 
     def start(self) -> None:
         """Start, and return once it listens."""
@@ -133,11 +138,64 @@ class Service:
         """Return every event once no delivery is under way."""
         until = time.monotonic() + seconds
         while time.monotonic() < until:
-            found = self.stored()
-            if not {"pending", "retrying"} & {one["status"] for row in found for one in row["deliveries"].values()}:
-                return found
+            queues = [one["queue"] for one in self.client.get("/v1/destinations").json()["data"]]
+            if not any(queue["ready"] or queue["sending"] for queue in queues):
+                return self.stored()
             time.sleep(0.05)
         raise AssertionError("something never settles")
+
+
+class Forked(Service):
+    """A service whose starts cost little: each is the real command in a process forked from one that is ready."""
+
+    def __init__(self, folder: Path, urls: Mapping[str, str], *, hasty: bool = False) -> None:
+        super().__init__(folder, urls)
+        self._pid = 0
+        with (folder / "gateway.log").open("a") as log:
+            self._ready = subprocess.Popen(
+                [sys.executable, "-m", "tests.scenarios.zygote", *(["hasty"] if hasty else [])],
+                cwd=ROOT,
+                env={"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT)},
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                text=True,
+            )
+
+    def start(self) -> None:
+        self._tell(str(self.configured()))
+        told = self._heard() | self._heard()
+        self._pid = told["pid"]
+        self.client = httpx.Client(base_url=told["url"], timeout=60)
+
+    def close(self) -> None:
+        """End everything."""
+        self.kill()
+        assert self._ready.stdin is not None
+        assert self._ready.stdout is not None
+        self._ready.stdin.close()
+        self._ready.wait(30)
+        self._ready.stdout.close()
+
+    def _end(self, how: signal.Signals) -> None:
+        if not self._pid:
+            return
+        os.kill(self._pid, how)
+        self._tell("reap")
+        self._heard()
+        self._pid = 0
+        self.client.close()
+
+    def _tell(self, line: str) -> None:
+        assert self._ready.stdin is not None
+        self._ready.stdin.write(line + "\n")
+        self._ready.stdin.flush()
+
+    def _heard(self) -> dict[str, Any]:
+        assert self._ready.stdout is not None
+        line = self._ready.stdout.readline()
+        assert line, self.log
+        return json.loads(line)
 
 
 def _links(urls: Mapping[str, str], flowglad: object, paygentic: object, contract: str) -> dict[str, object]:
@@ -151,13 +209,17 @@ def vendors() -> dict[str, SimulatedProvider]:
     return {name: SimulatedProvider(provider) for name, (provider, _) in DESTINATIONS.items()}
 
 
+@contextlib.contextmanager
+def reached(vendors: Mapping[str, SimulatedProvider]) -> Generator[dict[str, str]]:
+    """Give every vendor a socket of its own, in a thread of its own."""
+    with contextlib.ExitStack() as up:
+        yield {name: f"{up.enter_context(serve_in_thread([one]))}/{one.name}" for name, one in vendors.items()}
+
+
 @pytest.fixture
 def service(tmp_path: Path, vendors: dict[str, SimulatedProvider]) -> Generator[Service]:
     """A gateway that is configured and not started yet; its vendors are up."""
-    with contextlib.ExitStack() as up:
-        urls = {
-            name: f"{up.enter_context(serve_in_thread([vendor]))}/{vendor.name}" for name, vendor in vendors.items()
-        }
+    with reached(vendors) as urls:
         made = Service(tmp_path, urls)
         try:
             yield made

@@ -1,18 +1,22 @@
 """The gateway's process is killed again and again, at instants that nobody chose, while it takes and sends events."""
 
+import os
 import random
 import threading
 import time
 from collections import Counter
+from pathlib import Path
 from typing import Any
 
 import httpx
+import pytest
 
+from gateway.ledger.check import add_up
 from gateway.simulator import SimulatedProvider
-from tests.scenarios.conftest import Service, event
+from tests.scenarios.conftest import Forked, Service, event, reached
 
-ROUNDS = 4
-BATCH = 7
+ROUNDS = int(os.environ.get("USAGE_GATEWAY_KILLS", "50"))
+BATCH = 3
 
 
 class Sender:
@@ -38,36 +42,57 @@ class Sender:
             self._unsure = []
 
 
-def test_nothing_acknowledged_is_lost_and_nothing_is_billed_twice(
-    service: Service, vendors: dict[str, SimulatedProvider]
-) -> None:
+def killed(folder: Path, vendors: dict[str, SimulatedProvider], rounds: int, *, hasty: bool = False) -> None:
+    """Kill the gateway so many times, then hold what was promised against what every vendor has."""
     dice, sender = random.Random(), Sender()
     for vendor in vendors.values():
-        vendor.fail("latency", times=None, seconds=0.03)
+        vendor.fail("latency", times=None, seconds=0.02)
+    with reached(vendors) as urls:
+        service = Forked(folder, urls, hasty=hasty)
+        service.configuration["delivery"]["max_in_flight"] = 16
+        try:
+            for _ in range(rounds):
+                service.start()
+                stop = threading.Event()
+                sending = threading.Thread(target=sender.run, args=(service, stop))
+                sending.start()
+                time.sleep(dice.uniform(0.01, 0.3))
+                service.kill()
+                stop.set()
+                sending.join()
+            service.start()
+            done = threading.Event()
+            last = threading.Timer(0.1, done.set)
+            last.start()
+            sender.run(service, done)
+            service.stop()
+            service.start()
+            found = service.settled(60)
+            service.stop()
+        finally:
+            service.close()
 
-    for _ in range(ROUNDS):
-        service.start()
-        stop = threading.Event()
-        sending = threading.Thread(target=sender.run, args=(service, stop))
-        sending.start()
-        time.sleep(dice.uniform(0.05, 0.5))
-        service.kill()
-        stop.set()
-        sending.join()
-    service.start()
-    done = threading.Event()
-    last = threading.Timer(0.1, done.set)
-    last.start()
-    sender.run(service, done)
-    found = service.settled()
-    service.stop()
-
-    assert len(sender.acknowledged) > ROUNDS * BATCH, "the rounds were too short to say anything"
+    assert [] == add_up(folder / "ledger.db")["problems"]
+    assert len(sender.acknowledged) > rounds * BATCH, "the rounds were too short to say anything"
     known = [one["id"] for one in found]
     assert len(known) == len(set(known))
-    assert sender.acknowledged <= set(known)
+    lost = sender.acknowledged - set(known)
+    assert not lost, f"acknowledged and lost: {len(lost)} of {len(sender.acknowledged)}"
     for name, vendor in vendors.items():
         _check(name, vendor, found)
+
+
+def test_nothing_acknowledged_is_lost_and_nothing_is_billed_twice(
+    tmp_path: Path, vendors: dict[str, SimulatedProvider]
+) -> None:
+    killed(tmp_path, vendors, ROUNDS)
+
+
+def test_a_gateway_that_acknowledges_before_it_stores_is_found_out(
+    tmp_path: Path, vendors: dict[str, SimulatedProvider]
+) -> None:
+    with pytest.raises(AssertionError, match="acknowledged and lost"):
+        killed(tmp_path, vendors, 6, hasty=True)
 
 
 def _check(name: str, vendor: SimulatedProvider, found: list[dict[str, Any]]) -> None:
