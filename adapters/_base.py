@@ -54,7 +54,13 @@ class Adapter(ABC, Generic[S, B, L]):
     @cached_property
     def secrets(self) -> tuple[str, ...]:
         """What must never be seen."""
-        return (self.settings.api_key.get_secret_value(),)
+        keys = (self.settings.api_key, self.settings.previous_api_key)
+        return tuple(key.get_secret_value() for key in keys if key is not None)
+
+    @cached_property
+    def credentials(self) -> tuple[Mapping[str, str], ...]:
+        """The headers that carry each key that may be right, the one of `request` first."""
+        return tuple(self.spec.auth.headers(key) for key in self.secrets)
 
     @cached_property
     def dedupe(self) -> Dedupe | None:

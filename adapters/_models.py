@@ -66,6 +66,11 @@ class Settings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
 
     api_key: SecretStr = Field(min_length=1, description="The vendor's API key.")
+    previous_api_key: SecretStr | None = Field(
+        default=None,
+        min_length=1,
+        description="The key before, while the vendor takes both or only it: used where api_key is refused.",
+    )
     base_url: str | None = Field(
         default=None,
         pattern=r"^https?://[^\s?#]+$",

@@ -43,6 +43,8 @@ async def described(gateway: Gateway) -> list[dict[str, Any]]:
             ):
                 if when is not None:
                     one[field] = format_time(when)
+            if (key := gateway.key(name)) is not None:
+                one["credentials"] = {"using": key}
             one["breaker"] = lane.pace.breaker
             one["window"] = int(lane.pace.window)
             if lane.health.last_error is not None:

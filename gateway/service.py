@@ -130,6 +130,7 @@ class Gateway:
                 timeout=configuration.delivery.timeout,
                 connections=configuration.delivery.max_in_flight,
                 mount=self._mounts.get(name),
+                clock=self.clock,
             )
             self.lanes[name] = Lane(
                 name,
@@ -141,6 +142,11 @@ class Gateway:
                 delivery=configuration.delivery,
                 rng=self._rng,
             )
+
+    def key(self, destination: str) -> str | None:
+        """Return which of two keys a destination's vendor takes; `None` where there is one, or nothing is sent."""
+        transport = self._transports.get(destination)
+        return None if transport is None else transport.key
 
     def chore(self, name: str, step: Step) -> Chore:
         """Have something done in the background for as long as the gateway delivers."""

@@ -1,18 +1,26 @@
 """The only module that talks to providers: one request out, one reply or one fault back."""
 
 import asyncio
-from datetime import timedelta
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from typing import Literal
 
 import aiohttp
 import httpx
 import msgspec
+import structlog
 from httpx_aiohttp import AiohttpTransport
 
 from adapters import AnyAdapter, Fault, FaultKind, Reply, Request
 from gateway import __version__
+from gateway.times import Clock, SystemClock
 
 __all__ = ["Transport"]
 
+log = structlog.get_logger("gateway.transport")
+
+FIRST_AGAIN = timedelta(minutes=5)
+"""While the previous key is used, how often the new one is tried."""
 MAX_REPLY = 16 * 2**20
 """Bytes of a reply that are read; more makes it unreadable."""
 
@@ -31,7 +39,13 @@ class Transport:
         timeout: timedelta,
         connections: int,
         mount: httpx.AsyncBaseTransport | None = None,
+        clock: Clock | None = None,
     ) -> None:
+        self._credentials = adapter.credentials
+        self._provider = adapter.spec.name
+        self._using = 0
+        self._clock = clock or SystemClock()
+        self._first_again = datetime.max.replace(tzinfo=UTC)
         seconds = timeout.total_seconds()
         self._total = seconds * 2
         self._client = httpx.AsyncClient(
@@ -42,8 +56,43 @@ class Transport:
             trust_env=False,
         )
 
+    @property
+    def key(self) -> Literal["api_key", "previous_api_key"] | None:
+        """Which of two keys is used; `None` where there is one."""
+        if len(self._credentials) == 1:
+            return None
+        return "previous_api_key" if self._using else "api_key"
+
     async def send(self, request: Request) -> Reply | Fault:
-        """Send one request. Never raises for what a network or a provider does."""
+        """Send one request. Never raises for what a network or a provider does.
+
+        Where there are two keys and one is refused, the request goes again with the other: a vendor that refuses
+        who asks has not read what was asked.
+        """
+        if len(self._credentials) == 1:
+            return await self._send(request)
+        now = self._clock.now()
+        if now >= self._first_again:  # the new key may have become good
+            self._first_again = now + FIRST_AGAIN
+            chosen = 0
+        else:
+            chosen = self._using
+        reply = await self._send(self._with(request, chosen))
+        if _refused(reply):
+            other = await self._send(self._with(request, 1 - chosen))
+            if _refused(other):
+                return reply
+            reply, chosen = other, 1 - chosen
+        if isinstance(reply, Reply) and chosen != self._using:
+            self._using = chosen
+            self._first_again = now + FIRST_AGAIN if chosen else datetime.max.replace(tzinfo=UTC)
+            log.warning("credentials.switched", provider=self._provider, using=self.key)
+        return reply
+
+    def _with(self, request: Request, chosen: int) -> Request:
+        return replace(request, headers={**request.headers, **self._credentials[chosen]})
+
+    async def _send(self, request: Request) -> Reply | Fault:
         try:
             async with asyncio.timeout(self._total):
                 return await self._exchange(request)
@@ -82,6 +131,10 @@ class Transport:
             decoded = None
         headers = {name.lower(): value for name, value in response.headers.items()}
         return Reply(status=response.status_code, headers=headers, body=bytes(body), json=decoded)
+
+
+def _refused(reply: Reply | Fault) -> bool:
+    return isinstance(reply, Reply) and reply.status in {401, 403}
 
 
 def _pool(connections: int, *, reuse: bool) -> httpx.AsyncBaseTransport:
