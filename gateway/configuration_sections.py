@@ -139,6 +139,10 @@ class Delivery(Section):
 
     max_in_flight: int = Field(default=8, ge=1, description="Requests at a time, to one destination.")
     timeout: Span = Field(default=timedelta(seconds=30), description="Of one request.")
+    grace: Span = Field(
+        default=timedelta(seconds=30),
+        description="How long a gateway that is told to stop lets requests in flight finish.",
+    )
     retry: Retry = Retry()
 
 

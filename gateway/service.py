@@ -181,7 +181,7 @@ class Gateway:
                 raise ConfigurationError(f"{name} cannot change while the gateway runs: restart it for that")
         async with self._reloading:
             before = self.generation
-            await self._rest(timedelta(seconds=30))
+            await self._rest(self.configuration.delivery.grace)
             self._use(configuration)
             self.generation = Generation(configuration, before.number + 1, self.clock.now())
             try:
@@ -201,10 +201,13 @@ class Gateway:
             await self.ledger.note([row])
             log.info("configuration.reloaded", generation=self.generation.number, digest=self.generation.digest)
 
-    async def stop(self, grace: timedelta = timedelta(seconds=30)) -> None:
-        """Let requests in flight finish within the grace, then close. Never cancels a send before that."""
+    async def stop(self, grace: timedelta | None = None) -> None:
+        """Let requests in flight finish within the grace, then close. Never cancels a send before that.
+
+        Absent it is `delivery.grace`. What is in flight then is in doubt at the next start.
+        """
         async with self._reloading:
-            await self._rest(grace)
+            await self._rest(self.configuration.delivery.grace if grace is None else grace)
             await self.ledger.close()
 
     def _run(self) -> None:
@@ -218,11 +221,13 @@ class Gateway:
         await self._route_unrouted()
 
     async def _rest(self, grace: timedelta) -> None:
+        loop = asyncio.get_running_loop()
+        end = loop.time() + grace.total_seconds()
         for chore in self._chores.values():
             chore.stop()
         await asyncio.gather(*(lane.stop(grace) for lane in self.lanes.values()))
         if self._tasks:  # all of them end by themselves; a chore first finishes its step
-            await asyncio.wait(self._tasks, timeout=grace.total_seconds())
+            await asyncio.wait(self._tasks, timeout=max(0.1, end - loop.time()))
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)

@@ -5,6 +5,7 @@ import os
 import signal
 import socket
 import threading
+import time
 from collections.abc import Generator
 from types import FrameType
 
@@ -50,6 +51,8 @@ class Server(uvicorn.Server):
             timeout_graceful_shutdown=grace,
         )
         super().__init__(config)
+        self.told: float | None = None
+        """When it was told to stop, by `time.monotonic`."""
         self.interrupted = False
         """Whether it was a Ctrl-C."""
 
@@ -72,5 +75,6 @@ class Server(uvicorn.Server):
                 signal.signal(one, handler)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        self.told = self.told or time.monotonic()
         self.interrupted = self.interrupted or sig == signal.SIGINT
         super().handle_exit(sig, frame)

@@ -6,7 +6,9 @@ import os
 import signal
 import socket
 import sys
+import time
 from collections.abc import Generator
+from datetime import timedelta
 from pathlib import Path
 
 import structlog
@@ -41,14 +43,17 @@ def serve(*, config: ConfigFile, as_json: Json = False) -> int:
 
 async def _serve(path: Path, configuration: Configuration, listener: socket.socket, *, as_json: bool) -> Exit:
     gateway = Gateway(configuration, SqliteLedger(configuration.ledger.path))
+    grace = configuration.delivery.grace
+    # Who waits for an answer has half of it at most: the rest is the lanes'.
+    server = Server(create_app(gateway), grace=max(1, int(grace.total_seconds() / 2)))
     await gateway.start()
     try:
-        server = Server(create_app(gateway))
         with _reloading(path, gateway):
             _announce(gateway, address(listener), as_json=as_json)
             await server.serve([listener])
     finally:
-        await gateway.stop()
+        spent = timedelta(seconds=0 if server.told is None else time.monotonic() - server.told)
+        await gateway.stop(max(timedelta(0), grace - spent))
     log.info("gateway.stopped")
     return server.exit_code
 
