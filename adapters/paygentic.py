@@ -195,14 +195,8 @@ REFUND = Door(
     dialect=OneVerdict(success=200, says={"object": "usageEvent"}, id_at="id"),
     envelope=ENVELOPE,
     rules=(
-        Rule(
-            statuses=(404,),
-            code="not_found",
-            text="(?i)usage",
-            state=State.REJECTED,
-            error=ErrorCode.NOT_FOUND,
-            says="Usage event not found",
-        ),
+        # Whatever the words: other usage must not wait because one event cannot be refunded.
+        Rule(statuses=(404,), state=State.REJECTED, error=ErrorCode.NOT_FOUND, says="Usage event not found"),
     ),
 )
 

@@ -19,8 +19,9 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from canonical_schema import BatchResult, ErrorCode, Event, format_time
-from gateway import __version__, customers_api, erasing, migration_api, period_api, repair_api
+from gateway import __version__, corrections_api, customers_api, erasing, migration_api, period_api, repair_api
 from gateway.access import tenant_of
+from gateway.corrections import shown
 from gateway.destinations import described
 from gateway.errors import RequestRefused
 from gateway.intake import Bad, decoded, parse_in_slices, slices, too_large
@@ -65,6 +66,7 @@ def create_app(gateway: Gateway) -> ASGIApp:
             *migration_api.routes(gateway),
             *period_api.routes(gateway),
             *customers_api.routes(gateway),
+            *corrections_api.routes(gateway),
             Route("/livez", api.livez, methods=["GET"]),
             Route("/readyz", api.readyz, methods=["GET"]),
             Route("/version", api.version, methods=["GET"]),
@@ -105,7 +107,7 @@ class _Api:
         found = await self._gateway.event(tenant, event_id)
         if found is None:
             raise RequestRefused(404, ErrorCode.NOT_FOUND, "no event of this tenant has this id")
-        return _json(found)
+        return _json({**found, **await shown(self._gateway, tenant, event_id)})
 
     async def explain(self, request: Request) -> Response:
         tenant = self._tenant(request, "events:read")

@@ -1,5 +1,6 @@
 """What every endpoint that takes a JSON body shares: reading it against a model, answering, and who asked."""
 
+from decimal import Decimal, InvalidOperation
 from typing import TypeVar
 
 import msgspec
@@ -14,6 +15,7 @@ __all__ = ["Asked", "Reason", "answer", "body_of", "key_name"]
 
 MAX_BODY = 2**20
 _ENCODER = msgspec.json.Encoder(decimal_format="number")
+_EXACT = msgspec.json.Decoder(float_hook=Decimal)
 Model = TypeVar("Model", bound=BaseModel)
 
 
@@ -28,8 +30,8 @@ def Reason() -> str:  # noqa: N802  stands where pydantic's own `Field` does
     return Field(min_length=1, max_length=500, description="Why; kept in the audit trail.")
 
 
-async def body_of(request: Request, model: type[Model]) -> Model:
-    """Return a request's body, read against a model.
+async def body_of(request: Request, model: type[Model], *, exact: bool = False) -> Model:
+    """Return a request's body, read against a model. `exact`: a JSON number is a Decimal with every digit.
 
     Raises RequestRefused with every problem by its member, and never a value of what was sent.
     """
@@ -39,7 +41,9 @@ async def body_of(request: Request, model: type[Model]) -> Model:
         if len(body) > MAX_BODY:
             raise RequestRefused(413, ErrorCode.PAYLOAD_TOO_LARGE, f"the body is larger than {MAX_BODY} bytes")
     try:
-        return model.model_validate_json(bytes(body))
+        return model.model_validate(_EXACT.decode(body)) if exact else model.model_validate_json(bytes(body))
+    except (msgspec.DecodeError, InvalidOperation):
+        raise RequestRefused(400, ErrorCode.INVALID_REQUEST, "body: is no JSON") from None
     except ValidationError as error:
         problems = "; ".join(
             f"{'.'.join(str(part) for part in one['loc']) or 'body'}: {one['msg']}"

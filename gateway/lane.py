@@ -11,18 +11,20 @@ from typing import TypeVar
 import msgspec
 import structlog
 
-from adapters import Ask, Fault, Outcome, Reply, State
+from adapters import AnyAdapter, Ask, Dedupe, Door, Fault, Outcome, Reply, State
 from canonical_schema import ErrorCode, ErrorItem, Event, Kind
 from gateway.asking import ask
 from gateway.board import Board
 from gateway.catalogue import Catalogue
+from gateway.chain import has_corrections
 from gateway.configuration_sections import Delivery
+from gateway.corrector import Corrector, withdrawing
 from gateway.deadlines import ended, given_up
-from gateway.ledger import AttemptRow, Change, Code, Group, Ledger, Part, Portion, Work, WorkState, ref_of
+from gateway.ledger import AttemptRow, Change, Code, Group, Ledger, Moved, Part, Portion, Work, WorkState, ref_of
 from gateway.order import Order
 from gateway.pace import Heard, Pace
 from gateway.rendering import Turned, encoded, render
-from gateway.shipment import FRAME, Item, Shipper, deadline_of, moved, packed
+from gateway.shipment import FRAME, Item, Judge, Shipper, deadline_of, moved, packed
 from gateway.times import Clock, from_micros, to_micros
 from gateway.transport import Transport
 from gateway.verdict import Next, error_item, may_resend, next_step
@@ -84,13 +86,19 @@ class Lane:
         self._transport = transport
         self._holding = False
         self._stranded = False
-        self._shipper = Shipper(
-            name,
-            self._adapter,
-            transport,
-            clock,
+        self._corrector = Corrector(name, catalogue, ledger, self._write)
+        self._shipper = self._shipping(self._adapter, self._judge, delivery)
+        other = withdrawing(self._adapter)
+        self._withdrawer = self._shipper if other is None else self._shipping(other, self._judge_withdrawal, delivery)
+
+    def _shipping(self, adapter: AnyAdapter, judge: Judge, delivery: Delivery) -> Shipper:
+        return Shipper(
+            self.name,
+            adapter,
+            self._transport,
+            self._clock,
             max_in_flight=delivery.max_in_flight,
-            judge=self._judge,
+            judge=judge,
             write=self._write,
             noted=self._noted,
             paused=self._paused,
@@ -135,6 +143,14 @@ class Lane:
             await self._clock.wait(asyncio.Event(), now + wait)
         self.pace.spend(0)
 
+    async def correct(self, batch: int) -> None:
+        """Carry out what a batch of corrections can do without sending anything, between two steps."""
+        async with self._stepping:
+            pieces = await self._ledger.pieces(batch, self.name)
+            ready = [work for work in pieces if work.group.state is WorkState.READY]
+            await self._corrector.prepared(ready, self._clock.now())
+        self.wake()
+
     async def idle(self) -> None:
         """Return when nothing is in flight."""
         while self._sending:
@@ -158,7 +174,8 @@ class Lane:
         outcome = Outcome(state=State.UNKNOWN, code=ErrorCode.PROVIDER_UNAVAILABLE, message=message)
         for work in await self._ledger.held(self.name, WorkState.SENDING):
             work.group = msgspec.structs.replace(work.group, attempts=work.group.attempts + 1)
-            following = self._judge(outcome, work.group, now)
+            judge = self._judge_withdrawal if self._corrector.withdraws(work) else self._judge
+            following = judge(outcome, work.group, now)
             await self._write([moved(work, range(len(work.members)), following, now)], [])
             becomes = following.code.status.value
             log.warning("lane.recovered", destination=self.name, rows=len(work.members), becomes=becomes)
@@ -206,7 +223,10 @@ class Lane:
             return pace.not_before
         tried = False
         while pace.room(len(self._sending), now) and not self._stopping:
-            more = await self._ship_next(now)
+            try:
+                more = await self._ship_next(now)
+            except Moved:  # a person decided about one of them meanwhile: all is as it was, look again
+                more = True
             if isinstance(more, datetime):
                 return more
             if not more:
@@ -226,6 +246,13 @@ class Lane:
         # While there is trouble one delivery is tried at a time: the smallest batch that tells.
         rows = 1 if pace.faults else SINGLES if by_row else door.max_rows
         works = await self._ledger.take(self.name, to_micros(now), rows)
+        if any(map(has_corrections, works)):
+            works = await self._corrector.prepared(works, now)
+            if not works:
+                return True
+        withdrawn = [work for work in works if self._corrector.withdraws(work)]
+        if withdrawn:  # by a door of its own; the others are taken again
+            works, by_row, rows = withdrawn, True, 1 if pace.faults else SINGLES
         await self._catalogue.learn(
             (work.tenant, (event.customer for event in work.events)) for work in works if work.parts is None
         )
@@ -241,7 +268,7 @@ class Lane:
                 return now + wait
             pace.spend(count)
         await self._intend(shipment, works, now)
-        task = asyncio.create_task(self._shipper.ship(shipment))
+        task = asyncio.create_task((self._withdrawer if withdrawn else self._shipper).ship(shipment))
         self._sending.add(task)
         task.add_done_callback(self._sent)
         return True
@@ -259,7 +286,8 @@ class Lane:
             if rows >= max_rows or size >= max_bytes:
                 break
             group = work.group
-            if group.doubt and not may_resend(self._adapter.dedupe, group, now):
+            dedupe = None if self._corrector.withdraws(work) else self._adapter.dedupe
+            if group.doubt and not may_resend(dedupe, group, now):
                 following = Next(code=Code.UNKNOWN, doubt=group.doubt, error=group.error)
                 turned.append(moved(work, range(len(work.members)), following, now))
                 continue
@@ -330,11 +358,18 @@ class Lane:
     # After sending.
 
     def _judge(self, outcome: Outcome, group: Group, now: datetime) -> Next:
+        return self._judged(outcome, group, now, self._adapter.dedupe, self._adapter.door)
+
+    def _judge_withdrawal(self, outcome: Outcome, group: Group, now: datetime) -> Next:
+        """Judge a request that takes a whole row back: nobody vouches for a second one."""
+        return self._judged(outcome, group, now, None, None)
+
+    def _judged(self, outcome: Outcome, group: Group, now: datetime, dedupe: Dedupe | None, door: Door | None) -> Next:
         return next_step(
             outcome,
             group,
-            dedupe=self._adapter.dedupe,
-            queued=self._adapter.door.receipt == "queued",
+            dedupe=dedupe,
+            queued=door is not None and door.receipt == "queued",
             retry=self._retry,
             now=now,
             jitter=self._jitter,

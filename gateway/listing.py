@@ -122,8 +122,10 @@ _EVENT, _DELIVERY = frozenset(EventStatus), frozenset(DeliveryStatus)
 def _shown(view: View, index: int) -> dict[str, Any]:
     event = view.snapshot.events[index]
     received = from_micros(view.snapshot.received_at(index))
+    corrects = {} if event.corrects is None else {"corrects": event.corrects.of}
     return {
         "id": event.id,
+        **corrects,
         "status": view.status(index),
         "received_at": format_time(received),
         "customer": event.customer,

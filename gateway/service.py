@@ -104,6 +104,8 @@ class Gateway:
         self._rng = rng
         self._reloading = asyncio.Lock()
         self.periods = Periods()
+        self.correcting = asyncio.Lock()
+        """Held from looking at what events say until what corrects them is recorded."""
         self._queue = _QueueLook()
         self._chores: dict[str, Chore] = {}
         self._unblocking = Unblocking(ledger, self.clock, self.wake)

@@ -18,7 +18,7 @@ from gateway.times import Clock, to_micros
 from gateway.transport import Transport
 from gateway.verdict import Next, combined, error_item
 
-__all__ = ["Item", "Shipper", "closing", "deadline_of", "kept", "moved", "packed"]
+__all__ = ["Item", "Judge", "Shipper", "closing", "deadline_of", "kept", "moved", "packed"]
 
 FRAME = 64
 """Bytes kept free for what stands around the rows of a request."""
@@ -45,6 +45,7 @@ class Item:
 
 
 Row = tuple[Item, Part]
+Judge = Callable[[Outcome, Group, datetime], Next]
 
 
 def packed(items: Sequence[Item], max_rows: int, max_bytes: int) -> list[list[Item]]:
@@ -138,7 +139,7 @@ class Shipper:
         clock: Clock,
         *,
         max_in_flight: int,
-        judge: Callable[[Outcome, Group, datetime], Next],
+        judge: Judge,
         write: Callable[[Sequence[Change], Sequence[AttemptRow]], Awaitable[None]],
         noted: Callable[[Reply | Fault, Mapping[str, Outcome], datetime, datetime], None],
         paused: Callable[[datetime], datetime | None],

@@ -18,6 +18,7 @@ from gateway.simulator.manners import answer, manners
 from gateway.simulator.reading import Flaw, Incoming, Properties, label, raw_rows, understand
 from gateway.simulator.reads import Look, month_of, queried, read
 from gateway.simulator.transport import SimulatedTransport, respond
+from gateway.simulator.withdrawing import Withdrawal, withdrawal
 from gateway.simulator.world import Stock, StoredRow
 
 __all__ = ["Call", "SimulatedProvider"]
@@ -162,11 +163,14 @@ class SimulatedProvider:
                 labels = [label(door[1], row) for row in rows] if door else []
                 fault = self._script.next(rows, labels)
             reply = Reply(status=202)
-            if fault is None or fault.stores:
-                reply = self._shown(method, path, query, headers, body) if door is None else None
-                if reply is None:
-                    partial = fault if fault and fault.name == "partial" else None
-                    reply = self._process(door, headers, body, raw, partial)
+            taking = withdrawal(self.spec, method, path)
+            if taking is not None:
+                if fault is None or fault.stores:
+                    reply = self._withdraw(taking, headers, body)
+            elif fault is None or fault.stores:
+                shown = self._shown(method, path, query, headers, body) if door is None else None
+                partial = fault if fault and fault.name == "partial" else None
+                reply = self._process(door, headers, body, raw, partial) if shown is None else shown
             result = Answer(reply=reply) if fault is None else fault.apply(reply, self._manners)
             self.requests += 1
             if self.keep:
@@ -244,6 +248,19 @@ class SimulatedProvider:
         if len(raw) > door[1].max_rows:
             return habits.too_many
         return self._take(*door, raw, partial)
+
+    def _withdraw(self, taking: Withdrawal, headers: Mapping[str, str], body: bytes) -> Reply:
+        """Take one row back as a whole, by the vendor's own id of it."""
+        if not self._authorized(headers):
+            return self._manners.unauthorized
+        if not taking.asked(body):
+            return self._manners.unreadable
+        there = self._stock.withdraw(taking.profile, taking.key)
+        row = Sent(key=taking.key, row={})
+        missing = Outcome(state=State.REJECTED, code=ErrorCode.NOT_FOUND)
+        return taking.door.dialect.render(
+            taking.door, [row], {row.key: Outcome(state=State.ACCEPTED) if there else missing}
+        )
 
     def _take(self, profile: str, door: Door, raw: Sequence[JsonValue], partial: Armed | None) -> Reply:
         """Judge every row, store what the vendor would store, and answer."""

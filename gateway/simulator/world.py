@@ -40,6 +40,8 @@ class StoredRow:
     """When the first copy came."""
     absolute: bool = False
     """Whether it states the running value."""
+    withdrawn: bool = False
+    """Whether it was taken back as a whole: refunded, say. It is not billed then."""
     copies: int = 1
     """How often it was taken. Repeats that the vendor tells are billed once."""
     serial: int = 0
@@ -98,6 +100,14 @@ class Stock:
         )
         return stands
 
+    def withdraw(self, door: str, key: str) -> bool:
+        """Take a row back as a whole; return whether it is there. Once it is, again changes nothing."""
+        found = next((number for number, row in self._rows.items() if (row.door, row.key) == (door, key)), None)
+        if found is None:
+            return False
+        self._rows[found] = replace(self._rows[found], withdrawn=True)
+        return True
+
     def billed(
         self,
         customers: AbstractSet[str] | None,
@@ -115,7 +125,7 @@ class Stock:
         for row in ordered:
             if within is not None and not within[0] <= row.timestamp < within[1]:
                 continue
-            if customers is not None and row.customer not in customers:
+            if row.withdrawn or (customers is not None and row.customer not in customers):
                 continue
             for charge in row.charges:
                 if meters is not None and charge.meter not in meters:

@@ -1,0 +1,227 @@
+"""Corrections over HTTP: a whole gateway, four simulated vendors, a ledger on disk."""
+
+from collections.abc import Mapping
+from decimal import Decimal
+from typing import Any
+
+import pytest
+
+from gateway.ledger.check import add_up
+from tests.gateway.conftest import CONTRACT, Asking, House, event
+
+pytestmark = pytest.mark.anyio
+
+BILLED = {
+    "flowglad": ("sub_acme", "api_calls"),
+    "paygentic": ("cus_acme", "bm_calls"),
+    "flexprice": ("acme", "api_call"),
+    "wingback": (CONTRACT, "API_CALLS"),
+}
+
+
+def billed(asking: Asking) -> dict[str, Decimal]:
+    """Return what each vendor bills for the one customer and meter."""
+    return {name: asking.vendors[name].billed().get(where, Decimal(0)) for name, where in BILLED.items()}
+
+
+async def ask(asking: Asking, path: str, **body: Any) -> tuple[int, Any]:
+    answer = await asking.client.post(path, json={"reason": "a meter ran twice", **body})
+    return answer.status_code, answer.json()
+
+
+async def corrected(asking: Asking, event_id: str, what: str = "void", **body: Any) -> Any:
+    status, answer = await ask(asking, f"/v1/events/{event_id}/{what}", **body)
+    assert 200 == status, answer
+    return answer
+
+
+def statuses(answer: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: one["status"] for name, one in answer["deliveries"].items()}
+
+
+async def test_a_void_is_what_each_vendor_can_make_of_it(asking: Asking) -> None:
+    await asking.one(event())
+    answer = await corrected(asking, "e1")
+    assert ("e1~c1", "e1", "void", False) == (answer["id"], answer["corrects"], answer["action"], answer["replayed"])
+    assert ({"quantity": "3"}, {}) == (answer["before"], answer["after"])
+    assert {
+        "flexprice": "accepted", "flowglad": "rejected", "paygentic": "accepted", "wingback": "rejected",
+    } == statuses(answer)  # fmt: skip
+    assert "partial" == answer["status"]
+    assert ["unsupported"] * 2 == [answer["deliveries"][name]["error"]["code"] for name in ("flowglad", "wingback")]
+    assert "allow_negative" in answer["deliveries"]["wingback"]["error"]["message"]
+    assert {"flexprice": 0, "paygentic": 0, "flowglad": 3, "wingback": 3} == billed(asking)
+
+
+async def test_a_replacement_is_billed_instead_where_it_can_be_said(house: House) -> None:
+    async with house({"destinations": {"wingback": {"settings": {"allow_negative": True}}}}) as asking:
+        await asking.one(event())
+        answer = await corrected(asking, "e1", "correct", quantity=2)
+        assert ("replace", {"quantity": "2"}) == (answer["action"], answer["after"])
+        assert {
+            "flexprice": "accepted", "flowglad": "rejected", "paygentic": "accepted", "wingback": "accepted",
+        } == statuses(answer)  # fmt: skip
+        assert "accepted" == answer["refund"]["deliveries"]["paygentic"]["status"]
+        assert {"flexprice": 2, "paygentic": 2, "flowglad": 3, "wingback": 2} == billed(asking)
+        await corrected(asking, "e1", "correct", quantity="7")
+        assert {"flexprice": 7, "paygentic": 7, "flowglad": 7, "wingback": 7} == billed(asking)
+        await corrected(asking, "e1")
+        assert {"flexprice": 0, "paygentic": 0, "flowglad": 7, "wingback": 0} == billed(asking)
+        await corrected(asking, "e1", "correct", quantity="5")
+        assert {"flexprice": 5, "paygentic": 5, "flowglad": 7, "wingback": 5} == billed(asking)
+        assert 1 == asking.vendors["flexprice"].billed().keys().__len__()
+
+
+async def test_the_same_again_answers_the_same_and_sends_nothing(asking: Asking) -> None:
+    await asking.one(event())
+    first = await corrected(asking, "e1", "correct", quantity=5)
+    calls = asking.calls
+    again = await corrected(asking, "e1", "correct", quantity="5.0")
+    assert {**first, "replayed": True} == again
+    assert calls == asking.calls
+    status, problem = await ask(asking, "/v1/events/e1~c1/void")
+    assert (409, "conflict") == (status, problem["code"])
+
+
+async def test_an_event_and_its_corrections_show_each_other(asking: Asking) -> None:
+    await asking.one(event())
+    await corrected(asking, "e1", "correct", quantity=5)
+    found = await asking.get("/v1/events/e1")
+    assert ({"quantity": "5"}, "3") == (found["current"], found["event"]["quantity"])
+    assert [("e1~c1", "refund"), ("e1~c2", "replace")] == [(one["id"], one["action"]) for one in found["corrections"]]
+    other = await asking.get("/v1/events/e1~c2")
+    assert ("e1", "2", "a meter ran twice") == (
+        other["event"]["corrects"]["id"], other["event"]["quantity"], other["event"]["corrects"]["reason"],
+    )  # fmt: skip
+    await corrected(asking, "e1")
+    assert {"void": True} == (await asking.get("/v1/events/e1"))["current"]
+    (row, *_) = (await asking.get("/v1/audit"))["data"]
+    assert ("void", "e1", "5", "void") == (row["action"], row["target"], row["before"], row["after"])
+
+
+async def test_no_sender_can_write_a_correction(asking: Asking) -> None:
+    forged = event(corrects={"of": "e1", "number": 1, "action": "void", "before": {}, "after": {}, "reason": "x"})
+    one = await asking.one(forged)
+    assert ("invalid", "unknown member") == (one["status"], one["error"]["message"].partition(": ")[2])
+    await asking.one(event())
+    await asking.one(event("e1~c1"))
+    status, problem = await ask(asking, "/v1/events/e1/void")
+    assert (409, "conflict") == (status, problem["code"])
+    assert {"flexprice": 6} == {"flexprice": billed(asking)["flexprice"]}
+
+
+async def test_what_was_not_sent_is_taken_back(house: House) -> None:
+    async with house() as asking:
+        blocked = await asking.one(event(customer="nobody"))
+        assert "blocked" == blocked["deliveries"]["flowglad"]["status"]
+        answer = await corrected(asking, "e1")
+        assert {"filtered"} == {statuses(answer)[name] for name in ("flowglad", "paygentic", "wingback")}
+        assert "voided" == answer["deliveries"]["flowglad"]["reason"]
+        found = await asking.get("/v1/events/e1")
+        assert ("filtered", "voided") == tuple(found["deliveries"]["flowglad"][name] for name in ("status", "reason"))
+        assert "delivered" == found["status"]
+
+
+async def test_what_was_not_sent_goes_with_the_new_quantity(house: House) -> None:
+    async with house() as asking:
+        await asking.one(event(customer="late"))
+        await corrected(asking, "e1", "correct", quantity=8)
+    links = {"flowglad": {"subscription_id": "sub_late"}, "wingback": {"customer_id": CONTRACT}}
+    async with house({"customers": {"late": links}}) as asking:
+        await asking.settled("e1~c2")
+        assert {("sub_late", "api_calls"): 8} == asking.vendors["flowglad"].billed()
+        assert {(CONTRACT, "API_CALLS"): 8} == asking.vendors["wingback"].billed()
+
+
+async def test_a_refused_event_that_is_void_cannot_be_retried(asking: Asking) -> None:
+    vendor = asking.vendors["flowglad"]
+    vendor.known_meters = set()
+    assert "rejected" == (await asking.one(event()))["deliveries"]["flowglad"]["status"]
+    assert "filtered" == statuses(await corrected(asking, "e1"))["flowglad"]
+    vendor.known_meters = None
+    status, answer = await ask(asking, "/v1/deliveries/retry", ids=["e1", "e1~c1"], remap=True)
+    assert (200, []) == (status, [one for one in answer["retried"] if one["destination"] == "flowglad"])
+    assert 0 == billed(asking)["flowglad"]
+
+
+async def test_what_is_unknown_has_to_be_resolved_first(house: House) -> None:
+    async with house({"destinations": {"wingback": {"settings": {"allow_negative": True}}}}) as asking:
+        asking.vendors["wingback"].fail("lost_answer")
+        await asking.one(event())
+        status, problem = await ask(asking, "/v1/events/e1/void")
+        assert (409, "it is unknown whether it arrived at wingback: resolve that first") == (status, problem["detail"])
+        await ask(asking, "/v1/deliveries/resolve", id="e1", destination="wingback", resolution="accepted")
+        assert "accepted" == statuses(await corrected(asking, "e1"))["wingback"]
+        assert 0 == billed(asking)["wingback"]
+
+
+async def test_a_correction_without_an_answer_is_unknown_where_repeats_are_billed(house: House) -> None:
+    async with house({"destinations": {"wingback": {"settings": {"allow_negative": True}}}}) as asking:
+        await asking.one(event())
+        for vendor in asking.vendors.values():
+            vendor.fail("lost_answer")
+        answer = await corrected(asking, "e1")
+        assert ("unknown", "unknown") == (statuses(answer)["wingback"], statuses(answer)["paygentic"])
+        assert {"flexprice": 0, "wingback": 0, "paygentic": 0, "flowglad": 3} == billed(asking)
+        status, _ = await ask(asking, "/v1/events/e1/correct", quantity=9)
+        assert 409 == status
+
+
+async def test_a_correction_is_foreseen_without_doing_anything(asking: Asking) -> None:
+    await asking.one(event())
+    calls = asking.calls
+    answer = await corrected(asking, "e1", "correct", quantity=2, dry_run=True)
+    assert {
+        "flexprice": "amend", "flowglad": "unsupported", "paygentic": "refund, then new row", "wingback": "unsupported",
+    } == {name: one["does"] for name, one in answer["deliveries"].items()}  # fmt: skip
+    assert calls == asking.calls
+    assert 404 == (await asking.client.get("/v1/events/e1~c1")).status_code
+    assert [] == (await asking.get("/v1/audit"))["data"]
+
+
+async def test_many_are_corrected_by_filter_once(house: House, tmp_path: Any) -> None:
+    async with house() as asking:
+        await asking.send([event(f"e{number}") for number in range(5)] + [event("other", customer="zoe")])
+        wanted: dict[str, Any] = {"filter": {"customer": "acme", "meter": "api_calls"}, "action": "scale"}
+        status, foreseen = await ask(asking, "/v1/corrections", **wanted, factor="2", dry_run=True)
+        assert (200, 5, []) == (status, foreseen["corrected"], foreseen["skipped"])
+        (impact,) = foreseen["impact"]
+        assert ("acme", "api_calls", 5) == (impact["customer"], impact["meter"], impact["events"])
+        assert ({"quantity": "15"}, {"quantity": "30"}) == (impact["before"], impact["after"])
+        assert {"amend": 5} == impact["destinations"]["flexprice"]
+        _, done = await ask(asking, "/v1/corrections", **wanted, factor=2)
+        assert {**foreseen, "dry_run": False} == done
+        for number in range(5):
+            await asking.settled(f"e{number}~c2")
+        assert {"flexprice": 30, "paygentic": 30, "flowglad": 30, "wingback": 30} == billed(asking)
+        _, again = await ask(asking, "/v1/corrections", **wanted, factor="2.0")
+        assert (0, 5, []) == (again["corrected"], again["unchanged"], again["impact"])
+    assert [] == add_up(tmp_path / "ledger.db")["problems"]
+
+
+async def test_a_wrong_request_says_what_is_wrong(asking: Asking) -> None:
+    await asking.one(event())
+    for path, body, says in (
+        ("/v1/events/e1/correct", {}, "give quantity or quantities"),
+        ("/v1/events/e1/correct", {"quantity": True}, "must be a finite decimal"),
+        ("/v1/events/e1/correct", {"quantities": {"in": 1}}, "a plain quantity"),
+        ("/v1/events/e1/void", {"reason": ""}, "reason"),
+        ("/v1/corrections", {"filter": {}, "action": "void"}, "filter"),
+        ("/v1/corrections", {"filter": {"meter": "m"}, "action": "scale"}, "scale takes factor"),
+        ("/v1/corrections", {"filter": {"limit": "3"}, "action": "void"}, "leave it out"),
+    ):
+        status, problem = await ask(asking, path, **body)
+        assert status in {400, 422}
+        assert says in problem["detail"], problem
+    assert 404 == (await ask(asking, "/v1/events/nobody/void"))[0]
+    assert 409 == (await ask(asking, "/v1/events/e1/correct", quantity=3))[0]
+
+
+async def test_measures_in_one_row_and_in_rows_of_their_own_are_corrected(asking: Asking) -> None:
+    await asking.one(event(meter="llm_call", quantity=None, quantities={"input": 10, "output": 4}))
+    vendor = asking.vendors["flexprice"]
+    vendor.quantity_properties["llm_call"] = ["in", "out"]
+    answer = await corrected(asking, "e1", "correct", quantities={"input": 12, "output": "9"})
+    assert {"flexprice": "accepted", "flowglad": "accepted"} == statuses(answer)
+    assert {("acme", "llm_call.in"): 12, ("acme", "llm_call.out"): 9} == vendor.billed()
+    assert {("sub_acme", "tokens_in"): 12, ("sub_acme", "tokens_out"): 9} == asking.vendors["flowglad"].billed()
