@@ -35,7 +35,7 @@ app.command("gateway.cli.keys:keys", name="keys", help="The keys by which client
 app.command("gateway.cli.providers:providers", name="providers", help="Show what each provider can and cannot do.")
 app.command("gateway.cli.links:links", name="links", help="How destinations name customers: CSV in and out.")
 app.command("gateway.cli.deliveries:deliveries", name="deliveries", help="Look at and repair deliveries.")
-app.command("gateway.cli.ledger:ledger", name="ledger", help="Back the ledger up, and restore it.")
+app.command("gateway.cli.ledger:ledger", name="ledger", help="Back the ledger up, restore it, erase a customer.")
 app.command(
     "gateway.cli.preflight:preflight", name="preflight", help="Tell what a destination would refuse of a history."
 )

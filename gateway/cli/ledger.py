@@ -1,12 +1,14 @@
-"""`usage-gateway ledger`: copies of the ledger, and a ledger from a copy."""
+"""`usage-gateway ledger`: copies of the ledger, a ledger from a copy, and customers who are to be forgotten."""
 
 import os
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated
+from urllib.parse import quote
 
 from cyclopts import App, Parameter
 
+from gateway.cli._asking import LOCAL, Key, Reason, Url, ask
 from gateway.cli._out import ConfigFile, Exit, Json, hint, machine, say
 from gateway.configuration_file import load
 from gateway.ledger.backup import back_up
@@ -15,7 +17,7 @@ from gateway.times import to_micros
 
 __all__ = ["ledger"]
 
-ledger = App(name="ledger", help="Back the ledger up, and restore it.")
+ledger = App(name="ledger", help="Back the ledger up, restore it, erase a customer from it.")
 
 
 @ledger.command
@@ -60,4 +62,33 @@ def restore(
         say(f"{made['letters']} were rejected or dead: where somebody retried one since, it may have arrived.")
     if made["unrouted"]:
         say(f"{made['unrouted']} had no route: where they were given one since, they may have arrived.")
+    return Exit.OK
+
+
+@ledger.command
+def erase(
+    customer: str,
+    /,
+    *,
+    reason: Reason,
+    abandon: Annotated[
+        bool, Parameter(negative="", help="Give up what could still be billed or repaired. Else that is a refusal.")
+    ] = False,
+    url: Url = LOCAL,
+    key: Key = None,
+    as_json: Json = False,
+) -> int:
+    """Forget a customer at a running gateway: properties, names, vendors' words. Quantities stay, under a pseudonym."""
+    body = {"reason": reason, "unsettled": "abandon" if abandon else "refuse"}
+    made = ask(url, key, "POST", f"/v1/customers/{quote(customer, safe='')}/erase", body).json()
+    if as_json:
+        machine(made)
+        return Exit.OK
+    say(
+        f"{made['events']} events in the ledger and {made['archived']} in the archive: now {made['pseudonym']}", "green"
+    )
+    if made["abandoned"]:
+        say("given up: " + ", ".join(f"{count} {state}" for state, count in sorted(made["abandoned"].items())))
+    if made["configured"]:
+        say("The configuration still names this customer: take the links there out too.")
     return Exit.OK

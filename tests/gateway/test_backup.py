@@ -1,7 +1,10 @@
 """A backup is one instant of a ledger in use; after a restore nothing is billed twice, nothing silently forgotten."""
 
+import asyncio
 import json
 import os
+import re
+import shlex
 import sqlite3
 import subprocess
 import sys
@@ -143,3 +146,35 @@ async def test_what_cannot_be_done_leaves_everything_as_it_was(tmp_path: Path) -
     restore(tmp_path / "elsewhere.db", copy, NOW)
     with closing(sqlite3.connect(path)) as connection:
         assert [(2, NOW)] == connection.execute("SELECT doubt, sent FROM work").fetchall()
+
+
+def test_the_commands_of_the_document_are_those_that_work(tmp_path: Path) -> None:
+    """Every command of docs/backup.md runs as it stands there, in its order."""
+    text = (ROOT / "docs" / "backup.md").read_text("utf-8")
+    blocks = re.findall(r"```sh\n(.*?)```", text, re.DOTALL)
+    lines = [line for block in blocks for line in block.splitlines()]
+    assert ["ledger backup", "ledger restore", "check --config"] == [" ".join(line.split()[1:3]) for line in lines]
+    (tmp_path / "gateway.yaml").write_text('ledger: {url: "sqlite:///ledger.db"}\n')
+    copy = tmp_path / "copy.db"
+    asyncio.run(_one_event(tmp_path / "ledger.db"))
+    last = b""
+    for line in lines:
+        program, *argv = shlex.split(line.replace("/backups/usage-gateway-2026-11-23.db", str(copy)))
+        assert "usage-gateway" == program
+        done = subprocess.run(
+            [sys.executable, "-m", "gateway", *argv],
+            cwd=tmp_path,
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
+            capture_output=True,
+            check=False,
+        )
+        assert 0 == done.returncode, done.stderr
+        last = done.stderr + done.stdout
+    assert b"the ledger adds up: 1 events" in last
+
+
+async def _one_event(path: Path) -> None:
+    ledger = SqliteLedger(path)
+    await ledger.open()
+    await ledger.record("default", NOW, [stored("e1")], [Plan(live=("a",))])
+    await ledger.close()

@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import anyio
+import httpx
 import pytest
 import zstandard
 
+from gateway.cli import main
 from gateway.ledger.check import add_up
 from tests.gateway.conftest import Asking, House, MovableClock, event
 
@@ -277,3 +279,22 @@ async def test_who_may_not_or_gives_no_reason_erases_nothing(house: House) -> No
         assert 400 == (await asking.client.post("/v1/customers/acme/erase", json={})).status_code
         assert 400 == (await erase(asking, unsettled="both")).status_code
         assert "acme" == (await asking.get("/v1/events/e1"))["event"]["customer"]
+
+
+async def test_a_customer_is_erased_from_the_command_line(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The command asks what its options say, and tells what came of it."""
+    asked: list[tuple[str, str, Any]] = []
+
+    def ask(url: str, key: str | None, method: str, path: str, body: Any) -> httpx.Response:
+        asked.append((method, path, body))
+        told = {"pseudonym": "erased_1", "events": 2, "archived": 1, "abandoned": {"dead": 3}, "configured": True}
+        return httpx.Response(200, json=told)
+
+    monkeypatch.setattr("gateway.cli.ledger.ask", ask)
+    assert 0 == main(["ledger", "erase", "a/b c", "--reason", "law", "--abandon"])
+    assert 2 == main(["ledger", "erase", "acme"])
+    assert [("POST", "/v1/customers/a%2Fb%20c/erase", {"reason": "law", "unsettled": "abandon"})] == asked
+    async with house() as asking:
+        await asking.one(event("e1", customer="a/b c", meter="jobs"))
+        answer = await erase(asking, "a%2Fb%20c")
+        assert 1 == answer.json()["events"]
