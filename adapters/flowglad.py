@@ -7,12 +7,14 @@ words. Only the first bad row is named, sometimes without its index. A rate limi
 from collections.abc import Mapping
 from datetime import date, timedelta
 from decimal import Decimal
+from urllib.parse import quote
 
 from pydantic import Field
 
 from adapters._asks import Ask
 from adapters._base import Adapter
 from adapters._corrections import Deltas
+from adapters._customers import LookedUp, matched, only_one
 from adapters._dialects import EchoedRows
 from adapters._models import Binding, Link, Settings
 from adapters._readback import Read, Take, Unread, UnreadKind, UsageRow, Wanted, digits, epoch_ms, listed
@@ -119,6 +121,12 @@ BULK = Door(
         instead="nothing recorded can be lowered or deleted: give credits there, or ask the vendor",
         source=Source(url=SERVER, seen=SEEN, grade="code", fact="amounts of at least 1, no update, no delete"),
     ),
+    customers=Source(
+        url=f"{SERVER}/platform/flowglad-next/openapi.json",
+        seen=SEEN,
+        grade="docs",
+        fact="GET /customers/{externalId}/billing lists currentSubscriptions",
+    ),
     read_back=ReadBack(
         kind="events",
         settles=timedelta(minutes=1),
@@ -206,6 +214,15 @@ class Flowglad(Adapter[Settings, PriceBinding, SubscriptionLink]):
                 return Unread(kind=UnreadKind.TROUBLE, why="usage events: more is promised, and no cursor to it given")
             cursor = following
 
+    def look_up(self, customer: str) -> Ask[LookedUp]:
+        """Find the one current subscription of a customer, known here by its external id."""
+        answer = yield self.reading(f"/customers/{quote(customer, safe='')}/billing")
+        found = matched(answer, "billing", "currentSubscriptions", "subscriptions")
+        if isinstance(found, LookedUp):
+            return found
+        rows, _ = found
+        return only_one("subscription_id", "current subscription", [row.get("id") for row in rows if _current(row)])
+
     def _meters(self, bindings: Mapping[str, Binding]) -> Ask[dict[tuple[str, object], list[str]] | Unread]:
         """Return which of the bindings each price and usage meter stands for; slugs are looked up."""
         found: dict[tuple[str, object], list[str]] = {}
@@ -236,6 +253,13 @@ class Flowglad(Adapter[Settings, PriceBinding, SubscriptionLink]):
                 if not around.get("hasMore") or not rows or cursor is None:
                     break
         return found
+
+
+CURRENT = frozenset({"active", "trialing", "past_due", "unpaid", "cancellation_scheduled", "credit_trial"})
+
+
+def _current(row: Mapping[str, JsonValue]) -> bool:
+    return row.get("status") in CURRENT
 
 
 def _unlisted(binding: Binding) -> Unread:

@@ -14,6 +14,7 @@ from pydantic import Field, model_validator
 from adapters._asks import Ask
 from adapters._base import Adapter
 from adapters._corrections import Deltas, TakeBack
+from adapters._customers import LookedUp, matched, only_one
 from adapters._dialects import OneVerdict, TwoLists
 from adapters._models import Binding, Duration, Link, Settings
 from adapters._readback import Read, Take, Unread, UnreadKind, UsageRow, Wanted, digits, listed, rfc3339
@@ -254,6 +255,9 @@ USAGE_V0 = Door(
             url=LEGACY, seen=SEEN, grade="docs", fact="PATCH /v0/usage/{id} refunds a usage event, irreversibly"
         ),
     ),
+    customers=Source(
+        url=SPEC, seen=SEEN, grade="docs", fact="GET /v0/customers?organizationId=&externalId= matches exactly"
+    ),
     read_back=ReadBack(
         kind="events",
         settles=timedelta(minutes=10),
@@ -294,6 +298,15 @@ class Paygentic(Adapter[PaygenticSettings, EventBinding | MetricBinding, Subject
             ),
         ),
     )
+
+    def look_up(self, customer: str) -> Ask[LookedUp]:
+        """Find the one customer of whom our id is the external one."""
+        query = {"organizationId": str(self.settings.merchant_id), "externalId": customer, "limit": 10}
+        found = matched((yield self.reading("/v0/customers", query)), "customers", "data")
+        if isinstance(found, LookedUp):
+            return found
+        rows, _ = found
+        return only_one("customer_id", "customer", [row.get("id") for row in rows if row.get("externalId") == customer])
 
     def encode(self, usage: Usage[EventBinding | MetricBinding, SubjectLink | CustomerLink]) -> Row:
         row: dict[str, JsonValue] = {"idempotencyKey": usage.key, "timestamp": self.wire_time(usage.timestamp)}

@@ -14,6 +14,7 @@ from pydantic import Field
 from adapters._asks import Ask
 from adapters._base import Adapter
 from adapters._corrections import Deltas
+from adapters._customers import LookedUp, Match, matched, only_one
 from adapters._dialects import IndexedFailures
 from adapters._models import Binding, Link, Settings
 from adapters._readback import Read, Take, Unread, UnreadKind, Wanted, Window, digits, rfc3339, said, shown
@@ -112,6 +113,12 @@ BULK = Door(
         instead="nothing recorded can be changed or deleted: credit it there, or ask the vendor",
         source=Source(url=PAGE, seen=SEEN, grade="unverified", fact="the stated range of units is signed"),
     ),
+    customers=Source(
+        url="https://docs.wingback.com/api-reference/customer/get_c_customer",
+        seen=SEEN,
+        grade="unverified",
+        fact="GET /v1/c/customer?customer_reference= finds customers; whether it matches exactly is not said",
+    ),
     read_back=ReadBack(
         kind="counters",
         settles=timedelta(minutes=10),
@@ -151,6 +158,19 @@ class Wingback(Adapter[WingbackSettings, FeatureBinding, CustomerLink]):
             ),
         ),
     )
+
+    def look_up(self, customer: str) -> Ask[LookedUp]:
+        """Find the one customer of whom our id is the reference. Whatever else the filter lets through is no match."""
+        answer = yield self.reading("/v1/c/customer", {"customer_reference": customer, "limit": 100})
+        found = matched(answer, "customers", "hits")
+        if isinstance(found, LookedUp):
+            return found
+        rows, around = found
+        ids = [row.get("id") for row in rows if row.get("customer_reference") == customer]
+        total = around.get("total")
+        if isinstance(total, int) and total > len(rows):  # one of those not shown may be it, too
+            return LookedUp(match=Match.UNTOLD, message="more customers match than one answer holds")
+        return only_one("customer_id", "customer", ids)
 
     def encode(self, usage: Usage[FeatureBinding, CustomerLink]) -> Row:
         row: dict[str, JsonValue] = {

@@ -109,6 +109,26 @@ class Catalogue:
             for tenant, customers in works:
                 await self._book.learn(tenant, customers)
 
+    def use(self, destination: str, works: Iterable[tuple[str, Iterable[str]]]) -> None:
+        """Keep fresh what was looked up of customers whose events are about to be sent."""
+        if self._book is not None and self.destinations[destination].lookup is not None:
+            for tenant, customers in works:
+                self._book.lookups.use(destination, tenant, customers)
+
+    def miss(self, destination: str, tenant: str, customer: str) -> None:
+        """Have a customer without a link looked up, where the destination says so."""
+        if self._book is not None:
+            self._book.lookups.miss(destination, tenant, customer)
+
+    def mistaken(self, destination: str, tenant: str, customer: str) -> None:
+        """Forget what was looked up of a customer whom the vendor does not know any more."""
+        if self._book is not None:
+            self._book.lookups.mistaken(destination, tenant, customer)
+
+    def unlinked(self, destination: str, tenant: str, customer: str) -> str | None:
+        """Return why looking a customer up gave no link, if it was looked up."""
+        return None if self._book is None else self._book.lookups.why(destination, tenant, customer)
+
     def link(self, destination: str, tenant: str, event: Event, when: datetime) -> Link | None:
         """Return how a destination names an event's customer, by subscription and by the event's time.
 

@@ -22,7 +22,7 @@ from adapters import AnyAdapter, Link, Settings, provider, providers
 from adapters._spec import Aggregation
 from gateway.bindings import BindingRow
 from gateway.configuration_findings import Findings, Section, checked, failure, nearest
-from gateway.configuration_sections import Auth, Delivery, Intake, LedgerSettings, Listen, Retention
+from gateway.configuration_sections import Auth, Delivery, Intake, LedgerSettings, Listen, Retention, Span
 from gateway.groups import Member, faults
 from gateway.keys import DEFAULT_TENANT, TenantName
 from gateway.routes import Route, Way, placed, ways_of
@@ -52,6 +52,11 @@ class Destination(Section):
     rate: Literal["vendor", "none"] = Field(
         default="vendor",
         description="`vendor`: keep the rate limits that the vendor states. `none`: as fast as it answers.",
+    )
+    lookup: Span | None = Field(
+        default=None,
+        description="Look customers without a link up at the vendor by the customer's own id, and remember the answer"
+        " for this long. Absent: not looked up.",
     )
     required: bool = Field(
         default=True,
@@ -94,6 +99,14 @@ class Destination(Section):
     def _typed(cls, given: object, info: ValidationInfo) -> object:
         name = info.data.get("provider")
         return given if name is None else checked(provider(name).Settings, given)
+
+    @model_validator(mode="after")
+    def _can_look_up(self) -> Self:
+        if self.lookup is not None and self.adapter.door.customers is None:
+            title = self.adapter.spec.title
+            says = f"{title} has no look-up of customers, or needs none here: leave the key out"
+            raise failure((("lookup",), says))
+        return self
 
     @model_validator(mode="after")
     def _only_live(self) -> Self:
@@ -238,6 +251,12 @@ class Configuration(Section):
     def check_routes(self) -> None:
         """Refuse routes that name what is not there, and groups in which an event has not exactly one destination."""
         findings = Findings()
+        for name, one in self.destinations.items():
+            served = set(self.tenants) & set(one.tenants) if one.tenants else set(self.tenants)
+            if one.lookup is not None and len(served) > 1:
+                with findings.at("destinations", name, "lookup"):
+                    says = "cannot tell customers of several tenants apart at the vendor: give each a destination"
+                    raise failure(((), f"{says} with `tenants`"))
         for place, route in enumerate(self.routes):
             with findings.at("routes", place):
                 _check_route(route, self.destinations, self.meters)

@@ -22,6 +22,7 @@ __all__ = [
     "Retention",
     "Retry",
     "Size",
+    "Span",
     "UnknownMeter",
     "parse_size",
 ]

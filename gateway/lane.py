@@ -256,6 +256,7 @@ class Lane:
         await self._catalogue.learn(
             (work.tenant, (event.customer for event in work.events)) for work in works if work.parts is None
         )
+        self._catalogue.use(self.name, ((work.tenant, (event.customer for event in work.events)) for work in works))
         items, turned = self._prepared(works, now, rows, 2**31 if by_row else door.max_bytes)
         if turned:
             await self._write(turned, [])
@@ -314,6 +315,9 @@ class Lane:
                 following = Next(code=Code.PENDING, doubt=group.doubt, error=group.error)
                 turned.append(moved(work, waiting, following, now))
             for reason, places in away.values():
+                if reason.error is not None and reason.error["code"] == ErrorCode.UNMAPPED_CUSTOMER:
+                    for place in places:
+                        self._catalogue.miss(self.name, work.tenant, work.events[place].customer)
                 following = Next(code=reason.code, doubt=0, error=reason.error)
                 turned.append(moved(work, places, following, now))
         return items, turned
@@ -385,6 +389,18 @@ class Lane:
                 self._board.post(change.batch, self.name, change.members)
             if change.code not in _UNSETTLED:
                 await self.settled(change.batch, change.members)
+            await self._check_links(change)
+
+    async def _check_links(self, change: Change) -> None:
+        """Look customers up again whom the provider does not know any more: nothing of these was stored."""
+        error = None if change.group is None else change.group.error
+        if change.code is not Code.REJECTED or error is None or error["code"] not in _MISTAKEN:
+            return
+        if self._catalogue.destinations[self.name].lookup is None:
+            return
+        snapshot = (await self._ledger.snapshots([change.batch]))[change.batch]
+        for index in change.members:
+            self._catalogue.mistaken(self.name, snapshot.tenant, snapshot.events[index].customer)
 
     async def settled(self, batch: int, members: Sequence[int]) -> None:
         """Let absolute values go that waited for these."""
@@ -434,5 +450,6 @@ class Lane:
 
 
 _UNSETTLED = frozenset({Code.PENDING, Code.RETRYING, Code.BLOCKED, Code.UNKNOWN})
+_MISTAKEN = frozenset({ErrorCode.UNKNOWN_CUSTOMER, ErrorCode.UNKNOWN_SUBSCRIPTION})
 _HEARD = {State.BLOCKED: Heard.REFUSED}
 _TROUBLE = frozenset({State.NOT_STORED, State.UNKNOWN, State.BLOCKED})

@@ -18,6 +18,7 @@ from gateway.configuration import Configuration
 from gateway.configuration_findings import failure, nearest
 from gateway.keys import DEFAULT_TENANT
 from gateway.ledger import AuditRow, Document, Ledger
+from gateway.lookups import Lookups
 from gateway.times import Clock, to_micros
 
 __all__ = ["KIND", "Book", "Change", "Rows", "written"]
@@ -52,10 +53,14 @@ class _Held(msgspec.Struct, frozen=True):
 class Book:
     """The links of one configuration's destinations, over one ledger."""
 
-    def __init__(self, configuration: Configuration, ledger: Ledger, clock: Clock) -> None:
+    def __init__(
+        self, configuration: Configuration, ledger: Ledger, clock: Clock, lookups: Lookups | None = None
+    ) -> None:
+        """`lookups`: what was found at the vendors; absent: nothing."""
         self._configuration = configuration
         self._ledger = ledger
         self._clock = clock
+        self.lookups = lookups or Lookups(configuration, clock)
         self._held: OrderedDict[tuple[str, str], _Held] = OrderedDict()
         self._none: dict[str, datetime] = {}
         """Tenants without any link of their own, and when that was seen."""
@@ -65,7 +70,8 @@ class Book:
         held = self._held.get((tenant, customer))
         if held is not None and destination in held.rows:
             return held.rows[destination]
-        return self.seeds(tenant, customer).get(destination, ())
+        seeds = self.seeds(tenant, customer)
+        return seeds[destination] if destination in seeds else self.lookups.rows(destination, tenant, customer)
 
     def seeds(self, tenant: str, customer: str) -> Rows:
         """Return what the configuration says, which is the default tenant's."""

@@ -147,7 +147,10 @@ def _link(
                 f"the customer's id does not fit {adapter.spec.title}'s {model.default}: add a link for {destination}"
             )
             raise _Refused(ErrorCode.UNMAPPED_CUSTOMER, message, Code.BLOCKED) from None
-    message = f"no link names this customer at {destination}: add one with {' or '.join(model.names)}"
+    why = catalogue.unlinked(destination, tenant, event.customer)
+    if why is None:
+        why = f"add one with {' or '.join(model.names)}"
+    message = f"no link names this customer at {destination}: {why}"
     raise _Refused(ErrorCode.UNMAPPED_CUSTOMER, message, Code.BLOCKED)
 
 

@@ -36,6 +36,7 @@ from gateway.lane import Lane
 from gateway.ledger import AuditRow, Claim, ClaimKind, Ledger, Plan, split_ref
 from gateway.links import Book
 from gateway.links import Change as LinkChange
+from gateway.lookups import Lookups
 from gateway.merge import View, batch_result, closing, fresh, refused
 from gateway.periods import Periods, closed
 from gateway.retention import Keeper
@@ -111,11 +112,13 @@ class Gateway:
         self._unblocking = Unblocking(ledger, self.clock, self.wake)
         self._use(configuration)
         self._unblocking.chore = self.chore("unblock", self._unblocking.step)
+        self._looking = self.chore("look up", self._look_up)
 
     def _use(self, configuration: Configuration) -> None:
         """Take a configuration into use: its catalogue, its keys, a lane for each destination."""
         self.configuration = configuration
-        self.book = Book(configuration, self.ledger, self.clock)
+        self.lookups = Lookups(configuration, self.clock)
+        self.book = Book(configuration, self.ledger, self.clock, self.lookups)
         self.catalogue = Catalogue(configuration, self.periods, self.book)
         self.keyring = Keyring(configuration.auth.keys)
         self._providers = {name: one.provider for name, one in configuration.destinations.items()}
@@ -298,6 +301,10 @@ class Gateway:
             if name in self.lanes:
                 self._unblocking.free(name, [(tenant, customer) for customer, at in moved if at == name])
         return len({customer for customer, _ in moved})
+
+    async def _look_up(self) -> datetime | None:
+        self.lookups.wake = self._looking.wake  # those of the configuration in use
+        return await self.lookups.step(self.lanes, self._unblocking.free)
 
     def wake(self, destination: str) -> None:
         """Tell a lane that there may be work, if there is such a lane."""

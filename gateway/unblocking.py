@@ -62,14 +62,17 @@ class Unblocking:
         """What came too late for the beginning of a walk."""
         self.chore: Chore | None = None
 
-    def free(self, destination: str, customers: Iterable[Customer]) -> None:
-        """Have what waits at a destination for links of these customers go on."""
-        customers = list(customers)
+    def free(self, destination: str, customers: Iterable[Customer] | None) -> None:
+        """Have what waits at a destination for links of these customers go on; `None`: of anybody."""
+        everybody, customers = customers is None, list(customers or ())
         if (walk := self._walks.get(destination)) is None:
             self._walks[destination] = walk = _Walk()
         elif walk.after or walk.last:
-            self._next.setdefault(destination, _Walk()).add(customers)
+            following = self._next.setdefault(destination, _Walk())
+            following.add(customers)
+            following.everybody |= everybody
         walk.add(customers)
+        walk.everybody |= everybody
         if self.chore is not None:
             self.chore.wake()
 

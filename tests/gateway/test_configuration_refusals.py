@@ -162,7 +162,10 @@ def case(text: str, *lines: str) -> tuple[str, tuple[str, ...]]:
         case(with_key("k") + "    mode: dark", "6: destinations.one.mode: should be 'live', 'shadow' or 'off'"),
         case(
             with_key("k") + "    zzz: 1",
-            "6: destinations.one.zzz: unknown key; known are provider, mode, rate, required, tenants, group, settings",
+            (
+                "6: destinations.one.zzz: unknown key; known are provider, mode, rate, lookup, required, tenants,"
+                " group, late, settings"
+            ),
         ),
         case(
             with_key("k") + "    mode: shadow\n    required: true",
