@@ -83,20 +83,19 @@ class View:
         Its id stands in the event, where that is still there; else it has to be told.
         """
         received, left = from_micros(self.snapshot.received_at(index)), self.snapshot.remains
-        made = EventDetail(
-            id=event_id or self.snapshot.events[index].id,
-            status=self.status(index),
-            received_at=format_time(received),
-            deliveries={
-                track.name: DeliveryDetail(**track.result(index), history=track.history(index))
-                for track in self._tracks
-                if track.codes[index]
-            },
-        )
-        if not self.trimmed:
-            made["event"] = event_json(self.snapshot.events[index])
-            made["event"].setdefault("timestamp", format_time(received))
-        elif left is not None:
+        deliveries = {
+            track.name: DeliveryDetail(**track.result(index), history=track.history(index))
+            for track in self._tracks
+            if track.codes[index]
+        }
+        named, status, at = event_id or self.snapshot.events[index].id, self.status(index), format_time(received)
+        if self.trimmed:
+            made = EventDetail(id=named, status=status, received_at=at, deliveries=deliveries)
+        else:
+            shown = event_json(self.snapshot.events[index])
+            shown.setdefault("timestamp", at)
+            made = EventDetail(id=named, status=status, received_at=at, event=shown, deliveries=deliveries)
+        if self.trimmed and left is not None:
             made["trimmed"] = True
             if left.segment is not None:
                 made["archive"] = left.segment
