@@ -170,6 +170,7 @@ class Backfills:
             detail = f"{job.to} has enough to do: live traffic comes first"
             raise RequestRefused(429, ErrorCode.RATE_LIMITED, detail, headers=headers)
         now = self._gateway.clock.now()
+        await self._gateway.catalogue.learn([(tenant, (event.customer for event in events))])
         planned = [(event, plan) for event in events if (plan := self._plan(job, event, now, now)) is not None]
         if job.state == "running":
             await self._record(job, planned, now)
@@ -240,11 +241,13 @@ class Backfills:
 
     async def _slice(self, job: Job, view: View, start: int, now: datetime) -> tuple[int, int]:
         """Feed some events of a batch; return how many, and the place to go on at."""
-        received = from_micros(view.snapshot.received)
         stop = min(len(view.snapshot.events), start + SLICE)
         some: list[tuple[int, Plan]] = []
+        await self._gateway.catalogue.learn(
+            [(job.tenant, (event.customer for event in view.snapshot.events[start:stop]))]
+        )
         for index in range(start, stop):
-            event = view.snapshot.events[index]
+            event, received = view.snapshot.events[index], from_micros(view.snapshot.received_at(index))
             if job.wanted.takes(event, event.timestamp or received):
                 plan = self._plan(job, event, received, now)
                 if plan is not None:

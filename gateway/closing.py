@@ -114,10 +114,10 @@ class Closing:
         tally = _Tally({name: one.group for name, one in destinations.items() if one.group is not None})
         now = self._gateway.clock.now()
         async for view in stored(self._gateway.ledger, tenant):
-            received = from_micros(view.snapshot.received)
-            tally.since = tally.since or received
+            tally.since = tally.since or from_micros(view.snapshot.received)
             async for part in slices(len(view.snapshot.events)):
                 for index in part:
+                    received = from_micros(view.snapshot.received_at(index))
                     when = view.snapshot.events[index].timestamp or received
                     if period.holds(when):
                         tally.add(view, index, late=received >= period.end)

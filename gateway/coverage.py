@@ -46,13 +46,13 @@ async def coverage(
     lacks: dict[tuple[str, str], _Lack] = {}
     batches = events = 0
     async for view in stored(ledger, tenant):
-        found, received = view.snapshot.events, from_micros(view.snapshot.received)
+        found = view.snapshot.events
         batches += 1
         async for part in slices(len(found)):
             some = found[part.start : part.stop]
             await catalogue.learn([(tenant, (event.customer for event in some))])
-            for event in some:
-                when = event.timestamp or received
+            for index, event in zip(part, some, strict=True):
+                when = event.timestamp or from_micros(view.snapshot.received_at(index))
                 seen.add(hash(event.customer))
                 for name in needing:
                     if not catalogue.rows(name, event.meter) or catalogue.link(name, tenant, event, when) is not None:

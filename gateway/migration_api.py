@@ -98,9 +98,11 @@ class _Migration:
         wanted, now = asked.filter.wanted(), self._gateway.clock.now()
         made = Preflight(self._gateway.catalogue, asked.to, now)
         async for view in stored(self._gateway.ledger, tenant):
-            received = from_micros(view.snapshot.received)
             async for part in slices(len(view.snapshot.events)):
-                for event in view.snapshot.events[part.start : part.stop]:
+                some = view.snapshot.events[part.start : part.stop]
+                await self._gateway.catalogue.learn([(tenant, (event.customer for event in some))])
+                for index in part:
+                    event, received = view.snapshot.events[index], from_micros(view.snapshot.received_at(index))
                     if wanted.takes(event, event.timestamp or received):
                         made.add(tenant, event, received)
         return answer(made.report(asked.rate))
