@@ -170,7 +170,10 @@ customers:
     assert [
         "config.yaml:1: listen.prot: unknown key; did you mean port?",
         "config.yaml:3: destinations.one.settings.api_key: the environment variable KEY is not set",
-        "config.yaml:3: destinations.one.settings.url: unknown key; known are api_key, base_url, allow_amend",
+        (
+            "config.yaml:3: destinations.one.settings.url: unknown key; known are "
+            "api_key, previous_api_key, base_url, allow_amend"
+        ),
         "config.yaml:6: meters.a.bindings.two.scale: should be a number",
         "config.yaml:6: meters.a.bindings.three: unknown destination; known are one, two",
         "config.yaml:8: customers.c.two: give customer_id",
