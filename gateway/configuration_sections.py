@@ -1,16 +1,19 @@
 """The parts of a configuration that stand for themselves: where to listen, whom to trust, how much, how long."""
 
 import re
+from dataclasses import replace
 from datetime import timedelta
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import AfterValidator, BeforeValidator, Field, field_validator, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, field_validator, model_validator
 
 from adapters._models import Duration
 from gateway.configuration_findings import Section, failure
+from gateway.errors import ConfigurationError
 from gateway.keys import Key
+from gateway.ledger._redis.address import Address
 
 __all__ = [
     "Ack",
@@ -76,20 +79,67 @@ class LedgerSettings(Section):
     """Where events and deliveries are kept."""
 
     url: str = Field(
-        default="sqlite:///usage-gateway.db", description="`sqlite:///relative.db` or `sqlite:////absolute.db`."
+        default="sqlite:///usage-gateway.db",
+        repr=False,
+        description="`sqlite:///relative.db`, `sqlite:////absolute.db`, `redis://host:6379/0`,"
+        " `redis+sentinel://host:26379,host:26379/master-name/0` or `redis+cluster://host:6379,host:6379`;"
+        " `rediss` for TLS.",
     )
+    user: str | None = Field(default=None, min_length=1, description="On a Redis server that has users.")
+    password: SecretStr | None = Field(default=None, min_length=1, description="Of the Redis server.")
+    replicas: int | None = Field(
+        default=None,
+        ge=0,
+        le=10,
+        description="Copies of a Redis server that a write waits for. Absent: 1 with sentinels or a cluster, else 0.",
+    )
+    ca_file: Path | None = Field(default=None, description="Whom to trust over TLS. Absent: whom the machine trusts.")
+    cert_file: Path | None = Field(default=None, description="Our certificate, where the Redis server wants one.")
+    key_file: Path | None = Field(default=None, description="The key of our certificate.")
 
     @field_validator("url")
     @classmethod
     def _supported(cls, url: str) -> str:
-        if not re.fullmatch(r"sqlite:///[^?#]*[^?#/]", url) or url == "sqlite:///:memory:":
-            raise ValueError("only SQLite files are supported: write sqlite:///relative.db or sqlite:////absolute.db")
+        if url.startswith("redis"):
+            Address.read(url)
+        elif not re.fullmatch(r"sqlite:///[^?#]*[^?#/]", url) or url == "sqlite:///:memory:":
+            raise ValueError(
+                "should be a file or a Redis server: write sqlite:///relative.db, sqlite:////absolute.db or"
+                " redis://host:6379/0"
+            )
         return url
+
+    @model_validator(mode="after")
+    def _fitting(self) -> Self:
+        named = {"user", "password", "replicas", "ca_file", "cert_file", "key_file"} & self.model_fields_set
+        unused = sorted(name for name in named if getattr(self, name) is not None)
+        address = self.address
+        if address is None and unused:
+            raise failure(((unused[0],), "is for a Redis server, and the ledger is a file: leave the key out"))
+        if address is not None and not address.tls and (files := [name for name in unused if name.endswith("_file")]):
+            raise failure(((files[0],), "is for TLS: write rediss:// in the url"))
+        return self
 
     @property
     def path(self) -> Path:
-        """The file; a relative one is found from the working directory."""
+        """The file, found from the working directory. Raises ConfigurationError where there is none."""
+        if self.address is not None:
+            raise ConfigurationError("ledger.url: names a Redis server, and this is for a ledger in a file")
         return Path(self.url.removeprefix("sqlite:///"))
+
+    @property
+    def address(self) -> Address | None:
+        """The Redis server, `None` for a file."""
+        if not self.url.startswith("redis"):
+            return None
+        address = Address.read(self.url)
+        password = address.password if self.password is None else self.password.get_secret_value()
+        return replace(address, user=self.user or address.user, password=password)
+
+    @property
+    def shown(self) -> str:
+        """The url for people: without user and password."""
+        return self.url if (address := self.address) is None else str(address)
 
 
 class Auth(Section):

@@ -1,6 +1,8 @@
 """`usage-gateway check`, `config schema`: what is wrong with a configuration, and what will surprise."""
 
+import asyncio
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -13,7 +15,7 @@ from gateway.configuration import Configuration
 from gateway.configuration_file import load
 from gateway.configuration_schema import json_schema
 from gateway.errors import ConfigurationError
-from gateway.ledger.check import add_up
+from gateway.ledger.opening import sums_of
 
 __all__ = ["check", "config"]
 
@@ -44,7 +46,7 @@ def check(
     except ConfigurationError as error:
         configuration, errors = None, str(error).splitlines()
     warnings = [] if configuration is None else surprises(configuration)
-    sums = add_up(configuration.ledger.path) if ledger and configuration is not None else None
+    sums = asyncio.run(sums_of(configuration.ledger)) if ledger and configuration is not None else None
     failed = bool(errors or (strict and warnings) or (sums and sums["problem_count"]))
     if as_json:
         told = [warning._asdict() for warning in warnings]
@@ -61,6 +63,8 @@ def check(
 
 def _unusable(configuration: Configuration) -> list[str]:
     """Return what would stop the service at its start, beyond the file itself."""
+    if configuration.ledger.address is not None:
+        return []
     folder = configuration.ledger.path.resolve().parent
     if not folder.is_dir():
         return [f"ledger.url: the folder {folder} does not exist: make it"]
@@ -80,7 +84,7 @@ def _tell(path: Path, configuration: Configuration | None, warnings: list[Surpri
         say(f"{path}: can be used: {told}{warned}", "green")
 
 
-def _tell_sums(sums: dict[str, Any]) -> None:
+def _tell_sums(sums: Mapping[str, Any]) -> None:
     if sums["problem_count"]:
         for problem in sums["problems"]:
             complain(problem)

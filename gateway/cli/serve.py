@@ -21,7 +21,7 @@ from gateway.cli._server import Server, address, listen
 from gateway.configuration import Configuration
 from gateway.configuration_file import load
 from gateway.errors import GatewayError
-from gateway.ledger import SqliteLedger
+from gateway.ledger.opening import ledger_of
 from gateway.service import Gateway
 
 __all__ = ["serve"]
@@ -42,7 +42,7 @@ def serve(*, config: ConfigFile, as_json: Json = False) -> int:
 
 
 async def _serve(path: Path, configuration: Configuration, listener: socket.socket, *, as_json: bool) -> Exit:
-    gateway = Gateway(configuration, SqliteLedger(configuration.ledger.path))
+    gateway = Gateway(configuration, ledger_of(configuration.ledger, configuration.delivery.timeout))
     grace = configuration.delivery.grace
     # Who waits for an answer has half of it at most: the rest is the lanes'.
     server = Server(create_app(gateway), grace=max(1, int(grace.total_seconds() / 2)))
@@ -59,7 +59,7 @@ async def _serve(path: Path, configuration: Configuration, listener: socket.sock
 
 
 def _announce(gateway: Gateway, url: str, *, as_json: bool) -> None:
-    ledger, durability = gateway.configuration.ledger.url, gateway.ledger.durability
+    ledger, durability = gateway.configuration.ledger.shown, gateway.ledger.durability
     log.info("gateway.listening", url=url, ledger=ledger, durability=durability)
     if sys.stderr.isatty():
         say(f"Usage Gateway listens on {url}; events are kept in {ledger} (durability: {durability})", "bold")

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import msgspec
 
 from canonical_schema import FINGERPRINT, ErrorItem, Event, differences, fingerprint
-from gateway.ledger._model import AuditRow, Code, Erasure, Remains, WorkState
+from gateway.ledger._model import AttemptRow, AuditRow, Code, Erasure, Remains, WorkState
 from gateway.ledger._rows import (
     find_in_events,
     pack_attempt,
@@ -33,6 +33,7 @@ __all__ = [
     "trim",
     "trimmable",
     "unname",
+    "without",
 ]
 
 TABLES = (
@@ -196,15 +197,7 @@ def erase(connection: sqlite3.Connection, batch: int, erasure: Erasure) -> tuple
         attempt = unpack_attempt(body)
         if places.isdisjoint(attempt.members):
             continue
-        # The message of one outcome stands for many: with it goes whatever it says of this customer.
-        attempt.error = _silent(attempt.error)
-        attempt.others = {
-            index: (outcome, _silent(error) if index in places else error)
-            for index, (outcome, error) in attempt.others.items()
-        }
-        attempt.provider_event_ids = {
-            index: named for index, named in attempt.provider_event_ids.items() if index not in places
-        }
+        attempt = without(attempt, places)
         connection.execute("UPDATE attempts SET body = ? WHERE id = ?", (pack_attempt(attempt), number))
     return len(places), unsettled
 
@@ -270,6 +263,20 @@ def _leave(connection: sqlite3.Connection, batch: int, places: set[int]) -> None
         connection.execute("DELETE FROM unrouted WHERE batch = ?", (batch,))
         if waiting:
             connection.execute("INSERT INTO unrouted VALUES (?, ?)", (batch, pack_members(waiting)))
+
+
+def without(attempt: AttemptRow, places: set[int]) -> AttemptRow:
+    """Return an attempt that says nothing more of some events than what became of them."""
+    return msgspec.structs.replace(
+        attempt,
+        # The message of one outcome stands for many: with it goes whatever it says of this customer.
+        error=_silent(attempt.error),
+        others={
+            index: (outcome, _silent(error) if index in places else error)
+            for index, (outcome, error) in attempt.others.items()
+        },
+        provider_event_ids={index: named for index, named in attempt.provider_event_ids.items() if index not in places},
+    )
 
 
 _CODES = "SELECT codes FROM tracks WHERE batch = ? AND destination = ?"

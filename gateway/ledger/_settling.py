@@ -23,7 +23,7 @@ from gateway.ledger._rows import (
 )
 from gateway.ledger._trail import note
 
-__all__ = ["WorkRow", "extend", "group_of", "hold", "intend", "release", "route", "settle"]
+__all__ = ["WorkRow", "extend", "group_of", "hold", "intend", "release", "route", "settle", "unless_there"]
 
 
 class WorkRow(NamedTuple):
@@ -179,7 +179,7 @@ def _give(connection: sqlite3.Connection, batch: int, routed: Mapping[int, Plan]
     known: dict[str, bytes] = dict(
         connection.execute("SELECT destination, codes FROM tracks WHERE batch = ?", (batch,))
     )
-    fresh = [_unless_there(plan, known, index) for index, plan in routed.items()]
+    fresh = [unless_there(plan, known, index) for index, plan in routed.items()]
     query = "SELECT size, received, receipts FROM batches WHERE batch = ?"
     size, received, packed = connection.execute(query, (batch,)).fetchone()
     happened = None
@@ -201,7 +201,7 @@ def _still_unrouted(connection: sqlite3.Connection, batch: int, left: Iterable[i
 _NO_DELIVERY = frozenset({Code.NONE, Code.NO_BINDING, Code.NO_ROUTE})
 
 
-def _unless_there(plan: Plan, known: Mapping[str, bytes], index: int) -> Plan:
+def unless_there(plan: Plan, known: Mapping[str, bytes], index: int) -> Plan:
     """Return a plan without the destinations where the event has a delivery, as shadow."""
 
     def missing(name: str) -> bool:

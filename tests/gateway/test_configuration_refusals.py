@@ -84,12 +84,22 @@ def case(text: str, *lines: str) -> tuple[str, tuple[str, ...]]:
             " `usage-gateway keys new` and put it under auth.keys, or listen on 127.0.0.1",
         ),
         case(
-            "ledger: {url: 'redis://u:s3cret@h'}",
-            "1: ledger.url: only SQLite files are supported: write sqlite:///relative.db or sqlite:////absolute.db",
+            "ledger: {url: 'redis://u:s3cret@h:99999'}",
+            "1: ledger.url: 'h:99999' is no host and port: write redis://host:6379/0,"
+            " redis+sentinel://host:26379,host:26379/master-name/0 or redis+cluster://host:6379,host:6379;"
+            " rediss for TLS, user:password@ before the hosts",
+        ),
+        case(
+            "ledger: {replicas: 1}",
+            "1: ledger.replicas: is for a Redis server, and the ledger is a file: leave the key out",
+        ),
+        case(
+            "ledger:\n  url: redis://h\n  ca_file: ca.pem", "3: ledger.ca_file: is for TLS: write rediss:// in the url"
         ),
         case(
             "ledger:\n  url: 'sqlite:///:memory:'",
-            "2: ledger.url: only SQLite files are supported: write sqlite:///relative.db or sqlite:////absolute.db",
+            "2: ledger.url: should be a file or a Redis server: write sqlite:///relative.db, sqlite:////absolute.db or"
+            " redis://host:6379/0",
         ),
         case("intake: {ack: some}", "1: intake.ack: should be 'required', 'stored' or 'all'"),
         case("intake: {unknown_meter: drop}", "1: intake.unknown_meter: should be 'store' or 'refuse'"),

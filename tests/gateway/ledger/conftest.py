@@ -5,16 +5,21 @@ A new backend joins `BACKENDS`; every test of this folder but those named for a 
 
 import contextlib
 import shutil
+import tempfile
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import AbstractAsyncContextManager
 from decimal import Decimal
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import pytest
 
 from canonical_schema import DeliveryStatus, Event
 from gateway.ledger import Claim, Code, Ledger, Part, Plan, Portion, SqliteLedger, Work, WorkState, split_ref
+from gateway.ledger._redis.address import Address
+from gateway.ledger.check import add_up
+from gateway.ledger.redis import RedisLedger
+from tests.redis_servers import Server
 
 TENANT = "default"
 
@@ -32,6 +37,10 @@ class Store(Protocol):
 
     def full(self, ledger: Ledger) -> AbstractAsyncContextManager[None]:
         """Leave an open ledger no room for anything as long as this lasts."""
+        ...
+
+    async def problems(self) -> list[str]:
+        """Return what does not add up in it."""
         ...
 
 
@@ -55,6 +64,9 @@ class SqliteStore:
                 shutil.copy(file, left.path.with_name(left.path.name + end))
         return left
 
+    async def problems(self) -> list[str]:
+        return add_up(self.path)["problems"]
+
     @contextlib.asynccontextmanager
     async def full(self, ledger: Ledger) -> AsyncGenerator[None]:
         assert isinstance(ledger, SqliteLedger)
@@ -66,7 +78,51 @@ class SqliteStore:
             await writer.do(lambda connection: connection.execute("PRAGMA max_page_count = 1000000").fetchone())
 
 
-BACKENDS = [SqliteStore]
+class RedisStore:
+    """A real server that writes each command down before it answers. What kill -9 leaves is its log."""
+
+    _usual: ClassVar[Server | None] = None
+    """The server of this process's tests; emptied for each, and made anew when its log has grown."""
+
+    def __init__(self, folder: Path, server: Server | None = None) -> None:
+        self._folder = folder
+        self._cuts = 0
+        self.server = server or self._emptied()
+
+    @classmethod
+    def _emptied(cls) -> Server:
+        server = cls._usual
+        if server is None or int(server.command("INFO", "persistence")["aof_current_size"]) > 2_000_000:
+            server = cls._usual = Server(Path(tempfile.mkdtemp(prefix="redis-")))
+        server.command("FLUSHALL")
+        return server
+
+    def ledger(self) -> RedisLedger:
+        return RedisLedger(Address.read(f"redis://127.0.0.1:{self.server.port}/0"))
+
+    def cut(self) -> "RedisStore":
+        self._cuts += 1
+        folder = self._folder / f"cut{self._cuts}"
+        left = self.server.copied(folder)
+        left.command("DEL", "{ug}:o")  # those who shared it are gone with the power, and nobody waits to see it
+        return RedisStore(folder, left)
+
+    async def problems(self) -> list[str]:
+        async with opened(self) as ledger:
+            assert isinstance(ledger, RedisLedger)
+            return (await ledger.add_up())["problems"]
+
+    @contextlib.asynccontextmanager
+    async def full(self, ledger: Ledger) -> AsyncGenerator[None]:
+        assert isinstance(ledger, RedisLedger)
+        self.server.command("CONFIG", "SET", "maxmemory", "1")
+        try:
+            yield
+        finally:
+            self.server.command("CONFIG", "SET", "maxmemory", "0")
+
+
+BACKENDS = [SqliteStore, RedisStore]
 
 
 @pytest.fixture(params=BACKENDS, ids=lambda backend: backend.__name__)

@@ -1,8 +1,7 @@
 """What is old is trimmed to what a repeat needs, and forgotten in the end; a customer can be erased. Every backend."""
 
-from collections.abc import Generator
+from collections.abc import AsyncGenerator
 from decimal import Decimal
-from pathlib import Path
 
 import msgspec
 import pytest
@@ -23,7 +22,6 @@ from gateway.ledger import (
     WorkState,
     ref_of,
 )
-from gateway.ledger.check import add_up
 from tests.gateway.ledger.conftest import TENANT, Store, codes, event, opened, places, recorded, rendered, totals
 
 LIVE = Plan(live=("a",))
@@ -33,11 +31,10 @@ ERROR = ErrorItem(code=ErrorCode.UNKNOWN_CUSTOMER, message="acme is not known", 
 
 
 @pytest.fixture(autouse=True)
-def adding_up(store: Store) -> Generator[None]:
-    """Whatever is trimmed, forgotten or erased: the ledger adds up afterwards, where it is a file."""
+async def adding_up(store: Store) -> AsyncGenerator[None]:
+    """Whatever is trimmed, forgotten or erased: the ledger adds up afterwards."""
     yield
-    if isinstance(path := getattr(store, "path", None), Path):
-        assert [] == add_up(path)["problems"]
+    assert [] == await store.problems()
 
 
 async def settle(

@@ -79,6 +79,7 @@ class LedgerMachine(RuleBasedStateMachine):
 
     def teardown(self) -> None:
         self.runner.run(self.ledger.close())
+        assert [] == self.runner.run(self.store.problems())
         self.stack.close()
 
     def enqueue(self, batch: int, index: int, plan: Plan) -> None:

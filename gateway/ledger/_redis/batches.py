@@ -1,0 +1,67 @@
+"""What batches brought, decoded: those just recorded are the next to be sent."""
+
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from typing import NamedTuple
+
+from canonical_schema import Event
+from gateway.ledger._keeping import Content
+from gateway.ledger._model import Remains
+
+__all__ = ["CACHED_EVENTS", "Batch", "Batches"]
+
+CACHED_EVENTS = 50_000
+
+
+class Batch(NamedTuple):
+    """Events as they were recorded together."""
+
+    tenant: str
+    received: int
+    events: Sequence[Event]
+    """None where the batch is trimmed."""
+    left: Remains | None = None
+
+    def differing(self, index: int, event: Event) -> tuple[str, ...] | None:
+        """Return `None` for a repeat of an event, else the members that differ, as far as they are known."""
+        return Content(self.events, self.left).differing(index, event)
+
+
+class Batches:
+    """The newest batches at hand, and a way to the others. Their content changes only where a customer is erased."""
+
+    def __init__(self, load: Callable[[Sequence[int]], Awaitable[Mapping[int, Batch]]]) -> None:
+        self._load = load
+        self._held: OrderedDict[int, Batch] = OrderedDict()
+        self._events = 0
+
+    def __contains__(self, number: int) -> bool:
+        return number in self._held
+
+    def __getitem__(self, number: int) -> Batch:
+        return self._held[number]
+
+    def drop(self, number: int) -> None:
+        """Keep a batch at hand no longer: its content has changed."""
+        if (dropped := self._held.pop(number, None)) is not None:
+            self._events -= len(dropped.events)
+
+    def put(self, number: int, batch: Batch) -> None:
+        """Keep a batch at hand."""
+        if number in self._held:
+            return
+        self._held[number] = batch
+        self._events += len(batch.events)
+        while self._events > CACHED_EVENTS and len(self._held) > 1:
+            _, dropped = self._held.popitem(last=False)
+            self._events -= len(dropped.events)
+
+    async def get(self, numbers: Iterable[int]) -> Mapping[int, Batch]:
+        """Return batches by number; unknown ones are left out."""
+        wanted = set(numbers)
+        found = {number: self._held[number] for number in wanted if number in self._held}
+        if missing := sorted(wanted - found.keys()):
+            for number, batch in (await self._load(missing)).items():
+                found[number] = batch
+                self.put(number, batch)
+        return found

@@ -1,0 +1,79 @@
+"""Who sends: processes that share a ledger, each with a name of its own and a heartbeat."""
+
+import asyncio
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+__all__ = ["HORIZON", "Owners", "here"]
+
+HORIZON = 24 * 3600 * 1000
+"""Milliseconds after which a process that is not heard of is forgotten."""
+
+
+def here() -> str:
+    """Return what tells a process from every other, as far as this machine can say."""
+    return f"{_machine()}|{os.getpid()}|{_began(os.getpid())}"
+
+
+def _machine() -> str:
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text("ascii").strip()
+        return f"{boot}|{os.readlink('/proc/self/ns/pid')}"
+    except OSError:
+        return ""
+
+
+def _began(process: int) -> str:
+    """Return when a process began, empty where there is none."""
+    try:
+        return Path(f"/proc/{process}/stat").read_text("utf-8", "replace").rpartition(")")[2].split()[19]
+    except (OSError, IndexError):
+        return ""
+
+
+def _ended(where: str) -> bool:
+    """Return whether a process certainly ended: it ran on this machine, among the same processes, and is not there."""
+    machine, _, rest = where.rpartition("|")
+    machine, _, process = machine.rpartition("|")
+    return bool(machine) and machine == _machine() and process.isdigit() and _began(int(process)) != rest
+
+
+class Owners:
+    """What this process knows of those that share its ledger, as of the last heartbeat."""
+
+    def __init__(self, lease: float) -> None:
+        """`lease` is how many seconds after its last heartbeat a process counts as gone."""
+        self.name = os.urandom(8)
+        self.lease = lease
+        self._living = [self.name]
+        self._heard: float | None = None
+
+    def heard(self, answer: Any) -> None:
+        """Take notice of an answer to a heartbeat."""
+        (now, *beats), placed = answer
+        where = {placed[at]: placed[at + 1].decode() for at in range(0, len(placed), 2)}
+        limit = float(now) - self.lease * 1000
+        living = {
+            name
+            for name, beat in zip(beats[::2], beats[1::2], strict=True)
+            if float(beat) >= limit and not _ended(where.get(name, ""))
+        }
+        self._living = sorted(living | {self.name})
+        self._heard = asyncio.get_running_loop().time()
+
+    @property
+    def living(self) -> Sequence[bytes]:
+        """The processes that are there, this one too, in an order that all of them know."""
+        return self._living
+
+    @property
+    def share(self) -> tuple[int, int]:
+        """Which share of the work is this process's, of how many."""
+        return self._living.index(self.name), len(self._living)
+
+    @property
+    def fenced(self) -> bool:
+        """Whether others may take this process for gone: then nothing more may leave."""
+        return self._heard is None or asyncio.get_running_loop().time() - self._heard > self.lease

@@ -1,0 +1,183 @@
+"""Claim, store and enqueue, in one script for each partition that a request's ids fall into."""
+
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from canonical_schema import Event
+from gateway.ledger._deliveries import times
+from gateway.ledger._model import AttemptRow, AuditRow, Claim, ClaimKind, Plan, Run, Snapshot, Track, ref_of, split_ref
+from gateway.ledger._redis.base import pairs, remains, together
+from gateway.ledger._redis.batches import Batch
+from gateway.ledger._redis.deliveries import planned, tally
+from gateway.ledger._redis.keeping import Keeping, audited
+from gateway.ledger._redis.layout import DIGEST, pack_runs, unpack_head
+from gateway.ledger._redis.link import Link
+from gateway.ledger._rows import digests as digests_of
+from gateway.ledger._rows import pack_events, unpack_attempt, unpack_events, unpack_parts
+
+__all__ = ["Recording"]
+
+
+class Recording(Keeping):
+    """Events: taken in, found again, shown with what became of them."""
+
+    async def record(
+        self, tenant: str, received: int, events: Sequence[Event], plans: Sequence[Plan], audit: Sequence[AuditRow] = ()
+    ) -> Sequence[Claim]:
+        received.to_bytes(7, "big")  # what is no time at all is the caller's mistake, and nobody else's
+        digests = [one[:DIGEST] for one in digests_of(tenant, [event.id for event in events])]
+        places: dict[int, list[int]] = {}
+        for position, one in enumerate(digests):
+            places.setdefault(self._partition(one), []).append(position)
+        # The audit goes with the events where they lie in one partition, and follows them where they do not.
+        whole = len(places) == 1
+        made = await self._whole(
+            together(
+                self._part(
+                    partition,
+                    Batch(tenant, received, [events[position] for position in some]),
+                    [plans[position] for position in some],
+                    [digests[position] for position in some],
+                    audit if whole else (),
+                )
+                for partition, some in places.items()
+            )
+        )
+        if audit and not whole and all(claim.kind is ClaimKind.NEW for some in made for claim in some):
+            await self.note(audit)
+        if whole:
+            return made[0]
+        claims: dict[int, Claim] = {}
+        for some, found in zip(places.values(), made, strict=True):
+            claims.update(zip(some, found, strict=True))
+        return [claims[position] for position in range(len(events))]
+
+    def _partition(self, one: bytes) -> int:
+        links = len(self._opened())
+        return 0 if links == 1 else int.from_bytes(one[:4], "big") % links
+
+    async def _part(
+        self, partition: int, sent: Batch, plans: Sequence[Plan], digests: Sequence[bytes], audit: Sequence[AuditRow]
+    ) -> Sequence[Claim]:
+        """Record what falls into one partition: all that is new as one batch. The first of an id wins."""
+        link, token = self._opened()[partition], os.urandom(8)
+        first: dict[bytes, int] = {}
+        for position, one in enumerate(digests):
+            first.setdefault(one, position)
+        new: list[int] = list(first.values())
+        refs: dict[bytes, int] = {}
+        while new:
+            stored = Batch(sent.tenant, sent.received, [sent.events[position] for position in new])
+            ids = b"".join([digests[position] for position in new])
+            arguments = _arguments(stored, [plans[position] for position in new])
+            arguments += audited(audit if len(new) == len(digests) else ())
+            answer: list[Any]
+            done, *answer = await link.run("record", token, partition, ids, *arguments)
+            if done:
+                batch = int(answer[0])
+                self._batches.put(batch, stored)
+                refs.update((digests[position], ref_of(batch, index)) for index, position in enumerate(new))
+                break
+            known: dict[int, int] = {
+                new[at]: int.from_bytes(ref, "big") for at, ref in zip(answer[::2], answer[1::2], strict=True)
+            }
+            refs.update((digests[position], ref) for position, ref in known.items())
+            new = [position for position in new if position not in known]
+        return await self._claims(sent.events, digests, refs, set(new))
+
+    async def _claims(
+        self, events: Sequence[Event], digests: Sequence[bytes], refs: Mapping[bytes, int], new: set[int]
+    ) -> Sequence[Claim]:
+        if len(new) == len(events) > 0:
+            return Run(refs[digests[0]], len(events))
+        held = await self._batches.get({split_ref(ref)[0] for ref in refs.values()})
+        claims: list[Claim] = []
+        for position, (event, one) in enumerate(zip(events, digests, strict=True)):
+            ref = refs[one]
+            if position in new:
+                claims.append(Claim(ref, ClaimKind.NEW))
+                continue
+            batch, index = split_ref(ref)
+            differing = held[batch].differing(index, event)
+            claims.append(
+                Claim(ref, ClaimKind.REPLAY) if differing is None else Claim(ref, ClaimKind.CONFLICT, differing)
+            )
+        return claims
+
+    async def find(self, tenant: str, event_id: str) -> int | None:
+        one = digests_of(tenant, [event_id])[0][:DIGEST]
+        found: bytes | None = await self._opened()[self._partition(one)].ask("HGET", f":i{one[-1] % 16}", one)
+        return None if found is None else int.from_bytes(found, "big")
+
+    async def batches_before(self, batch: int | None, limit: int) -> Sequence[int]:
+        below = "+inf" if batch is None else f"({batch}"
+        pages: list[list[bytes]] = await self._everywhere(
+            lambda link: link.ask("ZREVRANGEBYSCORE", ":l", below, "-inf", "LIMIT", 0, limit)
+        )
+        return sorted((int(one) for page in pages for one in page), reverse=True)[:limit]
+
+    async def batches_after(self, batch: int, limit: int) -> Sequence[int]:
+        pages: list[list[bytes]] = await self._everywhere(
+            lambda link: link.ask("ZRANGEBYSCORE", ":l", f"({batch}", "+inf", "LIMIT", 0, limit)
+        )
+        return sorted(int(one) for page in pages for one in page)[:limit]
+
+    async def snapshots(self, batches: Sequence[int]) -> Mapping[int, Snapshot]:
+        wanted = [(batch, link) for batch in batches if (link := self._link(batch)) is not None]
+        looks = await together(self._snapshot(batch, link) for batch, link in wanted)
+        return {one.batch: one for one in looks if one is not None}
+
+    async def _snapshot(self, batch: int, link: Link) -> Snapshot | None:
+        answer = await link.run("look", batch, int(batch not in self._batches))
+        if not answer:
+            return None
+        fields, work, attempts, rows, events = answer
+        known = pairs(fields)
+        left = remains(known.get(b"f", b""), known.get(b"X", b""), known.get(b"T", b""))
+        if batch in self._batches and self._batches[batch].left != left:  # another process changed it
+            self._batches.drop(batch)
+        elif events:
+            self._batches.put(batch, Batch(known[b"t"].decode(), int(known[b"r"]), unpack_events(events), left))
+        held = (await self._batches.get({batch}))[batch]
+        tracks = {
+            name: Track(
+                destination=name,
+                provider=self._providers.get(name, ""),
+                shadow=f"s:{name}".encode() in known,
+                codes=known[f"c:{name}".encode()],
+                work=[],
+                attempts=[],
+                parts={},
+            )
+            for name in sorted(field[2:].decode() for field in known if field.startswith(b"c:"))
+        }
+        places = pairs(work)
+        for field in sorted(field for field in places if field.isdigit()):
+            head = unpack_head(places[field], places.get(b"e" + field))
+            tracks[head.destination].work.append((head.group, head.members))
+        for one in attempts:
+            attempt: AttemptRow = unpack_attempt(one)
+            tracks[attempt.destination].attempts.append(attempt)
+        for field, body in pairs(rows).items():
+            place, _, name = field.decode().partition(":")
+            tracks[name].parts[int(place)] = (unpack_parts(body) or [[]])[0]
+        return Snapshot(
+            batch=batch,
+            tenant=held.tenant,
+            received=held.received,
+            events=list(held.events),
+            tracks=list(tracks.values()),
+            remains=left,
+        )
+
+
+def _arguments(batch: Batch, plans: Sequence[Plan]) -> list[bytes | str | int]:
+    """Return what the script stores of a batch, after its ids."""
+    size = len(batch.events)
+    happened = times(batch.events, plans, [batch.received] * size)
+    made = planned(range(size), plans, size, batch.received, happened)
+    arguments: list[bytes | str | int] = [batch.received, batch.tenant, pack_events(batch.events), len(made.codes)]
+    for name, codes in made.codes.items():
+        arguments += [name, int(name not in made.live), bytes(codes), tally(codes)]
+    return [*arguments, len(made.heads), *made.heads, pack_runs(made.unrouted)]

@@ -1,0 +1,143 @@
+"""Which server answers for a partition at the moment: found out, and found out again when it proves wrong."""
+
+import asyncio
+import contextlib
+from collections.abc import Mapping
+from typing import Any, cast
+
+from redis.asyncio import Redis
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from redis.crc import key_slot
+from redis.exceptions import RedisError
+
+from gateway.errors import LedgerUnavailable
+from gateway.ledger._redis.address import Address
+
+__all__ = ["SLOTS", "Topology", "commanded", "partition_tag"]
+
+SLOTS = 16384
+Place = tuple[str, int]
+
+
+def partition_tag(partition: int, partitions: int) -> bytes:
+    """Return the hash tag of a partition; the tags of several lie evenly over a cluster's slots."""
+    if partitions == 1:
+        return b"{ug}"
+    low, high = (SLOTS * edge // partitions for edge in (partition, partition + 1))
+    number = 0
+    while not low <= key_slot(b"ug%d.%d" % (partition, number)) < high:
+        number += 1
+    return b"{ug%d.%d}" % (partition, number)
+
+
+async def commanded(client: Redis, *words: str | bytes | int | None) -> Any:
+    """Return what a server answers to a command, as it says it."""
+    return await cast("Any", client).execute_command(*words)
+
+
+class Topology:
+    """The servers behind an address, each with a client of its own."""
+
+    def __init__(self, address: Address, *, timeout: float, tls: Mapping[str, Any]) -> None:
+        """`timeout` is what a server may take for an answer, in seconds."""
+        self._address = address
+        self._timeout = timeout
+        self._tls = tls
+        self._clients: dict[Place, Redis] = {}
+        self._masters: list[tuple[int, int, Place]] = []
+        """First and last slot, and who answers for them."""
+        self._looking = asyncio.Lock()
+        self._looked = 0
+
+    async def master(self, tag: bytes) -> Redis:
+        """Return the client of the server that answers for a tag. Raises LedgerUnavailable where none is known."""
+        if not self._masters:
+            await self.look_again(self._looked)
+        slot = key_slot(tag)
+        for first, last, place in self._masters:
+            if first <= slot <= last:
+                return self._client(place)
+        raise LedgerUnavailable("no master of the cluster answers for a part of the ledger")
+
+    async def masters(self) -> list[tuple[str, Redis]]:
+        """Return all masters with their names."""
+        if not self._masters:
+            await self.look_again(self._looked)
+        places = dict.fromkeys(place for _, _, place in self._masters)
+        return [(f"{host}:{port}", self._client((host, port))) for host, port in places]
+
+    @property
+    def looked(self) -> int:
+        """How often it was found out who answers."""
+        return self._looked
+
+    async def look_again(self, seen: int) -> None:
+        """Find out who answers, unless somebody has since it was `seen`. Raises LedgerUnavailable where nobody says."""
+        async with self._looking:
+            if self._looked != seen:
+                return
+            match self._address.shape:
+                case "single":
+                    found = [(0, SLOTS - 1, self._address.hosts[0])]
+                case "sentinel":
+                    found = await self._ask_sentinels()
+                case "cluster":
+                    found = await self._ask_cluster()
+            self._masters = found
+            self._looked += 1
+
+    async def close(self) -> None:
+        """Let go of every connection."""
+        for client in self._clients.values():
+            await client.aclose()
+        self._clients.clear()
+
+    async def _ask_sentinels(self) -> list[tuple[int, int, Place]]:
+        for host, port in self._address.hosts:
+            sentinel = self._made(host, port, sentinel=True)
+            with contextlib.suppress(RedisError, OSError):
+                found = await commanded(sentinel, "SENTINEL", "GET-MASTER-ADDR-BY-NAME", self._address.master)
+                if found:
+                    name, number = (one.decode() if isinstance(one, bytes) else str(one) for one in found)
+                    await sentinel.aclose()
+                    return [(0, SLOTS - 1, (name, int(number)))]
+            await sentinel.aclose()
+        raise LedgerUnavailable(f"no sentinel says where the master {self._address.master} is")
+
+    async def _ask_cluster(self) -> list[tuple[int, int, Place]]:
+        known = dict.fromkeys([*(place for _, _, place in self._masters), *self._address.hosts])
+        for place in known:
+            with contextlib.suppress(RedisError, OSError):
+                ranges: list[Any] = await commanded(self._client(place), "CLUSTER", "SLOTS")
+                found: list[tuple[int, int, Place]] = []
+                for first, last, master, *_ in ranges:
+                    host = master[0].decode() if isinstance(master[0], bytes) else str(master[0])
+                    found.append((first, last, (host or place[0], int(master[1]))))
+                if found:
+                    return found
+        raise LedgerUnavailable("no server of the cluster says who its masters are")
+
+    def _client(self, place: Place) -> Redis:
+        if place not in self._clients:
+            self._clients[place] = self._made(*place)
+        return self._clients[place]
+
+    def _made(self, host: str, port: int, *, sentinel: bool = False) -> Redis:
+        address = self._address
+        client = Redis(
+            host=host,
+            port=port,
+            db=0 if sentinel else address.database,
+            username=None if sentinel else address.user,
+            password=None if sentinel else address.password,
+            protocol=2,
+            socket_timeout=self._timeout,
+            socket_connect_timeout=min(self._timeout, 3.0),
+            # Redis-py repeats commands of its own accord; what is repeated here, and how often, is for `Link` to say.
+            retry=Retry(NoBackoff(), 0),
+            ssl=address.tls,
+            **(self._tls if address.tls else {}),
+        )
+        client.response_callbacks.clear()  # answers as the server gives them, one way for commands and scripts
+        return client

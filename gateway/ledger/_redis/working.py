@@ -1,0 +1,282 @@
+"""Work: taken, about to be sent, settled, held and let go."""
+
+import os
+from collections import defaultdict
+from collections.abc import AsyncIterator, Mapping, Sequence
+from itertools import pairwise
+
+import msgspec
+
+from canonical_schema import ErrorItem
+from gateway.errors import LedgerUnavailable
+from gateway.ledger._model import AttemptRow, AuditRow, Change, Code, Part, Portion, Work, WorkState
+from gateway.ledger._redis.base import Base, numbers, pairs, together
+from gateway.ledger._redis.keeping import audited
+from gateway.ledger._redis.layout import (
+    NOBODY,
+    PARTITIONS,
+    STATES,
+    index_member,
+    pack_head,
+    pack_rendered,
+    pack_runs,
+    split_member,
+    unpack_head,
+    unpack_rendered,
+    unpack_runs,
+)
+from gateway.ledger._redis.link import LONG, Link
+from gateway.ledger._rows import pack_attempt, pack_error, pack_parts
+
+__all__ = ["Working"]
+
+Argument = bytes | str | int
+AT_ONCE = 200
+"""Pieces of work that one script goes through: nobody waits longer for it than a few milliseconds."""
+LAG = 2_000_000
+"""Microseconds after which work that is due and another process's share is everybody's."""
+_PAST = b"".join(STATES[state] for state in (WorkState.READY, WorkState.BLOCKED, WorkState.HELD, WorkState.WAITING))
+
+
+class Working(Base):
+    """Groups of deliveries on their way."""
+
+    async def take(self, destination: str, now: int, limit: int) -> Sequence[Work]:
+        self._guard()
+        share = self._owners.share
+        answers = await self._everywhere(lambda link: link.run("take", destination, now, limit, *share, now - LAG))
+        taken: list[Work] = []
+        room = limit
+        for work, _ in sorted(await self._told(answers), key=_urgency):
+            if room <= 0:
+                break
+            if len(work.members) > room:
+                work.members, work.events = work.members[:room], work.events[:room]
+                work.parts = None if work.parts is None else work.parts[:room]
+            room -= len(work.members)
+            taken.append(work)
+        return taken
+
+    async def overdue(self, destination: str, now: int, limit: int) -> tuple[Sequence[Work], int | None]:
+        answers = await self._everywhere(lambda link: link.run("overdue", destination, _PAST, limit + 1))
+        works = [work for work, _ in sorted(await self._told(answers), key=_urgency)]
+        past = [work for work in works[:limit] if work.group.deadline is not None and work.group.deadline < now]
+        return past, works[len(past)].group.deadline if len(past) < len(works) else None
+
+    async def next_due(self, destination: str) -> int | None:
+        share = self._owners.share
+        answers: list[bytes] = await self._everywhere(lambda link: link.run("due", destination, *share, LAG))
+        return min((int(found) for found in answers if found), default=None)
+
+    async def intend(self, portions: Sequence[Portion], now: int) -> Sequence[int]:
+        self._guard()
+        by_partition: dict[int, list[int]] = {}
+        for place, portion in enumerate(portions):
+            by_partition.setdefault(portion.work.batch % PARTITIONS, []).append(place)
+
+        async def write() -> list[int]:
+            found: dict[int, int] = {}
+            for partition, places in by_partition.items():
+                arguments = [one for place in places for one in self._intent(portions[place], now)]
+                answer = await self._opened()[partition].run(
+                    "intend", os.urandom(8), partition, len(places), *arguments
+                )
+                found.update(zip(places, numbers(answer), strict=True))
+            return [found[place] for place in range(len(portions))]
+
+        return await self._whole(write())
+
+    def _guard(self) -> None:
+        if self._links and self._owners.fenced:
+            raise LedgerUnavailable("this process was not heard of for too long: others may send what it would send")
+
+    def _intent(self, portion: Portion, now: int) -> list[Argument]:
+        work = portion.work
+        sent = now if work.group.sent is None else work.group.sent
+        group = msgspec.structs.replace(work.group, state=WorkState.SENDING, sent=sent, error=None)
+        members, parts = _ordered(portion.members, portion.parts)
+        head = pack_head(group, self._owners.name, work.destination, members)
+        return [work.batch, work.id, pack_runs(members), head, pack_rendered(members, parts)]
+
+    async def settle(
+        self, changes: Sequence[Change], attempts: Sequence[AttemptRow], audit: Sequence[AuditRow] = ()
+    ) -> None:
+        links = self._opened()
+        partitions = sorted({one.batch % PARTITIONS for one in (*changes, *attempts)}) or [0]
+        written = [
+            _settlement(
+                [one for one in changes if one.batch % PARTITIONS == partition],
+                [one for one in attempts if one.batch % PARTITIONS == partition],
+                audit if partition == partitions[0] else (),
+            )
+            for partition in partitions
+        ]
+
+        async def write() -> None:
+            # What spans partitions is looked at in all of them before any is written.
+            for check in (1, 0) if len(partitions) > 1 else (0,):
+                for partition, arguments in zip(partitions, written, strict=True):
+                    run = links[partition].run
+                    numbers(await run("settle", os.urandom(8), partition, check, *arguments, patience=LONG))
+
+        await self._whole(write())
+
+    async def pieces(self, batch: int, destination: str) -> Sequence[Work]:
+        link = self._link(batch)
+        if link is None:
+            return []
+        held = pairs(await link.ask("HGETALL", f":k:{batch}"))
+        answer: list[bytes] = []
+        for field in held:
+            if field.isdigit():
+                head, failure, rendered = held[field], held.get(b"e" + field, b""), held.get(b"p" + field, b"")
+                answer += [index_member(int(field), batch), head, failure, rendered]
+        found = [work for work, _ in await self._told([answer]) if work.destination == destination]
+        return sorted(found, key=lambda work: work.id)
+
+    async def in_state(self, states: Sequence[WorkState], destination: str | None) -> Sequence[tuple[int, str]]:
+        fields = [one for answer in await self._everywhere(lambda link: link.ask("HKEYS", ":n")) for one in answer]
+        wanted = {STATES[state] for state in states}
+        found: set[tuple[int, str]] = set()
+        for state, name in {(one[:1], one[1:].decode()) for one in fields}:
+            if state in wanted and destination in {None, name}:
+                async for answer in self._pages(name, state):
+                    found.update((split_member(member)[1], name) for member in answer[::4])
+        return sorted(found)
+
+    async def held(self, destination: str, state: WorkState) -> Sequence[Work]:
+        living = set[bytes]()
+        if state is WorkState.SENDING:  # what others are sending is theirs as long as they live
+            await self._beat()
+            living = set(self._owners.living) - {self._owners.name}
+        works = [
+            work
+            async for answer in self._pages(destination, STATES[state])
+            for work, owner in await self._told([answer])
+            if owner not in living
+        ]
+        return sorted(works, key=lambda work: work.id)
+
+    async def abandoned(self, destination: str) -> Sequence[Work]:
+        await self._beat()
+        living = set(self._owners.living)
+        return [
+            work
+            async for answer in self._pages(destination, STATES[WorkState.SENDING])
+            for work, owner in await self._told([answer])
+            if owner not in living
+        ]
+
+    async def walk(self, destination: str, state: WorkState, after: int, limit: int) -> Sequence[Work]:
+        answers = await self._everywhere(lambda link: link.run("walk", destination, STATES[state], after, limit))
+        works = [work for work, _ in await self._told(answers)]
+        return sorted(works, key=lambda work: work.id)[:limit]
+
+    async def hold(self, destination: str, error: ErrorItem) -> Mapping[int, Sequence[int]]:
+        held: defaultdict[int, list[int]] = defaultdict(list)
+        failure = pack_error(error) or b""
+
+        async def write(link: Link) -> None:
+            more = True
+            while more:
+                answer = await link.run("hold", os.urandom(8), destination, failure, AT_ONCE, int(Code.BLOCKED))
+                for batch, runs in zip(answer[::2], answer[1::2], strict=True):
+                    held[int(batch)] += unpack_runs(runs)
+                more = len(answer) == 2 * AT_ONCE
+
+        await self._whole(together([write(link) for link in self._opened()]))
+        return dict(held)
+
+    async def release(self, destination: str, state: WorkState, now: int, pieces: int | None = None) -> int:
+        links, due = self._opened(), now.to_bytes(8, "little")
+
+        async def write() -> int:
+            released = 0
+            for link in links:
+                more = True
+                while more and (pieces is None or released < pieces):
+                    most = AT_ONCE if pieces is None else min(AT_ONCE, pieces - released)
+                    codes = int(Code.PENDING), int(Code.RETRYING)
+                    done: int = await link.run("release", os.urandom(8), destination, STATES[state], due, most, *codes)
+                    released += done
+                    more = done == most
+            return released
+
+        return await self._whole(write())
+
+    async def _beat(self) -> None:
+        raise NotImplementedError
+
+    async def _pages(self, destination: str, state: bytes) -> AsyncIterator[Sequence[bytes]]:
+        """Give the work in one state, a page at a time."""
+        for link in self._opened():
+            after = 0
+            while answer := await link.run("walk", destination, state, after, AT_ONCE):
+                yield answer
+                after = split_member(answer[-4])[0]
+
+    async def _told(self, answers: Sequence[Sequence[bytes]]) -> list[tuple[Work, bytes]]:
+        """Return work as the scripts told it, with who sends it."""
+        heads = [
+            (*split_member(member), unpack_head(head, failure or None), rendered)
+            for answer in answers
+            for member, head, failure, rendered in zip(*(answer[at::4] for at in range(4)), strict=True)
+        ]
+        batches = await self._batches.get({batch for _, batch, _, _ in heads})
+        return [
+            (
+                Work(
+                    id=number,
+                    destination=head.destination,
+                    batch=batch,
+                    tenant=batches[batch].tenant,
+                    received=batches[batch].received,
+                    group=head.group,
+                    members=head.members,
+                    events=[batches[batch].events[index] for index in head.members],
+                    parts=unpack_rendered(rendered, head.members),
+                ),
+                head.owner,
+            )
+            for number, batch, head, rendered in heads
+        ]
+
+
+def _urgency(told: tuple[Work, bytes]) -> tuple[int, int, int]:
+    group = told[0].group
+    return 2**62 if group.deadline is None else group.deadline, group.due, told[0].id
+
+
+def _ordered(members: Sequence[int], parts: list[list[Part]] | None) -> tuple[Sequence[int], list[list[Part]] | None]:
+    """Return members ascending, with their rows."""
+    if all(one < other for one, other in pairwise(members)):
+        return members, parts
+    order = sorted(range(len(members)), key=members.__getitem__)
+    return [members[place] for place in order], None if parts is None else [parts[place] for place in order]
+
+
+def _settlement(changes: Sequence[Change], attempts: Sequence[AttemptRow], audit: Sequence[AuditRow]) -> list[Argument]:
+    """Return what the script writes of one partition's part."""
+    leaving: dict[tuple[int, int], list[int]] = {}
+    for change in changes:
+        leaving.setdefault((change.batch, change.work), []).extend(change.members)
+    arguments: list[Argument] = [len(leaving)]
+    for (batch, work), members in leaving.items():
+        arguments += [batch, work, pack_runs(sorted(members))]
+    rows: list[Argument] = []
+    arguments.append(len(changes))
+    for change in changes:
+        members, parts = _ordered(change.members, change.parts)
+        arguments += [change.batch, change.destination, pack_runs(members), int(change.code)]
+        if change.group is None:
+            arguments += [b"", b"", b""]
+        else:
+            head = pack_head(change.group, NOBODY, change.destination, members)
+            arguments += [head, pack_error(change.group.error) or b"", pack_rendered(members, parts)]
+        for index, some in zip(members, parts or (), strict=False):
+            if len(some) > 1:
+                rows += [change.batch, f"{index}:{change.destination}", pack_parts([some]) or b""]
+    arguments.append(len(attempts))
+    for attempt in attempts:
+        arguments += [attempt.batch, pack_attempt(attempt)]
+    return [*arguments, len(rows) // 3, *rows, *audited(audit)]

@@ -1,0 +1,125 @@
+"""The ledger on Redis: for several processes and machines. Each call is a script that does once what is asked twice.
+
+What belongs to one batch lies in one partition; a server has one partition, a cluster several, fixed when the ledger
+is begun. An id always falls into the same one.
+"""
+
+import asyncio
+import contextlib
+from collections.abc import Mapping
+from datetime import timedelta
+from typing import Any
+
+import structlog
+
+from gateway.errors import LedgerUnavailable
+from gateway.ledger._redis.address import Address
+from gateway.ledger._redis.aging import Aging
+from gateway.ledger._redis.checking import Checking
+from gateway.ledger._redis.layout import PARTITIONS
+from gateway.ledger._redis.link import Link
+from gateway.ledger._redis.owners import HORIZON, Owners, here
+from gateway.ledger._redis.routing import Routing
+from gateway.ledger._redis.server import examined
+from gateway.ledger._redis.topology import Topology, partition_tag
+from gateway.ledger._redis.working import Working
+
+__all__ = ["RedisLedger"]
+
+log = structlog.get_logger("gateway.ledger")
+
+VERSION = 1
+
+
+class RedisLedger(Aging, Working, Routing, Checking):
+    """A `Ledger` on a Redis server, a master with replicas, or a cluster. For many processes at a time."""
+
+    def __init__(
+        self,
+        address: Address,
+        *,
+        replicas: int = 0,
+        lease: timedelta = timedelta(seconds=60),
+        timeout: timedelta = timedelta(seconds=5),
+        partitions: int | None = None,
+        tls: Mapping[str, Any] | None = None,
+        observer: bool = False,
+    ) -> None:
+        """`observer`: this process looks on, and never sends.
+
+        `lease`: after how long without a heartbeat a process counts as gone; longer than a request may take.
+
+        `partitions` counts where the ledger is begun, and never after; absent: two for each master of a cluster.
+        """
+        super().__init__(Owners(lease.total_seconds()))
+        self.durability = "unknown"
+        self._address = address
+        self._replicas = replicas
+        self._wanted = partitions
+        self._topology = Topology(address, timeout=timeout.total_seconds(), tls=tls or {})
+        self._providers: Mapping[str, str] = {}
+        self._beating: asyncio.Task[None] | None = None
+        self._observer = observer
+
+    async def open(self) -> None:
+        """Find the server, look whether it can be trusted, and begin the ledger where there is none.
+
+        Raises ConfigurationError for a server that may throw things away, LedgerUnavailable where none answers.
+        """
+        try:
+            masters = await self._topology.masters()
+            standing = await examined(masters, self._replicas)
+            self.durability = standing.durability
+            usual = min(PARTITIONS, 2 * len(masters)) if self._address.shape == "cluster" else 1
+            partitions = await self._begun(self._wanted or usual)
+            self._links = [Link(self._topology, partition_tag(number, partitions)) for number in range(partitions)]
+            for link in self._links:
+                link.replicas = standing.replicas
+            if not self._observer:
+                await self._beat()
+            await self._learn()
+        except BaseException:
+            await self._let_go()
+            raise
+        if not self._observer:
+            self._beating = asyncio.create_task(self._keep_beating())
+
+    async def close(self) -> None:
+        """Finish what was asked for, say that this process is gone, and let go of the server."""
+        links, self._links = self._links, ()
+        if self._beating is not None:
+            self._beating.cancel()
+            await asyncio.gather(self._beating, return_exceptions=True)
+        await asyncio.gather(*self._calls, return_exceptions=True)
+        self._links = links
+        if links and not self._observer:
+            with contextlib.suppress(LedgerUnavailable):  # it will be missed soon enough
+                await links[0].run("beat", self._owners.name, "", HORIZON, patience=0.5)
+        await self._let_go()
+
+    async def _let_go(self) -> None:
+        links, self._links = self._links, ()
+        for link in links:
+            await link.close()
+        await self._topology.close()
+
+    async def _begun(self, partitions: int) -> int:
+        """Return how many partitions the ledger has. Raises LedgerUnavailable for one of a newer version."""
+        first = Link(self._topology, partition_tag(0, 1))
+        version, found = await first.run("begin", VERSION, partitions)
+        await first.close()
+        if int(version) > VERSION:
+            raise LedgerUnavailable(
+                f"the ledger has version {int(version)}, and this is a gateway for version {VERSION}: install a newer"
+            )
+        return int(found)
+
+    async def _keep_beating(self) -> None:
+        """Say again and again that this process is there."""
+        while True:
+            await asyncio.sleep(max(0.05, self._owners.lease / 6))
+            with contextlib.suppress(LedgerUnavailable):  # it is tried again; until then nothing new is sent
+                await self._beat()
+
+    async def _beat(self) -> None:
+        self._owners.heard(await self._opened()[0].run("beat", self._owners.name, here(), HORIZON))

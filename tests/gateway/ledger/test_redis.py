@@ -1,0 +1,315 @@
+"""What holds because the ledger is on a Redis server: honesty at the start, commands that come twice, trouble."""
+
+import asyncio
+from collections.abc import Iterator
+from datetime import timedelta
+from decimal import Decimal
+from pathlib import Path
+
+import pytest
+
+from gateway.errors import ConfigurationError, LedgerUnavailable
+from gateway.ledger import Change, ClaimKind, Code, Moved, Plan, WorkState
+from gateway.ledger._redis.address import Address
+from gateway.ledger._redis.layout import pack_runs, unpack_runs
+from gateway.ledger.redis import RedisLedger
+from tests.gateway.ledger.conftest import TENANT, RedisStore, event, events, opened, places, recorded, rendered, totals
+from tests.redis_servers import Server
+
+PLAN = Plan(live=("a",))
+
+
+def address(server: Server) -> Address:
+    return Address.read(f"redis://127.0.0.1:{server.port}/0")
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[Server]:
+    one = Server(tmp_path / "server")
+    yield one
+    one.kill()
+
+
+async def refusal(server: Server) -> str:
+    """Return why a server is not taken."""
+    with pytest.raises((ConfigurationError, LedgerUnavailable)) as refused:
+        await RedisLedger(address(server)).open()
+    return str(refused.value)
+
+
+async def durability(server: Server) -> str:
+    ledger = RedisLedger(address(server))
+    await ledger.open()
+    await ledger.close()
+    return ledger.durability
+
+
+async def test_a_server_that_throws_things_away_when_it_is_full_is_refused(server: Server) -> None:
+    server.command("CONFIG", "SET", "maxmemory-policy", "allkeys-lru")
+    said = await refusal(server)
+    assert "maxmemory-policy 'allkeys-lru'" in said
+    assert "set it to noeviction" in said
+
+
+async def test_what_the_server_survives_is_said_as_it_is(server: Server) -> None:
+    assert "always" == await durability(server)
+    server.command("CONFIG", "SET", "appendfsync", "everysec")
+    assert "everysec" == await durability(server)
+    server.command("CONFIG", "SET", "appendfsync", "no")
+    assert "os" == await durability(server)
+    server.command("CONFIG", "SET", "appendonly", "no")
+    assert "memory" == await durability(server)
+    server.command("CONFIG", "SET", "save", "3600 1")
+    assert "snapshot" == await durability(server)
+
+
+async def test_a_ledger_of_a_newer_version_is_refused(server: Server) -> None:
+    server.command("HSET", "{ug}:m", "version", "99")
+    assert "version 99" in await refusal(server)
+
+
+async def test_a_server_that_is_not_there_or_takes_no_password_is_said(server: Server) -> None:
+    server.command("CONFIG", "SET", "requirepass", "s3cret")
+    said = await refusal(server)
+    assert "refuses the user or the password" in said
+    assert "s3cret" not in said
+    server.kill()
+    assert "does not answer" in await refusal(server)
+
+
+async def test_a_script_whose_answer_was_lost_does_nothing_a_second_time(server: Server) -> None:
+    ledger = RedisLedger(address(server))
+    await ledger.open()
+    lost = _losing_answers(ledger)
+    try:
+        claims = await ledger.record(TENANT, 1000, events("e1", "e2"), [PLAN] * 2)
+        assert [ClaimKind.NEW] * 2 == [claim.kind for claim in claims]
+        (work,) = await ledger.take("a", 5000, 10)
+        (number,) = await ledger.intend([rendered(work, [1])], 5000)
+        change = Change(work=number, batch=work.batch, destination="a", members=[1], code=Code.ACCEPTED, group=None)
+        await ledger.settle([change], [])
+        with pytest.raises(Moved):
+            await ledger.settle([change], [])
+        assert {"a": {"accepted": 1, "pending": 1}} == await totals(ledger)
+        assert {WorkState.READY: [0]} == await places(ledger, work.batch)
+        assert 3 <= len(lost)
+        assert [] == (await ledger.add_up())["problems"]
+    finally:
+        await ledger.close()
+
+
+def _losing_answers(ledger: RedisLedger) -> list[str]:
+    """Let every script that writes run, and lose its first answer."""
+    (link,) = ledger._links
+    sent, lost = link._sent, list[str]()
+
+    async def losing(client: object, calls: list[object], *, writes: bool) -> list[object]:
+        answers = await sent(client, calls, writes=writes)  # type: ignore[arg-type]
+        names = [call.script.name for call in calls if call.script is not None]  # type: ignore[attr-defined]
+        if (
+            writes
+            and any(name not in lost for name in names)
+            and not any(isinstance(one, Exception) for one in answers)
+        ):
+            lost.extend(names)
+            raise ConnectionResetError("the answer was lost")
+        return answers
+
+    link._sent = losing  # type: ignore[method-assign]
+    return lost
+
+
+async def test_a_restart_loses_nothing_that_was_promised_and_the_ledger_goes_on(server: Server) -> None:
+    store = RedisStore(server.folder, server)
+    async with opened(store) as ledger:
+        batch = await recorded(ledger, "e1", "e2")
+        server.kill()
+        with pytest.raises(LedgerUnavailable) as refused:
+            await ledger.record(TENANT, 2000, events("e3"), [PLAN])
+        assert "cannot be reached" in str(refused.value)
+        server.start()
+        assert {WorkState.READY: [0, 1]} == await places(ledger, batch)
+        claims = await ledger.record(TENANT, 3000, events("e1", "e3"), [PLAN] * 2)
+        assert [ClaimKind.REPLAY, ClaimKind.NEW] == [claim.kind for claim in claims]
+    assert [] == await store.problems()
+
+
+async def test_what_is_asked_while_the_server_restarts_waits_for_it(server: Server) -> None:
+    store = RedisStore(server.folder, server)
+    async with opened(store) as ledger:
+        await recorded(ledger, "e1")
+        (work,) = await ledger.take("a", 5000, 10)
+        (number,) = await ledger.intend([rendered(work)], 5000)
+        server.kill()
+        change = Change(work=number, batch=work.batch, destination="a", members=[0], code=Code.ACCEPTED, group=None)
+        settling = asyncio.ensure_future(ledger.settle([change], []))
+        await asyncio.to_thread(server.start)
+        await settling
+        assert {"a": {"accepted": 1}} == await totals(ledger)
+
+
+async def test_a_server_that_loads_or_only_reads_promises_nothing_until_it_does(server: Server) -> None:
+    master = server
+    replica = Server(server.folder / "replica", {"replicaof": f"127.0.0.1 {master.port}"})
+    try:
+        store = RedisStore(server.folder, server)
+        async with opened(store) as ledger:
+            batch = await recorded(ledger, "e1")
+            server.command("REPLICAOF", "127.0.0.1", replica.port)
+            with pytest.raises(LedgerUnavailable) as refused:
+                await ledger.record(TENANT, 2000, events("e2"), [PLAN])
+            assert "cannot be reached" in str(refused.value)
+            server.command("REPLICAOF", "NO", "ONE")
+            assert batch < await recorded(ledger, "e2")
+    finally:
+        replica.kill()
+
+
+async def test_a_server_that_stands_still_is_a_refusal_in_time(server: Server) -> None:
+    ledger = RedisLedger(address(server), timeout=timedelta(milliseconds=300))
+    await ledger.open()
+    try:
+        server.pause(on=True)
+        with pytest.raises(LedgerUnavailable):
+            await ledger.record(TENANT, 2000, events("e1"), [PLAN])
+        server.pause(on=False)
+        (claim,) = await ledger.record(TENANT, 3000, events("e1"), [PLAN])
+        # It may have been stored when nobody heard of it: then it is a repeat, and stored once all the same.
+        assert claim.kind in {ClaimKind.NEW, ClaimKind.REPLAY}
+        assert {"a": {"pending": 1}} == await totals(ledger)
+        assert [] == (await ledger.add_up())["problems"]
+    finally:
+        await ledger.close()
+
+
+async def test_a_write_waits_for_its_replicas_or_is_not_acknowledged(server: Server) -> None:
+    replica = Server(server.folder / "replica", {"replicaof": f"127.0.0.1 {server.port}"})
+    ledger = RedisLedger(address(server), replicas=1)
+    await ledger.open()
+    try:
+        assert "always+1 replica" == ledger.durability
+        await recorded(ledger, "e1")
+        assert b"1" == replica.command("GET", "{ug}:w") or replica.command("HLEN", "{ug}:n") >= 1
+        replica.pause(on=True)
+        with pytest.raises(LedgerUnavailable) as refused:
+            await ledger.record(TENANT, 2000, events("e2"), [PLAN])
+        assert "0 of 1 replicas have it" in str(refused.value)
+        replica.pause(on=False)
+        (claim,) = await ledger.record(TENANT, 3000, events("e2"), [PLAN])
+        assert ClaimKind.REPLAY is claim.kind
+    finally:
+        await ledger.close()
+        replica.kill()
+
+
+async def test_a_full_server_still_lets_work_go(server: Server) -> None:
+    store = RedisStore(server.folder, server)
+    async with opened(store) as ledger:
+        await recorded(ledger, "e1")
+        async with store.full(ledger):
+            with pytest.raises(LedgerUnavailable) as refused:
+                await ledger.record(TENANT, 2000, events("e2"), [PLAN])
+            assert "has no room" in str(refused.value)
+            (work,) = await ledger.take("a", 5000, 10)
+            (number,) = await ledger.intend([rendered(work)], 5000)
+            change = Change(work=number, batch=work.batch, destination="a", members=[0], code=Code.ACCEPTED, group=None)
+            await ledger.settle([change], [])
+        assert {"a": {"accepted": 1}} == await totals(ledger)
+
+
+async def test_two_processes_never_hold_the_same_work(server: Server) -> None:
+    one, other = RedisLedger(address(server)), RedisLedger(address(server))
+    await one.open()
+    await other.open()
+    try:
+        for number in range(8):
+            await recorded(one, f"e{number}")
+        await one.held("a", WorkState.SENDING)  # each hears of the other
+        now = 2_500_000
+        works, others = await one.take("a", 1500, 100), await other.take("a", 1500, 100)
+        assert 8 == len({work.id for work in (*works, *others)}) == len(works) + len(others)
+        assert 4 == len(works), "shares are equal"
+        late = await other.take("a", 1000 + now, 100)
+        assert 8 == len(late), "what waits for long is everybody's"
+        ids = await one.intend([rendered(work) for work in works], 1500)
+        with pytest.raises(Moved):
+            await other.intend([rendered(work) for work in late if work.id == ids[0]], 1500)
+        assert [] == list(await other.held("a", WorkState.SENDING)), "they are in good hands"
+        assert [] == list(await other.abandoned("a"))
+        server.command("ZREM", "{ug}:o", one._owners.name)  # not heard of for too long
+        assert sorted(ids) == sorted(work.id for work in await other.abandoned("a"))
+    finally:
+        await one.close()
+        await other.close()
+
+
+async def test_a_process_that_was_not_heard_of_for_too_long_sends_nothing_more(server: Server) -> None:
+    ledger = RedisLedger(address(server), lease=timedelta(milliseconds=200))
+    await ledger.open()
+    try:
+        await recorded(ledger, "e1")
+        (work,) = await ledger.take("a", 5000, 10)
+        assert ledger._beating is not None
+        ledger._beating.cancel()
+        await asyncio.sleep(0.3)
+        for asked in (ledger.take("a", 5000, 10), ledger.intend([rendered(work)], 5000)):
+            with pytest.raises(LedgerUnavailable):
+                await asked
+    finally:
+        await ledger.close()
+
+
+async def test_ids_of_several_partitions_are_told_apart_and_add_up(server: Server) -> None:
+    ledger = RedisLedger(address(server), partitions=3)
+    await ledger.open()
+    try:
+        sent = [event(f"e{index}", quantity=Decimal(index)) for index in range(60)]
+        claims = await ledger.record(TENANT, 1000, sent, [PLAN] * 60)
+        assert [ClaimKind.NEW] * 60 == [claim.kind for claim in claims]
+        again = await ledger.record(TENANT, 2000, sent[::-1], [PLAN] * 60)
+        assert [(ClaimKind.REPLAY, claim.ref) for claim in claims][::-1] == [(one.kind, one.ref) for one in again]
+        works = await ledger.take("a", 5000, 50)
+        assert 50 == sum(len(work.members) for work in works)
+        numbers = await ledger.intend([rendered(work) for work in works], 5000)
+        changes = [
+            Change(work=number, batch=one.batch, destination="a", members=one.members, code=Code.ACCEPTED, group=None)
+            for number, one in zip(numbers, works, strict=True)
+        ]
+        assert 3 == len(changes)
+        late = Change(work=1, batch=works[-1].batch, destination="a", members=[0], code=Code.DEAD, group=None)
+        with pytest.raises(Moved):
+            await ledger.settle([*changes[:1], late], [])
+        assert {"a": {"pending": 60}} == await totals(ledger), "all of it or nothing"
+        await ledger.settle(changes, [])
+        assert {"a": {"accepted": 50, "pending": 10}} == await totals(ledger)
+        assert [] == (await ledger.add_up())["problems"]
+    finally:
+        await ledger.close()
+
+
+@pytest.mark.parametrize("members", [[], [0], [0, 1, 2], [5], [1, 3, 5], [0, 1, 7, 8, 9, 65535]])
+def test_runs_are_the_members_that_they_came_from(members: list[int]) -> None:
+    assert members == unpack_runs(pack_runs(members))
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("redis://h", "redis://h:6379/0"),
+        ("rediss://u:p%40ss@[::1]:7000/3", "rediss://[::1]:7000/3"),
+        ("redis+sentinel://:s3cret@a,b:5/name/2", "redis+sentinel://a:26379,b:5/name/2"),
+        ("rediss+cluster://a:1,b:2", "rediss+cluster://a:1,b:2"),
+    ],
+)
+def test_an_address_is_shown_without_its_secrets(url: str, shown: str) -> None:
+    one = Address.read(url)
+    assert shown == str(one)
+    assert "s3cret" not in repr(one)
+
+
+@pytest.mark.parametrize(
+    "url", ["redis://", "redis://a,b", "redis://h:99999", "redis+sentinel://h", "redis://h/0/1", "redis://h/x", "redis"]
+)
+def test_an_address_that_means_nothing_is_refused(url: str) -> None:
+    with pytest.raises(ValueError, match="redis"):
+        Address.read(url)

