@@ -216,7 +216,7 @@ async def _steps(gateway: Gateway, look: Look, chain: Chain, wanted: Wanted, act
     if original.kind is Kind.ABSOLUTE:
         detail = "it states a running value: send the right value as a new event"
         raise _Refused(422, ErrorCode.UNSUPPORTED, detail)
-    target = _target(original, wanted)
+    target = _target(chain, wanted)
     if target == chain.value:
         return []
     live, shadow, unknown, refunds = list[str](), list[str](), list[str](), list[str]()
@@ -261,10 +261,13 @@ async def _steps(gateway: Gateway, look: Look, chain: Chain, wanted: Wanted, act
     return steps
 
 
-def _target(original: Event, wanted: Wanted) -> Quantities:
-    """Return what an event should say."""
+def _target(chain: Chain, wanted: Wanted) -> Quantities:
+    """Return what an event should say. What is void stays void, whatever it is scaled by."""
+    original = chain.original
     has = quantities_of(original)
     if isinstance(wanted, Scale):
+        if not chain.value:
+            return {}
         try:
             return {name: _EXACT.multiply(each, wanted.factor) for name, each in has.items()}
         except Inexact:

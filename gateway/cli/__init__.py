@@ -36,6 +36,8 @@ app.command("gateway.cli.providers:providers", name="providers", help="Show what
 app.command("gateway.cli.links:links", name="links", help="How destinations name customers: CSV in and out.")
 app.command("gateway.cli.deliveries:deliveries", name="deliveries", help="Look at and repair deliveries.")
 app.command("gateway.cli.ledger:ledger", name="ledger", help="Back the ledger up, restore it, erase a customer.")
+app.command("gateway.cli.events:events", name="events", help="Look at events, and correct them.")
+app.command("gateway.cli.events:corrections", name="corrections", help="Correct many events by filter.")
 app.command(
     "gateway.cli.preflight:preflight", name="preflight", help="Tell what a destination would refuse of a history."
 )

@@ -44,6 +44,8 @@ def retry(
     destination: Annotated[str | None, Parameter(help="Only those to this destination.")] = None,
     meter: Annotated[str | None, Parameter(help="Only those of this meter.")] = None,
     customer: Annotated[str | None, Parameter(help="Only those of this customer.")] = None,
+    since: Annotated[str | None, Parameter("--from", help="Only events at or after this instant.")] = None,
+    until: Annotated[str | None, Parameter("--to", help="Only events before this instant.")] = None,
     remap: Annotated[bool, Parameter(negative="", help="Render them anew from today's catalogue.")] = False,
     url: Url = LOCAL,
     key: Key = None,
@@ -53,7 +55,9 @@ def retry(
 
     With --remap they are rendered anew, which is done only where nothing can have been stored.
     """
-    filters = {"status": status, "destination": destination, "meter": meter, "customer": customer}
+    filters = {
+        "status": status, "destination": destination, "meter": meter, "customer": customer, "from": since, "to": until,
+    }  # fmt: skip
     given = {name: value for name, value in filters.items() if value is not None}
     if bool(ids) == bool(given):
         options = ", ".join(f"--{name}" for name in filters)
@@ -74,10 +78,17 @@ def export(
     *,
     status: Annotated[str, Parameter(help="A delivery's status.")] = "dead",
     destination: Annotated[str | None, Parameter(help="Only those to this destination.")] = None,
+    meter: Annotated[str | None, Parameter(help="Only those of this meter.")] = None,
+    customer: Annotated[str | None, Parameter(help="Only those of this customer.")] = None,
+    since: Annotated[str | None, Parameter("--from", help="Only events at or after this instant.")] = None,
+    until: Annotated[str | None, Parameter("--to", help="Only events before this instant.")] = None,
     url: Url = LOCAL,
     key: Key = None,
 ) -> int:
     """Write deliveries of one status to standard output as NDJSON: the dead letters, by default."""
-    query = {"status": status} | ({} if destination is None else {"destination": destination})
+    filters = {
+        "status": status, "destination": destination, "meter": meter, "customer": customer, "from": since, "to": until,
+    }  # fmt: skip
+    query = {name: wanted for name, wanted in filters.items() if wanted is not None}
     sys.stdout.write(ask(url, key, "GET", f"/v1/deliveries?{httpx.QueryParams(query)}", None).text)
     return Exit.OK

@@ -54,6 +54,9 @@ def test_a_person_resolves_retries_and_exports(
     capsys.readouterr()
     code, out, _ = run(capsys, "deliveries", "export", "--status", "rejected", "--url", url)
     assert (0, "flowglad") == (code, json.loads(out)["destination"])
+    others = ("--status", "rejected", "--meter", "api_calls", "--to", "2020-01-01T00:00:00Z")
+    assert (0, "") == run(capsys, "deliveries", "export", *others, "--url", url)[:2]
+    assert 0 == run(capsys, "deliveries", "retry", *others, "--reason", "none of them", "--url", url)[0]
     code, _, err = run(
         capsys, "deliveries", "resolve", "e1", "wingback", "accepted", "--reason", "counted", "--url", url
     )
@@ -61,6 +64,37 @@ def test_a_person_resolves_retries_and_exports(
     vendors["flowglad"].known_meters = None
     code, out, _ = run(capsys, "deliveries", "retry", "e1", "--reason", "price made", "--url", url, "--json")
     assert (0, [{"id": "e1", "destination": "flowglad"}]) == (code, json.loads(out)["retried"])
+
+
+def test_a_person_looks_at_events_and_corrects_them(
+    at: tuple[str, dict[str, SimulatedProvider]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    url, vendors = at
+    vendors["flowglad"].known_meters = None
+    vendors["wingback"].clear()
+    events = tmp_path / "events.ndjson"
+    events.write_text('{"id": "a/1", "customer": "acme", "meter": "api_calls", "quantity": 3}\n')
+    assert 0 == main(["send", str(events), "--url", url, "--ack", "all"])
+    capsys.readouterr()
+    more = ("--reason", "read wrong", "--url", url)
+    code, _, err = run(capsys, "events", "correct", "a/1", "5", "--dry-run", *more)
+    assert (0, "a/1: 3 -> 5 flowglad: delta wingback: delta") == (code, err)
+    code, _, err = run(capsys, "events", "correct", "a/1", "5", *more)
+    assert (0, "a/1: 3 -> 5 flowglad: accepted wingback: accepted") == (code, err)
+    assert 5 == sum(vendors["flowglad"].billed().values())
+    code, out, _ = run(capsys, "events", "void", "a/1", *more, "--json")
+    assert (4, "void", "unsupported") == (
+        code, json.loads(out)["action"], json.loads(out)["deliveries"]["flowglad"]["error"]["code"],
+    )  # fmt: skip
+    code, _, err = run(capsys, "events", "show", "a/1", "--url", url)
+    assert 0 == code
+    assert "a/1~c2: 5 -> void (failed), by anonymous: read wrong" in err
+    code, _, err = run(capsys, "corrections", "scale", "2", "--meter", "api_calls", "--dry-run", *more)
+    assert (0, "0 events would be corrected, 1 say it already") == (code, err)
+    code, _, err = run(capsys, "corrections", "replace", "6", "--meter", "api_calls", "--dry-run", *more)
+    assert (0, True) == (code, "acme, api_calls: 1 events, void -> 6 flowglad: 1 delta wingback: 1 delta" in err)
+    assert 2 == run(capsys, "corrections", "void", *more)[0]
+    assert 2 == run(capsys, "corrections", "scale", "--meter", "m", *more)[0]
 
 
 def test_wrong_words_are_one_line(at: tuple[str, object], capsys: pytest.CaptureFixture[str]) -> None:
