@@ -96,7 +96,7 @@ class Look:
         return self._snapshots[batch]
 
     async def event(self, tenant: str, event_id: str) -> tuple[int, Snapshot, Event] | None:
-        """Return an event with its ref and its batch; `None` where it is unknown, or no longer kept."""
+        """Return an event with its ref and its batch; `None` where it is unknown, or not kept any more."""
         ref = await self._ledger.find(tenant, event_id)
         if ref is None:
             return None
@@ -104,6 +104,8 @@ class Look:
         snapshot = await self.snapshot(batch)
         if snapshot is None or index >= len(snapshot.events):
             return None
+        if snapshot.remains is not None and index in snapshot.remains.erased:
+            return None  # nobody can be told any more whose usage it was
         return ref, snapshot, snapshot.events[index]
 
     async def chain(self, tenant: str, original: str, before: int | None = None) -> Chain | None:

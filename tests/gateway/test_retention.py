@@ -298,3 +298,17 @@ async def test_a_customer_is_erased_from_the_command_line(house: House, monkeypa
         await asking.one(event("e1", customer="a/b c", meter="jobs"))
         answer = await erase(asking, "a%2Fb%20c")
         assert 1 == answer.json()["events"]
+
+
+async def test_what_is_trimmed_or_erased_cannot_be_corrected(house: House, clock: MovableClock, tmp_path: Path) -> None:
+    async with house(keeping(tmp_path)) as asking:
+        await asking.one(event("old"))
+        clock.ahead = timedelta(days=2)
+        await kept(asking)
+        await asking.one(event("new"))
+        assert 200 == (await erase(asking)).status_code
+        calls = asking.calls
+        for name in ("old", "new"):
+            answer = await asking.client.post(f"/v1/events/{name}/void", json={"reason": "wrong"})
+            assert (404, "not_found") == (answer.status_code, answer.json()["code"])
+        assert calls == asking.calls

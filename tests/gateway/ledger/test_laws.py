@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
 
-from canonical_schema import ErrorCode, ErrorItem
+from canonical_schema import ErrorCode, ErrorItem, fingerprint
 from gateway.ledger import Change, Code, Group, Ledger, Moved, Plan, Work, WorkState, split_ref
 from tests.gateway.ledger.conftest import BACKENDS, TENANT, Store, event, part, rendered
 
@@ -38,6 +38,7 @@ FATES: dict[Code, WorkState | None] = {
     Code.REJECTED: WorkState.REJECTED,
     Code.DEAD: WorkState.DEAD,
 }
+LETTERS = {WorkState.REJECTED, WorkState.DEAD, WorkState.UNKNOWN}
 HELD = {WorkState.HELD, WorkState.BLOCKED, WorkState.WAITING}
 DELIVERIES = set(Code) - {Code.NONE, Code.NO_BINDING, Code.NO_ROUTE}
 
@@ -76,6 +77,7 @@ class LedgerMachine(RuleBasedStateMachine):
         self.unrouted: dict[int, set[int]] = {}
         self.sent: list[tuple[Work, int]] = []
         self.settled: list[Change] = []
+        self.trimmed: set[int] = set()
 
     def teardown(self) -> None:
         self.runner.run(self.ledger.close())
@@ -232,6 +234,39 @@ class LedgerMachine(RuleBasedStateMachine):
         assert following == min(left, default=None)
         assert len(past) == limit or all(one >= self.now for one in left)
 
+    @rule(letters=st.booleans())
+    def trim(self, letters: bool) -> None:
+        final = {None, *LETTERS} if letters else {None}
+        batches = {batch for batch, _ in self.refs.values()} - self.trimmed
+        settled = sorted(
+            batch
+            for batch in batches
+            if not self.unrouted.get(batch)
+            and all(one.state in final for (_, held, _), one in self.model.items() if held == batch)
+        )
+        bound = self.now + 1 if letters else None
+        found, on = self.runner.run(self.ledger.trimmable(self.now + 1, bound, 0, 1000))
+        assert (settled, None) == (list(found), on)
+        prints = {
+            batch: b"".join(map(fingerprint, shot.events))
+            for batch, shot in self.runner.run(self.ledger.snapshots(sorted(batches))).items()
+        }
+        assert batches.difference(settled) == set(self.runner.run(self.ledger.trim(prints, "000001", bound)))
+        self.trimmed.update(settled)
+        for (_, batch, _), one in self.model.items():
+            if batch in settled:
+                one.state, one.rendered = None, False
+
+    @precondition(lambda self: self.trimmed)
+    @rule()
+    def forget(self) -> None:
+        newest = max(batch for batch, _ in self.refs.values())
+        gone = {batch for batch in self.trimmed if batch < newest}
+        assert len(gone) == self.runner.run(self.ledger.forget(self.now + 1, 1000))
+        self.trimmed -= gone
+        self.refs = {name: place for name, place in self.refs.items() if place[0] not in gone}
+        self.model = {key: one for key, one in self.model.items() if key[1] not in gone}
+
     @rule(by=st.integers(1, 5))
     def wait(self, by: int) -> None:
         self.now += by
@@ -253,9 +288,8 @@ class LedgerMachine(RuleBasedStateMachine):
     def codes_and_work_agree_with_the_model(self) -> None:
         snapshots = self.runner.run(self.ledger.snapshots(sorted({batch for batch, _ in self.refs.values()})))
         for batch, snapshot in snapshots.items():
-            assert [
-                name for name, place in sorted(self.refs.items(), key=lambda known: known[1]) if place[0] == batch
-            ] == [one.id for one in snapshot.events]
+            known = [name for name, place in sorted(self.refs.items(), key=lambda one: one[1]) if place[0] == batch]
+            assert ([] if batch in self.trimmed else known) == [one.id for one in snapshot.events]
             for track in snapshot.tracks:
                 standing = [(index, group) for group, members in track.work for index in members]
                 where = {index: group.state for index, group in standing}
