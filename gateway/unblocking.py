@@ -4,6 +4,7 @@ What is blocked at a destination is walked in order, a page at a time, and only 
 go. However many links come, one walk serves all that came before it, and no more than a page is in memory.
 """
 
+import asyncio
 from collections.abc import Callable, Iterable
 from datetime import datetime, timedelta
 
@@ -101,6 +102,7 @@ class Unblocking:
     async def _let_go(self, destination: str, works: Iterable[Work], walk: _Walk) -> None:
         changes: list[Change] = []
         for work in works:
+            await asyncio.sleep(0)  # others have a turn: a page may hold tens of thousands of events
             group = work.group
             if group.error is None or group.error["code"] not in WAITING or group.doubt or work.parts is not None:
                 continue
