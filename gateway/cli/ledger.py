@@ -9,7 +9,7 @@ from urllib.parse import quote
 from cyclopts import App, Parameter
 
 from gateway.cli._asking import LOCAL, Key, Reason, Url, ask
-from gateway.cli._out import ConfigFile, Exit, Json, hint, machine, say
+from gateway.cli._out import CommandFailed, ConfigFile, Exit, Json, hint, machine, say
 from gateway.configuration_file import load
 from gateway.ledger.backup import back_up
 from gateway.ledger.backup import restore as restored
@@ -28,7 +28,7 @@ def backup(
     as_json: Json = False,
 ) -> int:
     """Copy the ledger as it stands at this instant. A gateway may go on writing to it."""
-    made = back_up(load(config, os.environ).ledger.path, to, to_micros(datetime.now(UTC)))
+    made = back_up(_path(config), to, to_micros(datetime.now(UTC)))
     if as_json:
         machine(made)
     else:
@@ -48,7 +48,7 @@ def restore(
     Whatever was not delivered when the backup was made may have been sent since. It is sent again only where the
     vendor tells repeats, and else parked as unknown.
     """
-    path = load(config, os.environ).ledger.path
+    path = _path(config)
     made = restored(path, source, to_micros(datetime.now(UTC)))
     if as_json:
         machine(made)
@@ -92,3 +92,13 @@ def erase(
     if made["configured"]:
         say("The configuration still names this customer: take the links there out too.")
     return Exit.OK
+
+
+def _path(config: Path) -> Path:
+    """Return the ledger's file. A Redis server is backed up by its own means."""
+    settings = load(config, os.environ).ledger
+    if settings.url.startswith("redis"):
+        raise CommandFailed(
+            "the ledger is a Redis server: back it up and restore it as one, by its own RDB or AOF files"
+        )
+    return settings.path

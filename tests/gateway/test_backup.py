@@ -15,6 +15,7 @@ from typing import Any
 import anyio
 import pytest
 
+from gateway.cli import main
 from gateway.errors import LedgerUnavailable
 from gateway.ledger import Plan, SqliteLedger
 from gateway.ledger.backup import back_up, restore
@@ -178,3 +179,11 @@ async def _one_event(path: Path) -> None:
     await ledger.open()
     await ledger.record("default", NOW, [stored("e1")], [Plan(live=("a",))])
     await ledger.close()
+
+
+def test_a_redis_server_is_backed_up_by_its_own_means(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config = tmp_path / "gateway.yaml"
+    config.write_text('ledger: {url: "redis://127.0.0.1:1/0"}\n')
+    assert 1 == main(["ledger", "backup", "--config", str(config), "--to", str(tmp_path / "copy.db")])
+    assert 1 == main(["ledger", "restore", "--config", str(config), "--from", str(tmp_path / "copy.db")])
+    assert 2 == capsys.readouterr().err.count("the ledger is a Redis server: back it up and restore it as one")
