@@ -51,6 +51,7 @@ def capabilities(spec: ProviderSpec, door: Door) -> dict[str, Any]:
         },
         "probe": None if door.probe is None else door.probe.grade,
         "lookup": None if door.lookup is None else _lookup(door.lookup),
+        "customers": None if door.customers is None else door.customers.grade,
         "corrections": correction_facts(door),
         "read_back": _read_back(door.read_back),
         "binding_fields": list(door.binding.names),
@@ -58,7 +59,7 @@ def capabilities(spec: ProviderSpec, door: Door) -> dict[str, Any]:
         "weakest_fact": spec.weakest,
         "cautions": list(spec.cautions),
     }
-    for name in ("window", "probe", "lookup"):
+    for name in ("window", "probe", "lookup", "customers"):
         if not made[name]:
             del made[name]
     made["quantity"] = {name: value for name, value in made["quantity"].items() if value is not None}
@@ -120,6 +121,7 @@ def facts(spec: ProviderSpec, door: Door) -> dict[str, str]:
         "Credentials are tried by": "a delivery" if door.probe is None else "a harmless read",
         "Meter, by": _names(door.binding.names, door.binding.default),
         "Customer, by": _names(door.link.names, door.link.default),
+        "Customers looked up": "no" if door.customers is None else f"by our own id ({door.customers.grade})",
         "Idempotency key": "none" if roles.key is None else f"`{roles.key}`",
         "Facts": _graded(spec),
     }

@@ -137,6 +137,9 @@ async def test_a_vendor_that_is_down_is_asked_again_and_nothing_is_concluded(hou
     await house.send("e1", "acme")
     await house.look_up()
     assert "add one with subscription_id" in (await house.told("e1"))[1]
+    await house.send("e2", "acme")
+    await house.look_up()
+    assert ["acme"] == house.vendor.looked_up, "not before half a minute has passed"
     house.vendor.down = False
     house.clock.advance(timedelta(seconds=30))
     await house.look_up()
