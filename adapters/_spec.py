@@ -446,6 +446,8 @@ class Door:
     """How a row is found again by our key; `None`: it cannot be."""
     read_back: ReadBack | None = None
     """What usage can be read back; `None`: none."""
+    inventory: Source | None = None
+    """Where it was seen how the vendor lists its meters, and customers by our ids; `None`: it lists no meters."""
     customers: Source | None = None
     """Where looking a customer up by our own id was seen; `None`: it cannot be, or need not."""
 

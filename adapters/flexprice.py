@@ -14,6 +14,7 @@ from adapters._asks import Ask
 from adapters._base import Adapter
 from adapters._corrections import Amend
 from adapters._dialects import OneVerdict
+from adapters._inventory import RemoteCustomer, RemoteMeter, by_offset, texts_of
 from adapters._models import Binding, Link, Settings
 from adapters._readback import (
     Billed,
@@ -31,6 +32,7 @@ from adapters._readback import (
     said,
 )
 from adapters._spec import (
+    Aggregation,
     Dedupe,
     Door,
     Envelope,
@@ -135,6 +137,12 @@ BULK = Door(
         ),
     ),
     rates=(Rate(requests=100, per=timedelta(minutes=1)),),
+    inventory=Source(
+        url="https://docs.flexprice.io",
+        seen=SEEN,
+        grade="unverified",
+        fact="POST /features/search and /customers/search; that a feature comes with its meter",
+    ),
     aggregations=frozenset({"sum", "count", "max", "latest", "unique"}),
     corrections=Amend(
         replaces=frozenset({"sum", "max", "latest"}),
@@ -186,6 +194,46 @@ class Flexprice(Adapter[FlexpriceSettings, EventBinding, CustomerLink]):
             Source(url="https://docs.flexprice.io", seen=SEEN, grade="unverified", fact="100 bulk requests a minute"),
         ),
     )
+
+    def list_meters(self) -> Ask[tuple[RemoteMeter, ...] | Unread]:
+        """Read metered features with the meters behind them, which name the events."""
+        about = {"status": "published", "expand": "meters"}
+        rows = yield from by_offset(self.reading, "/features/search", "features", "items", body=about)
+        if isinstance(rows, Unread):
+            return rows
+        made: list[RemoteMeter] = []
+        for row in rows:
+            if row.get("type", "metered") != "metered":
+                continue
+            meter = row.get("meter")
+            if not isinstance(meter, Mapping):
+                why = "features: they come without their meters, so no event name can be read"
+                return Unread(kind=UnreadKind.UNSUPPORTED, why=why)
+            adds = meter.get("aggregation")
+            kind, place = (adds.get("type"), adds.get("field")) if isinstance(adds, Mapping) else (None, None)
+            binding = texts_of(meter, {"event_name": "event_name"})
+            if binding:
+                made.append(
+                    RemoteMeter(
+                        binding=binding,
+                        title=str(row.get("name") or binding["event_name"]),
+                        aggregation=_AGGREGATIONS.get(str(kind).upper()),
+                        quantity={"quantity_property": place} if isinstance(place, str) and place else {},
+                    )
+                )
+        return tuple(made)
+
+    def list_customers(self) -> Ask[tuple[RemoteCustomer, ...] | Unread]:
+        """Read customers, whose external id is what usage is billed to."""
+        about = {"status": "published"}
+        rows = yield from by_offset(self.reading, "/customers/search", "customers", "items", body=about)
+        if isinstance(rows, Unread):
+            return rows
+        return tuple(
+            RemoteCustomer(customer=ours, links=({"external_customer_id": ours},))
+            for row in rows
+            if isinstance(ours := row.get("external_id"), str) and ours
+        )
 
     def encode(self, usage: Usage[EventBinding, CustomerLink]) -> Row:
         named = usage.binding.quantity_properties or {}
@@ -313,3 +361,12 @@ def _properties(binding: EventBinding) -> list[tuple[str, str]]:
     if binding.quantity_properties is not None:
         return list(binding.quantity_properties.items())
     return [(binding.quantity or "", binding.quantity_property)]
+
+
+_AGGREGATIONS: Mapping[str, Aggregation] = {
+    "SUM": "sum",
+    "COUNT": "count",
+    "MAX": "max",
+    "LATEST": "latest",
+    "COUNT_UNIQUE": "unique",
+}

@@ -16,9 +16,11 @@ from adapters._base import Adapter
 from adapters._corrections import Deltas
 from adapters._customers import LookedUp, matched, only_one
 from adapters._dialects import EchoedRows
+from adapters._inventory import RemoteCustomer, RemoteMeter, by_cursor, texts_of
 from adapters._models import Binding, Link, Settings
 from adapters._readback import Read, Take, Unread, UnreadKind, UsageRow, Wanted, digits, epoch_ms, listed
 from adapters._spec import (
+    Aggregation,
     Bearer,
     Dedupe,
     Door,
@@ -120,6 +122,12 @@ BULK = Door(
         down=False,
         instead="nothing recorded can be lowered or deleted: give credits there, or ask the vendor",
         source=Source(url=SERVER, seen=SEEN, grade="code", fact="amounts of at least 1, no update, no delete"),
+    ),
+    inventory=Source(
+        url=f"{SERVER}/platform/flowglad-next/openapi.json",
+        seen=SEEN,
+        grade="docs",
+        fact="GET /prices, /usage-meters, /customers and /subscriptions: pages by cursor, without filters",
     ),
     customers=Source(
         url=f"{SERVER}/platform/flowglad-next/openapi.json",
@@ -223,6 +231,53 @@ class Flowglad(Adapter[Settings, PriceBinding, SubscriptionLink]):
         rows, _ = found
         return only_one("subscription_id", "current subscription", [row.get("id") for row in rows if _current(row)])
 
+    def list_meters(self) -> Ask[tuple[RemoteMeter, ...] | Unread]:
+        """Read usage prices, and usage meters, which bill their default price."""
+        meters = yield from by_cursor(self.reading, "/usage-meters", "usage meters")
+        prices = [] if isinstance(meters, Unread) else (yield from by_cursor(self.reading, "/prices", "prices"))
+        if isinstance(meters, Unread):
+            return meters
+        if isinstance(prices, Unread):
+            return prices
+        adds_up: dict[str, Aggregation | None] = {
+            str(row.get("id")): _AGGREGATIONS.get(str(row.get("aggregationType"))) for row in meters
+        }
+        usage = [row for row in prices if row.get("type") == "usage"]
+        free = {str(row.get("usageMeterId")) for row in usage if row.get("isDefault") and _free(row)}
+        made = [
+            RemoteMeter(
+                binding=texts_of(row, {"price_slug": "slug", "price_id": "id"}),
+                title=str(row.get("name") or row.get("slug") or row.get("id")),
+                aggregation=adds_up.get(str(row.get("usageMeterId"))),
+                caution="" if row.get("active", True) and not _free(row) else _doubt(row),
+            )
+            for row in usage
+        ]
+        for row in meters:
+            caution = "its default price is free of charge: name a price" if str(row.get("id")) in free else ""
+            binding = texts_of(row, {"usage_meter_slug": "slug", "usage_meter_id": "id"})
+            title, adds = str(row.get("name") or row.get("slug")), adds_up[str(row.get("id"))]
+            made.append(RemoteMeter(binding=binding, title=title, aggregation=adds, caution=caution))
+        return tuple(made)
+
+    def list_customers(self) -> Ask[tuple[RemoteCustomer, ...] | Unread]:
+        """Read customers, and the current subscriptions that usage is billed to."""
+        customers = yield from by_cursor(self.reading, "/customers", "customers")
+        if isinstance(customers, Unread):
+            return customers
+        subscriptions = yield from by_cursor(self.reading, "/subscriptions", "subscriptions")
+        if isinstance(subscriptions, Unread):
+            return subscriptions
+        current: dict[str, list[dict[str, str]]] = {}
+        for row in subscriptions:
+            if _current(row):
+                current.setdefault(str(row.get("customerId")), []).append(texts_of(row, {"subscription_id": "id"}))
+        return tuple(
+            RemoteCustomer(customer=ours, links=tuple(current.get(str(row.get("id")), ())))
+            for row in customers
+            if not row.get("archived") and isinstance(ours := row.get("externalId"), str) and ours
+        )
+
     def _meters(self, bindings: Mapping[str, Binding]) -> Ask[dict[tuple[str, object], list[str]] | Unread]:
         """Return which of the bindings each price and usage meter stands for; slugs are looked up."""
         found: dict[tuple[str, object], list[str]] = {}
@@ -253,6 +308,17 @@ class Flowglad(Adapter[Settings, PriceBinding, SubscriptionLink]):
                 if not around.get("hasMore") or not rows or cursor is None:
                     break
         return found
+
+
+_AGGREGATIONS: Mapping[str, Aggregation] = {"sum": "sum", "count_distinct_properties": "unique"}
+
+
+def _free(price: Mapping[str, JsonValue]) -> bool:
+    return price.get("unitPrice") in {0, "0"}
+
+
+def _doubt(price: Mapping[str, JsonValue]) -> str:
+    return "the price is not active" if not price.get("active", True) else "the price is free of charge"
 
 
 CURRENT = frozenset({"active", "trialing", "past_due", "unpaid", "cancellation_scheduled", "credit_trial"})

@@ -16,9 +16,11 @@ from adapters._base import Adapter
 from adapters._corrections import Deltas, TakeBack
 from adapters._customers import LookedUp, matched, only_one
 from adapters._dialects import OneVerdict, TwoLists
+from adapters._inventory import RemoteCustomer, RemoteMeter, by_offset, texts_of
 from adapters._models import Binding, Duration, Link, Settings
 from adapters._readback import Read, Take, Unread, UnreadKind, UsageRow, Wanted, digits, listed, rfc3339
 from adapters._spec import (
+    Aggregation,
     Bearer,
     Dedupe,
     Door,
@@ -119,6 +121,13 @@ def _row(error: ErrorCode, text: str, state: State = State.REJECTED, says: str |
     return Rule(row=True, statuses=(207,), text=text, state=state, error=error, says=says)
 
 
+INVENTORY = Source(
+    url=SPEC,
+    seen=SEEN,
+    grade="docs",
+    fact="GET /v0/billableMetrics by merchantId and /v0/customers by organizationId: pages by limit and offset",
+)
+
 EVENTS = Door(
     path="/v0/events",
     rows="one",
@@ -133,6 +142,7 @@ EVENTS = Door(
     ),
     quantity=QuantityRule(places=15, minimum=-(Decimal(10) ** 15), maximum=Decimal(10) ** 15, digits=15),
     time=TIME,
+    inventory=INVENTORY,
     dedupe=DEDUPE,
     refusal=Refusal.WHOLE,
     receipt="queued",
@@ -218,6 +228,7 @@ USAGE_V0 = Door(
     time=TIME,
     several_measures=True,
     zero="refused",
+    inventory=INVENTORY,
     dedupe=DEDUPE,
     refusal=Refusal.SOME,
     dialect=TwoLists(
@@ -366,6 +377,40 @@ class Paygentic(Adapter[PaygenticSettings, EventBinding | MetricBinding, Subject
                 return trouble
         return Read(window=wanted.window, exact=False, unread=unread)
 
+    def list_meters(self) -> Ask[tuple[RemoteMeter, ...] | Unread]:
+        """Read the billable metrics: by event type at the one door, by id at the other."""
+        if self.settings.merchant_id is None:
+            return _NO_MERCHANT
+        query = {"merchantId": self.settings.merchant_id}
+        rows = yield from by_offset(self.reading, "/v0/billableMetrics", "billable metrics", "data", query=query)
+        if isinstance(rows, Unread):
+            return rows
+        names = {"event_type": "eventType"} if self.door is EVENTS else {"billable_metric_id": "id"}
+        return tuple(
+            RemoteMeter(
+                binding=named,
+                title=str(row.get("name") or next(iter(named.values()))),
+                aggregation=_AGGREGATIONS.get(str(row.get("aggregation"))),
+                quantity=_quantity(row) if self.door is EVENTS else {},
+            )
+            for row in rows
+            if (named := texts_of(row, names))
+        )
+
+    def list_customers(self) -> Ask[tuple[RemoteCustomer, ...] | Unread]:
+        """Read the merchant's customers that have an external id."""
+        if self.settings.merchant_id is None:
+            return _NO_MERCHANT
+        query = {"organizationId": self.settings.merchant_id}
+        rows = yield from by_offset(self.reading, "/v0/customers", "customers", "data", query=query)
+        if isinstance(rows, Unread):
+            return rows
+        return tuple(
+            RemoteCustomer(customer=ours, links=(texts_of(row, {"customer_id": "id"}),))
+            for row in rows
+            if isinstance(ours := row.get("externalId"), str) and ours
+        )
+
     def _metrics(self, merchant: str) -> Ask[list[tuple[str, str, str]] | Unread]:
         """Return every metric: event type, value property, id."""
         made: list[tuple[str, str, str]] = []
@@ -448,3 +493,19 @@ class Paygentic(Adapter[PaygenticSettings, EventBinding | MetricBinding, Subject
 def _edges(adapter: "Paygentic", wanted: Wanted, start: str, end: str) -> dict[str, str | int]:
     window = wanted.window.widened(EDGE)
     return {start: adapter.wire_time(window.start), end: adapter.wire_time(window.end)}
+
+
+_AGGREGATIONS: Mapping[str, Aggregation] = {
+    "SUM": "sum",
+    "COUNT": "count",
+    "MAX": "max",
+    "LATEST": "latest",
+    "UNIQUE_COUNT": "unique",
+}
+_NO_MERCHANT = Unread(kind=UnreadKind.UNSUPPORTED, why="Paygentic lists by merchant: set settings.merchant_id")
+
+
+def _quantity(metric: Row) -> dict[str, str]:
+    """Return where a metric takes the quantity from: a name alone, for `$.name`."""
+    value = metric.get("valueProperty")
+    return {"quantity_field": value.removeprefix("$.")} if isinstance(value, str) and value else {}

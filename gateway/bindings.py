@@ -64,6 +64,11 @@ class BindingRow:
         """Return the names of the quantities that the row carries; empty: the plain quantity."""
         return self._known.takes()
 
+    def fixed(self) -> dict[str, object]:
+        """Return the fields that are the same for every event."""
+        given = ((name, getattr(self._known, name, None)) for name in type(self._known).model_fields)
+        return {name: value for name, value in given if value is not None and name not in self.properties}
+
     def bind(self, properties: Mapping[str, object]) -> Binding:
         """Return the binding for an event with these properties.
 

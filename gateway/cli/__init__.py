@@ -38,6 +38,7 @@ app.command("gateway.cli.deliveries:deliveries", name="deliveries", help="Look a
 app.command("gateway.cli.ledger:ledger", name="ledger", help="Back the ledger up, restore it, erase a customer.")
 app.command("gateway.cli.events:events", name="events", help="Look at events, and correct them.")
 app.command("gateway.cli.events:corrections", name="corrections", help="Correct many events by filter.")
+app.command("gateway.cli.init:init", name="init", help="Write a configuration from what stands at a vendor.")
 app.command(
     "gateway.cli.preflight:preflight", name="preflight", help="Tell what a destination would refuse of a history."
 )

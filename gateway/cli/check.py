@@ -10,6 +10,7 @@ from cyclopts import App, Parameter
 from rich.text import Text
 
 from gateway.cli._out import CommandFailed, ConfigFile, Exit, Json, complain, hint, machine, people, say
+from gateway.cli._remote import compared
 from gateway.cli._surprises import Surprise, surprises
 from gateway.configuration import Configuration
 from gateway.configuration_file import load
@@ -34,11 +35,13 @@ def check(
     config: ConfigFile,
     strict: Annotated[bool, Parameter(negative="", help="A warning is a failure too.")] = False,
     ledger: Annotated[bool, Parameter(negative="", help="Also add up what the ledger holds.")] = False,
+    remote: Annotated[bool, Parameter(negative="", help="Also hold bindings against the vendors' own meters.")] = False,
     as_json: Json = False,
 ) -> int:
     """Check everything that can be checked without asking a vendor, and warn of what will surprise.
 
     With --ledger, every delivery is also counted: each must have exactly one status, and nothing may be missing.
+    With --remote, the vendors that list their meters are asked: a metric that was renamed there would bill nothing.
     """
     try:
         configuration = load(config, os.environ)
@@ -47,15 +50,21 @@ def check(
         configuration, errors = None, str(error).splitlines()
     warnings = [] if configuration is None else surprises(configuration)
     sums = asyncio.run(sums_of(configuration.ledger)) if ledger and configuration is not None else None
+    told_there = asyncio.run(compared(configuration)) if remote and configuration is not None else None
+    if told_there is not None:
+        errors += [f"{config}: {found.at}: {found.message}" for found in told_there.findings if found.weight == "error"]
+        warnings += [Surprise("vendor", one.at, one.message) for one in told_there.findings if one.weight == "warning"]
     failed = bool(errors or (strict and warnings) or (sums and sums["problem_count"]))
     if as_json:
         told = [warning._asdict() for warning in warnings]
-        added = {} if sums is None else {"ledger": sums}
+        added = ({} if sums is None else {"ledger": sums}) | ({} if told_there is None else {"remote": told_there.read})
         machine({"object": "check_result", "ok": not failed, "errors": errors, "warnings": told, **added})
     else:
         for error in errors:
             complain(error)
         _tell(config, configuration, warnings)
+        for name, what in ({} if told_there is None else told_there.read).items():
+            hint(f"  {name}: {what}")
         if sums is not None:
             _tell_sums(sums)
     return Exit.FAILED if failed else Exit.OK

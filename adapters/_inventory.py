@@ -1,0 +1,123 @@
+"""What stands in a vendor's account: meters that usage can be reported to, and customers. Asks, so free of I/O.
+
+Read to set a gateway up, and to hold a configuration against: a metric that was renamed in the vendor's dashboard is
+otherwise revenue that silently becomes zero.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Protocol, runtime_checkable
+
+from adapters._asks import Ask
+from adapters._readback import Unread, UnreadKind, listed
+from adapters._spec import Aggregation, JsonValue, Request
+
+__all__ = ["CanListCustomers", "CanListMeters", "RemoteCustomer", "RemoteMeter", "by_cursor", "by_offset", "texts_of"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RemoteMeter:
+    """Something at the vendor that usage can be reported to."""
+
+    binding: Mapping[str, str]
+    """Every field of the door's binding that it answers to, a meter has one of them: a slug and an id, say."""
+    title: str
+    aggregation: Aggregation | None = None
+    """How the vendor adds it up; `None`: it does not tell, or in a way that we do not know."""
+    quantity: Mapping[str, str] = field(default_factory=dict[str, str])
+    """The field of the binding that says where the quantity stands, and what the vendor expects there."""
+    caution: str = ""
+    """Why usage may not be billed, where something says so: archived, free of charge."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RemoteCustomer:
+    """Somebody at the vendor whom usage can be billed to."""
+
+    customer: str
+    """By our own id, which the vendor keeps for us."""
+    links: tuple[Mapping[str, str], ...]
+    """Fields of the door's link; several where a person must choose, none where nothing can be billed."""
+
+
+@runtime_checkable
+class CanListMeters(Protocol):
+    """Can list what usage can be reported to."""
+
+    def list_meters(self) -> Ask[tuple[RemoteMeter, ...] | Unread]:
+        """Read all of them, or none."""
+        ...
+
+
+@runtime_checkable
+class CanListCustomers(Protocol):
+    """Can list whom usage can be billed to, by our own ids."""
+
+    def list_customers(self) -> Ask[tuple[RemoteCustomer, ...] | Unread]:
+        """Read all of them, or none. Customers without an id of ours are left out."""
+        ...
+
+
+Pages = Ask[list[Mapping[str, JsonValue]] | Unread]
+
+
+class Reading(Protocol):
+    """Frames a read: path, query, body."""
+
+    def __call__(
+        self, path: str, query: Mapping[str, str | int] | None = None, body: JsonValue | None = None
+    ) -> Request: ...
+
+
+def by_cursor(reading: Reading, path: str, what: str) -> Pages:
+    """Read every page of a listing that gives a cursor to the next: `data`, `hasMore`, `nextCursor`."""
+    rows: list[Mapping[str, JsonValue]] = []
+    cursor: str | None = None
+    while True:
+        page = listed(
+            (yield reading(path, {"limit": 100} | ({} if cursor is None else {"cursor": cursor}))), what, "data"
+        )
+        if isinstance(page, Unread):
+            return page
+        rows += page[0]
+        following = page[1].get("nextCursor")
+        if not page[1].get("hasMore"):
+            return rows
+        if not isinstance(following, str) or following == cursor:
+            return Unread(kind=UnreadKind.TROUBLE, why=f"{what}: more is promised, and no cursor to it given")
+        cursor = following
+
+
+def by_offset(
+    reading: Reading,
+    path: str,
+    what: str,
+    under: str,
+    *,
+    query: Mapping[str, str | int] | None = None,
+    body: Mapping[str, JsonValue] | None = None,
+    limit: int = 100,
+) -> Pages:
+    """Read every page of a listing by offset, which goes into the body where there is one."""
+    rows: list[Mapping[str, JsonValue]] = []
+    while True:
+        place = {"limit": limit, "offset": len(rows)}
+        asked = reading(path, {**(query or {}), **place}) if body is None else reading(path, None, {**body, **place})
+        page = listed((yield asked), what, under)
+        if isinstance(page, Unread):
+            return page
+        rows += page[0]
+        if len(page[0]) < limit:
+            return rows
+
+
+def texts_of(row: Mapping[str, JsonValue], names: Mapping[str, str]) -> dict[str, str]:
+    """Return the members of a row that are texts with something in them, under our names for them."""
+    return dict(_texts(row, names))
+
+
+def _texts(row: Mapping[str, JsonValue], names: Mapping[str, str]) -> Iterator[tuple[str, str]]:
+    for ours, theirs in names.items():
+        value = row.get(theirs)
+        if isinstance(value, str) and value:
+            yield ours, value
