@@ -94,7 +94,7 @@ def test_the_version_is_the_packages(run: Run) -> None:
     ("argv", "says"),
     [
         (["sned"], 'Unknown command "sned". Did you mean "send"?'),
-        (["events"], 'Unknown command "events"'),
+        (["rollups"], 'Unknown command "rollups"'),
         (["send"], "FILE"),
         (["send", "nowhere.ndjson"], "nowhere.ndjson: cannot be read: No such file or directory"),
         (["send", "x", "--nope"], "Unknown option: --nope"),
