@@ -11,7 +11,21 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from adapters import AnyAdapter, Fault, FaultKind, Outcome, Reply, Sent, State, encode_row, providers, settle
+from adapters import (
+    Amend,
+    AnyAdapter,
+    Deltas,
+    Fault,
+    FaultKind,
+    Outcome,
+    Reply,
+    Sent,
+    State,
+    TakeBack,
+    encode_row,
+    providers,
+    settle,
+)
 from adapters._spec import JsonValue, Scalar
 from adapters._words import MAX_WORDS
 from canonical_schema import ErrorCode
@@ -549,6 +563,25 @@ def test_the_facts_of_a_door_agree_with_each_other(name: str, profile: str) -> N
     assert (door.zero == "refused") == (door.quantity.minimum is not None and door.quantity.minimum > 0)
     assert (door.roles.key is None) == (door.dedupe is None)
     assert adapter.spec.sources
+    match door.corrections:
+        case Amend() as way:
+            assert door.dedupe is not None
+            assert (door.dedupe.different, "key" in door.dedupe.by) == ("last_wins", True)
+            assert way.voids <= way.replaces <= door.aggregations
+            assert way.setting is None or way.setting in type(adapter.settings).model_fields
+        case Deltas() as way:
+            assert way.aggregations <= door.aggregations
+            lowest = door.quantity.minimum
+            assert not way.down or lowest is None or lowest < 0 or door.quantity.negative is not None
+            assert way.source.grade != "unverified" or door.quantity.negative is not None, "off until it is allowed"
+        case TakeBack() as way:
+            assert way.aggregations <= door.aggregations
+            assert (way.door.rows, way.door.max_rows, way.door.corrections) == ("one", 1, None)
+            theirs = adapter.through(way.door).request([encode_row(adapter.take_back("their/id", "why"))])
+            assert "{" not in theirs.url
+            assert theirs.url.startswith(adapter.base_url)
+        case None:
+            pass
     for rule in door.rules:
         assert rule.statuses
         assert rule.says is None or "{" not in re.sub(r"\{(customer|meter|index|key)\}", "", rule.says)

@@ -8,7 +8,7 @@ from decimal import Decimal
 import pytest
 from pydantic import ValidationError
 
-from adapters import Measure, Outcome, Reply, State, Usage, encode_row, settle
+from adapters import Measure, Outcome, Reply, Sent, State, TakeBack, Usage, encode_row, settle
 from canonical_schema import ErrorCode
 from tests.adapters.worlds import NOW, adapter_of, bound, json_reply, rows_of, text_reply, usage_of
 
@@ -338,3 +338,37 @@ def test_links() -> None:
         with pytest.raises(ValidationError):
             link.model_validate(bad)
     assert {} == V0.door.link.completed({}, "acme")
+
+
+# The door that refunds.
+
+
+def test_a_refund_names_their_event_in_the_path_and_is_never_sent_twice() -> None:
+    way = V0.door.corrections
+    assert isinstance(way, TakeBack)
+    refunding = V0.through(way.door)
+    request = refunding.request([encode_row(refunding.take_back("usg_a/b c", "read wrong"))])
+    assert ("PATCH", "https://api.paygentic.io/v0/usage/usg_a%2Fb%20c") == (request.method, request.url)
+    assert b'{"refunded":true,"reason":"read wrong"}' == request.body
+    assert "Bearer" in request.headers["authorization"]
+    assert refunding.dedupe is None
+    assert V0.door is not refunding.door
+
+
+@pytest.mark.parametrize(
+    ("reply", "state"),
+    [
+        (json_reply(200, {"object": "usageEvent", "id": "usg_1", "refund": {"reason": "x"}}), State.ACCEPTED),
+        (json_reply(404, {"message": "Usage event not found", "error": "not_found"}), State.REJECTED),
+        (text_reply(404, "<html>"), State.REJECTED),
+        (json_reply(422, {"message": "Already refunded"}), State.REJECTED),
+        (json_reply(429, {"message": "Slow down"}), State.NOT_STORED),
+        (text_reply(502), State.UNKNOWN),
+        (text_reply(200), State.UNKNOWN),
+    ],
+)
+def test_what_an_answer_to_a_refund_says(reply: Reply, state: State) -> None:
+    way = V0.door.corrections
+    assert isinstance(way, TakeBack)
+    sent = [Sent(key="c1", row=V0.take_back("usg_1", "x"))]
+    assert state is settle(way.door, reply, sent, now=NOW)["c1"].state

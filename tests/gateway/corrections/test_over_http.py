@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from decimal import Decimal
+from hashlib import sha256
 from typing import Any
 
 import pytest
@@ -225,3 +226,55 @@ async def test_measures_in_one_row_and_in_rows_of_their_own_are_corrected(asking
     assert {"flexprice": "accepted", "flowglad": "accepted"} == statuses(answer)
     assert {("acme", "llm_call.in"): 12, ("acme", "llm_call.out"): 9} == vendor.billed()
     assert {("sub_acme", "tokens_in"): 12, ("sub_acme", "tokens_out"): 9} == asking.vendors["flowglad"].billed()
+
+
+async def test_a_counted_event_is_voided_where_zero_is_as_good_as_none(asking: Asking) -> None:
+    await asking.one(event(meter="logins", quantity=None))
+    status, problem = await ask(asking, "/v1/events/e1/correct", quantity=2)
+    assert (422, "unsupported") == (status, problem["code"])
+    answer = await corrected(asking, "e1")
+    assert {"flexprice": "rejected", "flowglad": "rejected"} == statuses(answer)
+    assert "aggregates by count" in answer["deliveries"]["flexprice"]["error"]["message"]
+
+
+async def test_what_has_no_way_yet_or_is_a_running_value_is_not_corrected(house: House) -> None:
+    async with house({"destinations": {"wingback": {"settings": {"allow_absolute": True}}}}) as asking:
+        assert "unrouted" == (await asking.one(event(meter="unheard_of")))["status"]
+        assert 409 == (await ask(asking, "/v1/events/e1/void"))[0]
+        await asking.one(event("a1", kind="absolute"))
+        assert 422 == (await ask(asking, "/v1/events/a1/void"))[0]
+
+
+async def test_a_destination_that_is_switched_off_gives_back_what_waits_for_it(house: House) -> None:
+    async with house() as asking:
+        await asking.one(event(customer="nobody"))
+        await asking.one(event("e2"))
+    off: dict[str, Any] = {"destinations": {"flowglad": {"mode": "off"}, "flexprice": {"mode": "off"}}}
+    async with house(off) as asking:
+        answer = await corrected(asking, "e1")
+        assert {"flowglad": "filtered", "flexprice": "blocked"} == {
+            name: statuses(answer)[name] for name in ("flowglad", "flexprice")
+        }
+    async with house() as asking:
+        await asking.settled("e1~c1")
+        assert 0 == asking.vendors["flexprice"].billed()["nobody", "api_call"]
+        assert {("sub_acme", "api_calls"): 3} == asking.vendors["flowglad"].billed()
+
+
+async def test_an_operator_who_allows_negatives_has_the_refused_correction_sent(house: House) -> None:
+    async with house() as asking:
+        await asking.one(event())
+        assert "rejected" == statuses(await corrected(asking, "e1"))["wingback"]
+    async with house({"destinations": {"wingback": {"settings": {"allow_negative": True}}}}) as asking:
+        _, answer = await ask(asking, "/v1/deliveries/retry", ids=["e1~c1"], remap=True)
+        assert {"id": "e1~c1", "destination": "wingback"} in answer["retried"]
+        await asking.settled("e1~c1")
+        assert 0 == billed(asking)["wingback"]
+
+
+async def test_only_an_admin_corrects(house: House) -> None:
+    keys = [{"name": "backend", "sha256": sha256(b"ugw_b").hexdigest(), "scopes": ["events:write", "events:read"]}]
+    async with house({"auth": {"keys": keys}}) as asking:
+        for path in ("/v1/events/e1/void", "/v1/events/e1/correct", "/v1/corrections"):
+            answer = await asking.client.post(path, json={}, headers={"authorization": "Bearer ugw_b"})
+            assert 403 == answer.status_code
