@@ -36,6 +36,12 @@ class Adapter(ABC, Generic[S, B, L]):
 
     spec: ClassVar[ProviderSpec]
     Settings: ClassVar[type[Settings]]
+    by_place: ClassVar[bool] = False
+    """Whether `encode` puts an event's values in places that depend on the names and types of its properties alone.
+
+    It then looks at no key, time, quantity or text but by `wire_time` and `wire_quantity`, and rows of alike events
+    are made from one answer. Off, it is asked for every row.
+    """
 
     def __init__(self, settings: S) -> None:
         self.settings = settings

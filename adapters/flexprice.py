@@ -172,6 +172,7 @@ class Flexprice(Adapter[FlexpriceSettings, EventBinding, CustomerLink]):
     """Flexprice's bulk ingestion."""
 
     Settings = FlexpriceSettings
+    by_place = True
     spec = ProviderSpec(
         name="flexprice",
         title="Flexprice",

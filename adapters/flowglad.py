@@ -153,6 +153,7 @@ class Flowglad(Adapter[Settings, PriceBinding, SubscriptionLink]):
     """Flowglad's bulk usage events."""
 
     Settings = Settings
+    by_place = True
     spec = ProviderSpec(
         name="flowglad",
         title="Flowglad",

@@ -287,6 +287,7 @@ class Paygentic(Adapter[PaygenticSettings, EventBinding | MetricBinding, Subject
     """Paygentic's metered events, and its older usage batches."""
 
     Settings = PaygenticSettings
+    by_place = True
     spec = ProviderSpec(
         name="paygentic",
         title="Paygentic",

@@ -139,6 +139,7 @@ class Wingback(Adapter[WingbackSettings, FeatureBinding, CustomerLink]):
     """Wingback's bulk usage upload."""
 
     Settings = WingbackSettings
+    by_place = True
     spec = ProviderSpec(
         name="wingback",
         title="Wingback",

@@ -25,6 +25,7 @@ from gateway.order import Order
 from gateway.pace import Heard, Pace
 from gateway.rendering import Turned, encoded, render
 from gateway.shipment import FRAME, Item, Judge, Shipper, deadline_of, moved, packed
+from gateway.stencils import Stencils
 from gateway.times import Clock, from_micros, to_micros
 from gateway.transport import Transport
 from gateway.verdict import Next, error_item, may_resend, next_step
@@ -83,6 +84,7 @@ class Lane:
         self._stopping = False
         self._stepping = asyncio.Lock()
         self._order = Order()
+        self._stencils = Stencils(catalogue, name)
         self._transport = transport
         self._holding = False
         self._stranded = False
@@ -331,10 +333,12 @@ class Lane:
     def _rendered(self, work: Work, place: int, now: datetime) -> list[Part] | Turned:
         event, received = work.events[place], from_micros(work.received_at(place))
         try:
-            made = render(self._catalogue, self.name, work.tenant, event, received, now)
-            if isinstance(made, Turned):
-                return made
-            parts = encoded(made)
+            parts = self._stencils.parts(work.tenant, event, received, now)
+            if parts is None:
+                made = render(self._catalogue, self.name, work.tenant, event, received, now)
+                if isinstance(made, Turned):
+                    return made
+                parts = encoded(made)
         except Exception as error:  # noqa: BLE001  an adapter that stumbles over one event must not stop the lane
             log.error("lane.render_failed", destination=self.name, error=type(error).__name__)
             message = f"{self._adapter.spec.title}'s adapter failed on this event: {type(error).__name__}"

@@ -17,7 +17,7 @@ from gateway.bindings import BindingRow, Unbindable
 from gateway.catalogue import DEFAULT_TENANT, Catalogue
 from gateway.ledger import Code, Part
 
-__all__ = ["Turned", "encoded", "render"]
+__all__ = ["Refused", "Turned", "encoded", "link_of", "render"]
 
 _EXACT = Context(prec=200, traps=[Inexact])
 _DERIVED = re.compile(r"ugw_[0-9a-f]{32}").fullmatch
@@ -32,7 +32,7 @@ class Turned(msgspec.Struct, frozen=True):
     error: ErrorItem | None = None
 
 
-class _Refused(Exception):
+class Refused(Exception):
     """Raised when a destination cannot take an event as it is."""
 
     def __init__(self, code: ErrorCode, message: str, status: Code = Code.REJECTED) -> None:
@@ -51,7 +51,7 @@ def render(
     adapter = catalogue.destinations[destination].adapter
     try:
         return _rows(catalogue, adapter, destination, tenant, event, received, now)
-    except _Refused as refused:
+    except Refused as refused:
         return refused.turned
 
 
@@ -74,22 +74,22 @@ def _rows(
     door, meter = adapter.door, catalogue.meter(event.meter)
     rows = catalogue.rows(destination, event.meter)
     if meter is None or not rows:
-        raise _Refused(ErrorCode.UNKNOWN_METER, f"meters.{event.meter} has no binding for {destination}", Code.BLOCKED)
+        raise Refused(ErrorCode.UNKNOWN_METER, f"meters.{event.meter} has no binding for {destination}", Code.BLOCKED)
     if meter.aggregation not in door.aggregations:
-        raise _Refused(
+        raise Refused(
             ErrorCode.UNSUPPORTED,
             f"{adapter.spec.title} cannot aggregate by {meter.aggregation}: leave this meter out of {destination}",
         )
     absolute = event.kind is Kind.ABSOLUTE
     if absolute and not adapter.allows_absolute:
         hint = f": set destinations.{destination}.settings.{door.absolute}" if door.absolute else ""
-        raise _Refused(ErrorCode.UNSUPPORTED, f"{adapter.spec.title} takes no absolute usage here{hint}")
+        raise Refused(ErrorCode.UNSUPPORTED, f"{adapter.spec.title} takes no absolute usage here{hint}")
     when = event.timestamp or received
     _check_time(adapter, door, when, received, now)
     if (period := catalogue.held(destination, tenant, when)) is not None:
         message = f"period {period} is closed, and {destination} holds late usage: set late to send to let it go"
-        raise _Refused(ErrorCode.OUTSIDE_TIME_WINDOW, message, Code.BLOCKED)
-    link = _link(catalogue, adapter, destination, tenant, event, when)
+        raise Refused(ErrorCode.OUTSIDE_TIME_WINDOW, message, Code.BLOCKED)
+    link = link_of(catalogue, adapter, destination, tenant, event, when)
     measures = _measures(rows, event, absolute)
     groups = _grouped(door, measures)
     several = len(rows) > 1 and not (door.several_measures and len(groups) == 1)
@@ -124,15 +124,15 @@ def _check_time(adapter: AnyAdapter, door: Door, when: datetime, received: datet
     if past is not None and now - when > past:
         title = adapter.spec.title
         if received - when > past:
-            raise _Refused(ErrorCode.OUTSIDE_TIME_WINDOW, f"{title} takes nothing older than {past}")
+            raise Refused(ErrorCode.OUTSIDE_TIME_WINDOW, f"{title} takes nothing older than {past}")
         message = f"{title} takes nothing older than {past}, and the event waited too long"
-        raise _Refused(ErrorCode.EXPIRED, message, Code.DEAD)
+        raise Refused(ErrorCode.EXPIRED, message, Code.DEAD)
     if future is not None and when - now > future:
         message = f"{adapter.spec.title} takes nothing more than {future} ahead"
-        raise _Refused(ErrorCode.OUTSIDE_TIME_WINDOW, message)
+        raise Refused(ErrorCode.OUTSIDE_TIME_WINDOW, message)
 
 
-def _link(
+def link_of(
     catalogue: Catalogue, adapter: AnyAdapter, destination: str, tenant: str, event: Event, when: datetime
 ) -> Link:
     link = catalogue.link(destination, tenant, event, when)
@@ -146,12 +146,12 @@ def _link(
             message = (
                 f"the customer's id does not fit {adapter.spec.title}'s {model.default}: add a link for {destination}"
             )
-            raise _Refused(ErrorCode.UNMAPPED_CUSTOMER, message, Code.BLOCKED) from None
+            raise Refused(ErrorCode.UNMAPPED_CUSTOMER, message, Code.BLOCKED) from None
     why = catalogue.unlinked(destination, tenant, event.customer)
     if why is None:
         why = f"add one with {' or '.join(model.names)}"
     message = f"no link names this customer at {destination}: {why}"
-    raise _Refused(ErrorCode.UNMAPPED_CUSTOMER, message, Code.BLOCKED)
+    raise Refused(ErrorCode.UNMAPPED_CUSTOMER, message, Code.BLOCKED)
 
 
 def _measures(rows: Sequence[BindingRow], event: Event, absolute: bool) -> list[list[Measure[Binding]]]:
@@ -170,7 +170,7 @@ def _measures(rows: Sequence[BindingRow], event: Event, absolute: bool) -> list[
         try:
             binding = row.bind(event.properties)
         except Unbindable as error:
-            raise _Refused(ErrorCode.UNSUPPORTED, str(error)) from None
+            raise Refused(ErrorCode.UNSUPPORTED, str(error)) from None
         made.append(
             [
                 Measure(name=name, quantity=_scaled(name, quantity, row.scale), binding=binding)
@@ -183,7 +183,7 @@ def _measures(rows: Sequence[BindingRow], event: Event, absolute: bool) -> list[
             "the plain quantity" if event.quantities is None else "quantities " + ", ".join(sorted(event.quantities))
         )
         takes = "quantities " + ", ".join(wanted) if wanted else "the plain quantity"
-        raise _Refused(ErrorCode.UNSUPPORTED, f"the event gives {given}, and the binding takes {takes}")
+        raise Refused(ErrorCode.UNSUPPORTED, f"the event gives {given}, and the binding takes {takes}")
     return made
 
 
@@ -192,7 +192,7 @@ def _scaled(name: str, quantity: Decimal, scale: Decimal) -> Decimal:
         return _EXACT.multiply(quantity, scale)
     except Inexact:
         message = f"{_quantity_path(name)} (after scale {scale}): has more digits than can be kept exactly"
-        raise _Refused(ErrorCode.QUANTITY_NOT_REPRESENTABLE, message) from None
+        raise Refused(ErrorCode.QUANTITY_NOT_REPRESENTABLE, message) from None
 
 
 def _quantity_path(name: str) -> str:
@@ -240,7 +240,7 @@ def _check_quantity(adapter: AnyAdapter, destination: str, measure: Measure[Bind
     if problem is not None:
         scaled = "" if measure.binding.scale == 1 else f" (after scale {measure.binding.scale})"
         message = f"{_quantity_path(measure.name)}{scaled}: {adapter.spec.title} takes {problem}"
-        raise _Refused(ErrorCode.QUANTITY_NOT_REPRESENTABLE, message)
+        raise Refused(ErrorCode.QUANTITY_NOT_REPRESENTABLE, message)
 
 
 def _misfit(quantity: Decimal, rule: QuantityRule) -> str | None:

@@ -1,0 +1,146 @@
+"""Stencils: whatever an event holds, its row is the one that the adapter says, byte for byte, or is left to it."""
+
+from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from adapters import Adapter, provider
+from adapters._spec import JsonValue
+from canonical_schema import Event, Kind
+from gateway import stencils
+from gateway.rendering import Turned, encoded, render
+from gateway.stencils import Stencils
+from tests.gateway.clocks import START
+from tests.gateway.lanes import used
+from tests.gateway.test_rendering import LINKS, SETTINGS, catalogue
+
+BINDINGS: dict[str, dict[str, Any]] = {
+    "flowglad": {"price_slug": "a%sb"},
+    "events": {"event_type": 'c"d', "quantity_field": "n"},
+    "usage": {"billable_metric_id": "bm_1", "price": "0.001"},
+    "flexprice": {"event_name": "calls", "quantity_property": "n"},
+    "wingback": {"feature_slug": "calls"},
+}
+LINKED = {name: catalogue(name, BINDINGS[name]) for name in SETTINGS}
+
+texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)
+scalars = (
+    texts
+    | st.booleans()
+    | st.integers(-(10**20), 10**20)
+    | st.decimals(allow_nan=False, allow_infinity=False, places=3)
+    | st.sampled_from([Decimal("1E+5"), Decimal("0E-9"), Decimal("-0"), Decimal("0.50"), Decimal("1E-7"), "4000000020"])
+)
+events = st.builds(
+    used,
+    st.from_regex(r"[!-~]{1,40}", fullmatch=True) | st.sampled_from(["ugw_" + "0" * 32, "a::b", 'a"b', "a\\b", "é"]),
+    quantity=st.none()
+    | st.integers(-5, 2**33).map(Decimal)
+    | st.decimals(-10, 10**6, places=3)
+    | st.sampled_from([Decimal("1E+3"), Decimal("5.0"), Decimal("0.10"), Decimal("0E-3"), Decimal("1E-9")]),
+    timestamp=st.none()
+    | st.datetimes(datetime(1900, 1, 1), datetime(2100, 1, 1), timezones=st.just(UTC))  # noqa: DTZ001  made aware
+    | st.integers(0, 999).map(lambda ms: START - timedelta(milliseconds=ms)),
+    source=st.sampled_from([None, None, "s%s", "é"]),
+    subscription=st.sampled_from([None, "s1"]),
+    kind=st.sampled_from([Kind.DELTA, Kind.DELTA, Kind.ABSOLUTE]),
+    customer=st.sampled_from(["acme", "acme", "other", 'x"y']),
+    properties=st.dictionaries(st.sampled_from(["n", "a", "b%", 'c"', "gateway_event_id", "é"]), scalars, max_size=4),
+)
+
+
+@pytest.fixture
+def unchecked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let no stencil be held against the adapter but by the test."""
+    monkeypatch.setattr(stencils, "CHECKED", 0)
+
+
+def both(made: Stencils, name: str, event: Event) -> tuple[object, object]:
+    found = LINKED[name]
+    said = render(found, name, "default", event, START, START)
+    return said if isinstance(said, Turned) else encoded(said), made.parts("default", event, START, START)
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+@pytest.mark.usefixtures("unchecked")
+def test_a_filled_stencil_is_what_the_adapter_says_byte_for_byte(name: str) -> None:
+    made, filled = Stencils(LINKED[name], name), 0
+
+    @settings(max_examples=400, deadline=None)
+    @given(events)
+    def law(event: Event) -> None:
+        nonlocal filled
+        said, row = both(made, name, event)
+        assert row is None or row == said
+        filled += row is not None
+
+    law()
+    assert filled > 20, "most plain events are filled in"
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_plain_events_are_filled_and_the_adapter_is_asked_for_the_first_of_them_only(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = Stencils(LINKED[name], name)
+    kind, asked = type(LINKED[name].destinations[name].adapter), list[str]()
+    encode = kind.encode
+
+    def counted(adapter: Any, usage: Any) -> Any:
+        asked.append(usage.event_id)
+        return encode(adapter, usage)
+
+    monkeypatch.setattr(kind, "encode", counted)
+    for number in range(50):
+        properties = {"region": f"r{number}", "status": 200 + number, "cached": True, "cost": Decimal(f"{number}.25")}
+        when = START - timedelta(milliseconds=number)
+        row = made.parts("default", used(f"e{number}", timestamp=when, properties=properties), START, START)
+        assert row is not None
+    assert ["e0", "e1", "e2"] == asked[2:], "two stand-ins, then the first three events"
+
+
+class Odd(provider("flexprice")):  # type: ignore[misc]
+    """An adapter that says it puts values in places, and does not."""
+
+    def encode(self, usage: Any) -> Mapping[str, JsonValue]:
+        row = dict(super().encode(usage))
+        return row | {"big": True} if usage.quantity > 10**6 else row
+
+
+def odd(monkeypatch: pytest.MonkeyPatch, **members: Any) -> Stencils:
+    found = catalogue("flexprice", {})
+    monkeypatch.setattr(found.destinations["flexprice"].adapter, "__class__", type("Other", (Odd,), members))
+    return Stencils(found, "flexprice")
+
+
+def test_a_stencil_that_an_event_does_not_bear_out_is_thrown_away(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = odd(monkeypatch)
+    assert made.parts("default", used("e1"), START, START) is None
+    assert made.parts("default", used("e2"), START, START) is None
+
+
+@pytest.mark.parametrize("members", [{"by_place": False}, {"wire_time": lambda _, when: str(when)}])  # type: ignore[misc]
+def test_an_adapter_that_declares_nothing_or_writes_its_own_way_is_asked_for_every_row(
+    members: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert odd(monkeypatch, **members).parts("default", used("e1"), START, START) is None
+
+
+def test_nobody_is_vouched_for_unseen() -> None:
+    assert not Adapter.by_place
+
+
+def test_a_link_for_another_time_or_customer_is_another_name() -> None:
+    found = LINKED["flexprice"]
+    made = Stencils(found, "flexprice")
+    for customer in ("acme", "other", "acme"):
+        parts = made.parts("default", used("e1", customer=customer), START, START)
+        assert parts is not None
+        (part,) = parts
+        assert f'"external_customer_id":"{customer}"'.encode() in part.row
+    assert "flexprice" not in LINKS
