@@ -10,7 +10,8 @@ from typing import Any, cast
 import pytest
 
 from adapters import Door, provider
-from gateway.ledger import WorkState
+from gateway.lane import Lane
+from gateway.ledger import Work, WorkState
 from gateway.times import from_micros
 from tests.gateway.clocks import START, ManualClock
 from tests.gateway.lanes import CONTRACT, World, faulty, gated, names, until, used
@@ -31,16 +32,14 @@ async def due(world: World) -> list[datetime]:
 async def test_a_large_backlog_goes_out_in_full_requests_and_each_row_is_rendered_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, max_bytes: int, full: list[int]
 ) -> None:
-    import gateway.lane
-
     rendered: list[str] = []
-    plain = gateway.lane.render
+    plain = Lane._rendered
 
-    def counting(*given: Any) -> Any:
-        rendered.append(given[3].id)
-        return plain(*given)
+    def counting(lane: Lane, work: Work, place: int, now: datetime) -> Any:
+        rendered.append(work.events[place].id)
+        return plain(lane, work, place, now)
 
-    monkeypatch.setattr(gateway.lane, "render", counting)
+    monkeypatch.setattr(Lane, "_rendered", counting)
     doors = cast("dict[str, Door]", provider("flexprice").spec.doors)
     monkeypatch.setitem(doors, "bulk", replace(doors["bulk"], max_rows=50, max_bytes=max_bytes))
     async with World(tmp_path) as world:
