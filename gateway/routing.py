@@ -50,6 +50,8 @@ class Table:
             }
         )
         self._plans: dict[tuple[Fixed, ...], Plan] = {}
+        self._chosen: dict[tuple[object, ...], Plan] = {}
+        """By span and which of its ways take the customer: few, however many customers there are."""
         self._spans: list[Plan | list[Fixed | Choice]] = []
         # The first span is before every bound, the others begin with one.
         for begins in (None, *self._bounds):
@@ -67,8 +69,20 @@ class Table:
         span = self._spans[bisect_right(self._bounds, when)]
         if isinstance(span, Plan):
             return span
-        made = self._plan([_for(entry, self._tenant, customer) for entry in span], len(span))
-        assert made is not None
+        tenant = self._tenant
+        key = (
+            id(span),
+            *(
+                tuple([way.takes(tenant, customer) for way in entry.ways])
+                for entry in span
+                if isinstance(entry, Choice)
+            ),
+        )
+        made = self._chosen.get(key)
+        if made is None:
+            made = self._plan([_for(entry, tenant, customer) for entry in span], len(span))
+            assert made is not None
+            self._chosen[key] = made
         return made
 
     def _plan(self, entries: list[Fixed], count: int) -> Plan | None:
