@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import yaml
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from canonical_schema import Event
@@ -101,6 +101,7 @@ def test_the_configurations_links_are_the_default_tenants() -> None:
 times = st.datetimes(datetime(2026, 1, 1), datetime(2027, 1, 1), timezones=st.just(UTC))  # noqa: DTZ001  made aware
 
 
+@settings(deadline=None)
 @given(st.lists(times, min_size=1, max_size=4, unique=True), times, st.sampled_from([None, "eu", "us"]))
 def test_rows_that_follow_one_another_leave_neither_gap_nor_overlap(
     bounds: list[datetime], when: datetime, subscription: str | None
