@@ -53,8 +53,8 @@ class Wait:
         if not self._open:
             self._done.set()
 
-    async def until_ended(self, deliveries: Iterable[tuple[int, int, str]], seconds: float) -> None:
-        """Return when all of these (batch, index, destination) have ended, or when the time is up."""
+    async def until_ended(self, deliveries: Iterable[tuple[int, int, str]], seconds: float) -> bool:
+        """Return whether all of these (batch, index, destination) have ended, when they have or the time is up."""
         self._open = {}
         for batch, index, destination in deliveries:
             self._open.setdefault((batch, destination), set()).add(index)
@@ -62,8 +62,9 @@ class Wait:
         for batch, destination, members in ended:
             self.note(batch, destination, members)
         if not self._open:
-            return
+            return True
         try:
             await asyncio.wait_for(self._done.wait(), seconds)
         except TimeoutError:
-            return
+            return False
+        return True

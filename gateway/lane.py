@@ -1,6 +1,7 @@
 """One destination's own way: take due work, render it, ship it, come back for more. No lane waits for another."""
 
 import asyncio
+import contextlib
 import random
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -172,13 +173,21 @@ class Lane:
 
     async def _doubt(self, now: datetime) -> None:
         """Judge what was being sent when nobody was left to hear the answer."""
+        await self._doubted(await self._ledger.held(self.name, WorkState.SENDING), now)
+
+    async def take_over(self) -> None:
+        """Take up what other processes were sending when they ended."""
+        await self._doubted(await self._ledger.abandoned(self.name), self._clock.now())
+
+    async def _doubted(self, works: Sequence[Work], now: datetime) -> None:
         message = "the gateway stopped between sending this and hearing the answer"
         outcome = Outcome(state=State.UNKNOWN, code=ErrorCode.PROVIDER_UNAVAILABLE, message=message)
-        for work in await self._ledger.held(self.name, WorkState.SENDING):
+        for work in works:
             work.group = msgspec.structs.replace(work.group, attempts=work.group.attempts + 1)
             judge = self._judge_withdrawal if self._corrector.withdraws(work) else self._judge
             following = judge(outcome, work.group, now)
-            await self._write([moved(work, range(len(work.members)), following, now)], [])
+            with contextlib.suppress(Moved):  # another process took it up, or the one that sent it heard after all
+                await self._write([moved(work, range(len(work.members)), following, now)], [])
             becomes = following.code.status.value
             log.warning("lane.recovered", destination=self.name, rows=len(work.members), becomes=becomes)
 

@@ -24,7 +24,7 @@ from canonical_schema import (
     EventResult,
     EventStatus,
 )
-from gateway.board import Board
+from gateway.board import Board, Wait
 from gateway.catalogue import DEFAULT_TENANT, Catalogue
 from gateway.chores import Chore, Step
 from gateway.configuration import Configuration
@@ -48,6 +48,11 @@ from gateway.unblocking import Unblocking
 __all__ = ["Ack", "Gateway"]
 
 log = structlog.get_logger("gateway.service")
+
+TAKE_OVER = timedelta(seconds=10)
+"""How often it is looked for what processes that are gone were sending."""
+LOOK_AGAIN = 1.0
+"""Seconds after which a request looks whether another process delivered what it waits for."""
 
 Ack = Literal["stored", "required", "all"]
 
@@ -113,6 +118,8 @@ class Gateway:
         self._use(configuration)
         self._unblocking.chore = self.chore("unblock", self._unblocking.step)
         self._looking = self.chore("look up", self._look_up)
+        if ledger.shared:
+            self.chore("take over", self._take_over)
 
     def _use(self, configuration: Configuration) -> None:
         """Take a configuration into use: its catalogue, its keys, a lane for each destination."""
@@ -218,6 +225,13 @@ class Gateway:
     def _run(self) -> None:
         self._tasks = [asyncio.create_task(one.run()) for one in (*self.lanes.values(), *self._chores.values())]
 
+    async def _take_over(self) -> datetime:
+        """Take up what processes that are gone were sending."""
+        for lane in tuple(self.lanes.values()):
+            await lane.take_over()
+            lane.wake()
+        return self.clock.now() + TAKE_OVER
+
     async def _take_up(self) -> None:
         await self.ledger.name(self._providers)
         for lane in self.lanes.values():
@@ -262,11 +276,27 @@ class Gateway:
             if ack != "stored" and wait > 0:
                 awaited = await self._awaited(claims, plans, views, ack)
                 if awaited:
-                    await watch.until_ended(awaited, wait)
+                    await self._until_ended(watch, awaited, wait)
         if ack != "stored":
             views = await self._views({split_ref(claim.ref)[0] for claim in claims})
         results = await self._results(admitted, claims, plans, views, providers, to_micros(now))
         return batch_result(f"bat_{uuid.uuid4().hex}", results)
+
+    async def _until_ended(self, watch: Wait, awaited: set[tuple[int, int, str]], wait: float) -> None:
+        """Wait for deliveries to end. Where other processes may send them, nobody tells: look now and then."""
+        if not self.ledger.shared:
+            await watch.until_ended(awaited, wait)
+            return
+        end = asyncio.get_running_loop().time() + wait
+        while awaited and (left := end - asyncio.get_running_loop().time()) > 0:
+            if await watch.until_ended(awaited, min(left, LOOK_AGAIN)):
+                return
+            views = await self._views({batch for batch, _, _ in awaited})
+            awaited = {
+                (batch, index, name)
+                for batch, index, name in awaited
+                if batch in views and name in views[batch].open(index)
+            }
 
     async def _recorded(self, tenant: str, now: int, events: Sequence[Event], plans: Sequence[Plan]) -> Sequence[Claim]:
         """Record events, in one step unless they differ in whether a destination counts.

@@ -409,6 +409,9 @@ class Ledger(Protocol):
     durability: str
     """What survives what, in a word or two, for `/readyz`."""
 
+    shared: bool
+    """Whether other processes may work on it at the same time."""
+
     async def open(self) -> None:
         """Make the ledger usable: schema, lock, threads."""
         ...
@@ -508,6 +511,10 @@ class Ledger(Protocol):
 
     async def held(self, destination: str, state: WorkState) -> Sequence[Work]:
         """Return all work of one state: what was being sent when the process died, what is blocked."""
+        ...
+
+    async def abandoned(self, destination: str) -> Sequence[Work]:
+        """Return what was being sent by processes that are gone, of those that share the ledger."""
         ...
 
     async def walk(self, destination: str, state: WorkState, after: int, limit: int) -> Sequence[Work]:

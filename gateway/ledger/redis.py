@@ -34,6 +34,8 @@ VERSION = 1
 class RedisLedger(Aging, Working, Routing, Checking):
     """A `Ledger` on a Redis server, a master with replicas, or a cluster. For many processes at a time."""
 
+    shared = True
+
     def __init__(
         self,
         address: Address,
@@ -120,6 +122,7 @@ class RedisLedger(Aging, Working, Routing, Checking):
             await asyncio.sleep(max(0.05, self._owners.lease / 6))
             with contextlib.suppress(LedgerUnavailable):  # it is tried again; until then nothing new is sent
                 await self._beat()
+                await self._take_back()
 
     async def _beat(self) -> None:
         self._owners.heard(await self._opened()[0].run("beat", self._owners.name, here(), HORIZON))

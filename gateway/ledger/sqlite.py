@@ -54,6 +54,7 @@ class SqliteLedger:
     """A `Ledger` in one file, for one process."""
 
     durability = "fsync"
+    shared = False
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -220,6 +221,9 @@ class SqliteLedger:
             return [self._work(connection, WorkRow(*row)) for row in rows]
 
         return await self._read(read)
+
+    async def abandoned(self, destination: str) -> Sequence[Work]:
+        return []  # nobody else is there, and what this process left is taken up when the next one starts
 
     async def walk(self, destination: str, state: WorkState, after: int, limit: int) -> Sequence[Work]:
         def read(connection: sqlite3.Connection) -> list[Work]:

@@ -55,6 +55,9 @@ local function read(head)
     }
 end
 
+-- Which process brought it, or sends it: the first bytes say who, the others which intent.
+local function owner_of(head) return string.sub(head, 47, 51) end
+
 local function with_runs(head, runs) return string.sub(head, 1, 55 + string.byte(head, 55)) .. runs end
 local function with_state(head, state) return state .. string.sub(head, 2) end
 local function with_due(head, due) return string.sub(head, 1, 5) .. due .. string.sub(head, 14) end

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from gateway.ledger._model import Code, Group, Plan, WorkState
-from gateway.ledger._redis.layout import NOBODY, pack_head
+from gateway.ledger._redis.layout import pack_head
 
 __all__ = ["Deliveries", "planned", "tally"]
 
@@ -23,7 +23,7 @@ class Deliveries(NamedTuple):
 
 
 def planned(
-    members: Sequence[int], plans: Sequence[Plan], size: int, now: int, happened: Sequence[int] | None
+    members: Sequence[int], plans: Sequence[Plan], size: int, now: int, happened: Sequence[int] | None, owner: bytes
 ) -> Deliveries:
     """Return the deliveries of events; `happened` tells when each was, where a plan has windows."""
     by_plan: dict[int, tuple[Plan, list[int]]] = {}
@@ -53,7 +53,7 @@ def planned(
     for destination, indexes in work.items():
         window, deadline = closing.get(destination, (None, None))
         group = Group(state=WorkState.READY, due=now, since=now, window=window, deadline=deadline)
-        heads.append(pack_head(group, NOBODY, destination, sorted(indexes)))
+        heads.append(pack_head(group, owner, destination, sorted(indexes)))
     return Deliveries(codes, heads, live, sorted(unrouted))
 
 

@@ -1,9 +1,15 @@
 -- When the next ready work is due for one of several processes; '' for none. See take.lua for whose it is.
-local destination, share, shares, lag = arg(), count(), count(), count()
+local destination, owner, share, shares, lag = arg(), arg(), count(), count(), count()
 local some, soonest = redis.call('ZRANGE', due_key(destination), 0, shares == 1 and 0 or 63, 'WITHSCORES'), nil
 for at = 1, #some, 2 do
-    local number, due = tonumber(string.match(some[at], '%d+')), tonumber(some[at + 1])
-    if shares > 1 and math.floor(number / 16) % shares ~= share then due = due + lag end
+    local due = tonumber(some[at + 1])
+    if shares > 1 then
+        local number, batch = string.match(some[at], '(%d+):(%d+)')
+        local head = redis.call('HGET', work_key(batch), string.format('%.0f', tonumber(number)))
+        if owner_of(head) ~= owner then
+            due = due + (math.floor(tonumber(number) / 16) % shares == share and lag or 5 * lag)
+        end
+    end
     if not soonest or due < soonest then soonest = due end
 end
 return soonest and string.format('%.0f', soonest) or ''

@@ -12,7 +12,7 @@ from gateway.ledger._rows import pack_parts, unpack_error, unpack_parts
 
 __all__ = [
     "DIGEST",
-    "NOBODY",
+    "OWNER",
     "PARTITIONS",
     "STATES",
     "Head",
@@ -30,8 +30,8 @@ PARTITIONS = 16
 """Partitions there may be at most: the last part of every number says which one it belongs to."""
 DIGEST = 12
 """Bytes of an id's digest: of a thousand million ids, two are alike with a chance of one in 10^11."""
-NOBODY = bytes(8)
-"""The owner of what is not being sent."""
+OWNER = 5
+"""Bytes of a process's name. Three more in a head say which of its intents it was."""
 
 STATES = {
     WorkState.READY: b"r",
@@ -56,6 +56,7 @@ class Head(NamedTuple):
 
     group: Group
     owner: bytes
+    """The process that brought it or sends it, and by which intent."""
     destination: str
     members: list[int]
 

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from gateway.ledger._redis.layout import OWNER
+
 __all__ = ["HORIZON", "Owners", "here"]
 
 HORIZON = 24 * 3600 * 1000
@@ -45,10 +47,18 @@ class Owners:
 
     def __init__(self, lease: float) -> None:
         """`lease` is how many seconds after its last heartbeat a process counts as gone."""
-        self.name = os.urandom(8)
+        self.name = os.urandom(OWNER)
         self.lease = lease
         self._living = [self.name]
         self._heard: float | None = None
+        self._intents = 0
+        self.lost: dict[bytes, float] = {}
+        """Intents that nobody can say were written down, since when. What they name was not sent."""
+
+    def intent(self) -> bytes:
+        """Return this process's name with the next of its intents."""
+        self._intents = (self._intents + 1) % 2**24
+        return self.name + self._intents.to_bytes(3, "big")
 
     def heard(self, answer: Any) -> None:
         """Take notice of an answer to a heartbeat."""

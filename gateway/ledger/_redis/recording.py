@@ -70,7 +70,7 @@ class Recording(Keeping):
         while new:
             stored = Batch(sent.tenant, sent.received, [sent.events[position] for position in new])
             ids = b"".join([digests[position] for position in new])
-            arguments = _arguments(stored, [plans[position] for position in new])
+            arguments = _arguments(stored, [plans[position] for position in new], self._owners.name)
             arguments += audited(audit if len(new) == len(digests) else ())
             answer: list[Any]
             done, *answer = await link.run("record", token, partition, ids, *arguments)
@@ -172,11 +172,11 @@ class Recording(Keeping):
         )
 
 
-def _arguments(batch: Batch, plans: Sequence[Plan]) -> list[bytes | str | int]:
+def _arguments(batch: Batch, plans: Sequence[Plan], owner: bytes) -> list[bytes | str | int]:
     """Return what the script stores of a batch, after its ids."""
     size = len(batch.events)
     happened = times(batch.events, plans, [batch.received] * size)
-    made = planned(range(size), plans, size, batch.received, happened)
+    made = planned(range(size), plans, size, batch.received, happened, owner)
     arguments: list[bytes | str | int] = [batch.received, batch.tenant, pack_events(batch.events), len(made.codes)]
     for name, codes in made.codes.items():
         arguments += [name, int(name not in made.live), bytes(codes), tally(codes)]

@@ -1,6 +1,7 @@
 """Work: taken, about to be sent, settled, held and let go."""
 
 import os
+import time
 from collections import defaultdict
 from collections.abc import AsyncIterator, Mapping, Sequence
 from itertools import pairwise
@@ -9,11 +10,11 @@ import msgspec
 
 from canonical_schema import ErrorItem
 from gateway.errors import LedgerUnavailable
-from gateway.ledger._model import AttemptRow, AuditRow, Change, Code, Part, Portion, Work, WorkState
+from gateway.ledger._model import AttemptRow, AuditRow, Change, Code, Moved, Part, Portion, Work, WorkState
 from gateway.ledger._redis.base import Base, numbers, pairs, together
 from gateway.ledger._redis.keeping import audited
 from gateway.ledger._redis.layout import (
-    NOBODY,
+    OWNER,
     PARTITIONS,
     STATES,
     index_member,
@@ -34,7 +35,9 @@ Argument = bytes | str | int
 AT_ONCE = 200
 """Pieces of work that one script goes through: nobody waits longer for it than a few milliseconds."""
 LAG = 2_000_000
-"""Microseconds after which work that is due and another process's share is everybody's."""
+"""Microseconds for which work that is due is left to the process that brought it."""
+REMEMBERED = 600.0
+"""Seconds after which an intent that was lost is certainly nowhere on its way any more."""
 _PAST = b"".join(STATES[state] for state in (WorkState.READY, WorkState.BLOCKED, WorkState.HELD, WorkState.WAITING))
 
 
@@ -43,8 +46,8 @@ class Working(Base):
 
     async def take(self, destination: str, now: int, limit: int) -> Sequence[Work]:
         self._guard()
-        share = self._owners.share
-        answers = await self._everywhere(lambda link: link.run("take", destination, now, limit, *share, now - LAG))
+        mine = self._owners.name, *self._owners.share, LAG
+        answers = await self._everywhere(lambda link: link.run("take", destination, now, limit, *mine))
         taken: list[Work] = []
         room = limit
         for work, _ in sorted(await self._told(answers), key=_urgency):
@@ -64,9 +67,14 @@ class Working(Base):
         return past, works[len(past)].group.deadline if len(past) < len(works) else None
 
     async def next_due(self, destination: str) -> int | None:
-        share = self._owners.share
-        answers: list[bytes] = await self._everywhere(lambda link: link.run("due", destination, *share, LAG))
-        return min((int(found) for found in answers if found), default=None)
+        mine = self._owners.name, *self._owners.share, LAG
+        answers: list[bytes] = await self._everywhere(lambda link: link.run("due", destination, *mine))
+        soonest = min((int(found) for found in answers if found), default=None)
+        if self._owners.share[1] == 1:
+            return soonest
+        # Nobody is told of what others bring: look now and then.
+        again = time.time_ns() // 1000 + LAG // 2
+        return again if soonest is None else min(soonest, again)
 
     async def intend(self, portions: Sequence[Portion], now: int) -> Sequence[int]:
         self._guard()
@@ -74,29 +82,41 @@ class Working(Base):
         for place, portion in enumerate(portions):
             by_partition.setdefault(portion.work.batch % PARTITIONS, []).append(place)
 
+        intent = self._owners.intent()
+
         async def write() -> list[int]:
             found: dict[int, int] = {}
             for partition, places in by_partition.items():
-                arguments = [one for place in places for one in self._intent(portions[place], now)]
+                arguments = [one for place in places for one in _intent(portions[place], now, intent)]
                 answer = await self._opened()[partition].run(
                     "intend", os.urandom(8), partition, len(places), *arguments
                 )
                 found.update(zip(places, numbers(answer), strict=True))
             return [found[place] for place in range(len(portions))]
 
-        return await self._whole(write())
+        try:
+            return await self._whole(write())
+        except Moved:
+            raise
+        except BaseException:
+            self._owners.lost[intent] = time.monotonic()
+            raise
+
+    async def _take_back(self) -> None:
+        """Make ready again what was to be sent, was perhaps written down, and was never sent."""
+        lost = self._owners.lost
+        for intent in [one for one, since in lost.items() if time.monotonic() - since > REMEMBERED]:
+            del lost[intent]
+        fields = [one for answer in await self._everywhere(lambda link: link.ask("HKEYS", ":n")) for one in answer]
+        for name in {field[1:].decode() for field in fields if field[:1] == STATES[WorkState.SENDING]} if lost else ():
+            async for answer in self._pages(name, STATES[WorkState.SENDING]):
+                changes = [_unsent(work) for work, owner in await self._told([answer]) if owner in lost]
+                if changes:
+                    await self.settle(changes, [])
 
     def _guard(self) -> None:
         if self._links and self._owners.fenced:
             raise LedgerUnavailable("this process was not heard of for too long: others may send what it would send")
-
-    def _intent(self, portion: Portion, now: int) -> list[Argument]:
-        work = portion.work
-        sent = now if work.group.sent is None else work.group.sent
-        group = msgspec.structs.replace(work.group, state=WorkState.SENDING, sent=sent, error=None)
-        members, parts = _ordered(portion.members, portion.parts)
-        head = pack_head(group, self._owners.name, work.destination, members)
-        return [work.batch, work.id, pack_runs(members), head, pack_rendered(members, parts)]
 
     async def settle(
         self, changes: Sequence[Change], attempts: Sequence[AttemptRow], audit: Sequence[AuditRow] = ()
@@ -108,6 +128,7 @@ class Working(Base):
                 [one for one in changes if one.batch % PARTITIONS == partition],
                 [one for one in attempts if one.batch % PARTITIONS == partition],
                 audit if partition == partitions[0] else (),
+                self._owners.name,
             )
             for partition in partitions
         ]
@@ -153,7 +174,7 @@ class Working(Base):
             work
             async for answer in self._pages(destination, STATES[state])
             for work, owner in await self._told([answer])
-            if owner not in living
+            if owner[:OWNER] not in living
         ]
         return sorted(works, key=lambda work: work.id)
 
@@ -164,7 +185,7 @@ class Working(Base):
             work
             async for answer in self._pages(destination, STATES[WorkState.SENDING])
             for work, owner in await self._told([answer])
-            if owner not in living
+            if owner[:OWNER] not in living
         ]
 
     async def walk(self, destination: str, state: WorkState, after: int, limit: int) -> Sequence[Work]:
@@ -242,6 +263,30 @@ class Working(Base):
         ]
 
 
+def _intent(portion: Portion, now: int, intent: bytes) -> list[Argument]:
+    work = portion.work
+    sent = now if work.group.sent is None else work.group.sent
+    group = msgspec.structs.replace(work.group, state=WorkState.SENDING, sent=sent, error=None)
+    members, parts = _ordered(portion.members, portion.parts)
+    head = pack_head(group, intent, work.destination, members)
+    return [work.batch, work.id, pack_runs(members), head, pack_rendered(members, parts)]
+
+
+def _unsent(work: Work) -> Change:
+    """Return what becomes of work that was about to be sent and was not: it is ready, as it was."""
+    before = work.group
+    group = msgspec.structs.replace(before, state=WorkState.READY, sent=before.sent if before.doubt else None)
+    return Change(
+        work=work.id,
+        batch=work.batch,
+        destination=work.destination,
+        members=work.members,
+        code=Code.RETRYING if before.attempts else Code.PENDING,
+        group=group,
+        parts=work.parts if before.doubt or before.attempts else None,
+    )
+
+
 def _urgency(told: tuple[Work, bytes]) -> tuple[int, int, int]:
     group = told[0].group
     return 2**62 if group.deadline is None else group.deadline, group.due, told[0].id
@@ -255,7 +300,9 @@ def _ordered(members: Sequence[int], parts: list[list[Part]] | None) -> tuple[Se
     return [members[place] for place in order], None if parts is None else [parts[place] for place in order]
 
 
-def _settlement(changes: Sequence[Change], attempts: Sequence[AttemptRow], audit: Sequence[AuditRow]) -> list[Argument]:
+def _settlement(
+    changes: Sequence[Change], attempts: Sequence[AttemptRow], audit: Sequence[AuditRow], owner: bytes
+) -> list[Argument]:
     """Return what the script writes of one partition's part."""
     leaving: dict[tuple[int, int], list[int]] = {}
     for change in changes:
@@ -271,7 +318,7 @@ def _settlement(changes: Sequence[Change], attempts: Sequence[AttemptRow], audit
         if change.group is None:
             arguments += [b"", b"", b""]
         else:
-            head = pack_head(change.group, NOBODY, change.destination, members)
+            head = pack_head(change.group, owner, change.destination, members)
             arguments += [head, pack_error(change.group.error) or b"", pack_rendered(members, parts)]
         for index, some in zip(members, parts or (), strict=False):
             if len(some) > 1:

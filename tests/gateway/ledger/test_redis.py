@@ -225,13 +225,15 @@ async def test_two_processes_never_hold_the_same_work(server: Server) -> None:
         for number in range(8):
             await recorded(one, f"e{number}")
         await one.held("a", WorkState.SENDING)  # each hears of the other
+        assert ([8, 0]) == [len(await ledger.take("a", 1500, 100)) for ledger in (one, other)], (
+            "who brought it sends it"
+        )
         now = 2_500_000
-        works, others = await one.take("a", 1500, 100), await other.take("a", 1500, 100)
-        assert 8 == len({work.id for work in (*works, *others)}) == len(works) + len(others)
-        assert 4 == len(works), "shares are equal"
-        late = await other.take("a", 1000 + now, 100)
-        assert 8 == len(late), "what waits for long is everybody's"
-        ids = await one.intend([rendered(work) for work in works], 1500)
+        works, others = await one.take("a", now, 100), await other.take("a", now, 100)
+        assert 8 == len({work.id for work in (*works, *others)}) == len(works) + len(others), "later each a share"
+        assert 4 == len(works)
+        ids = await one.intend([rendered(work) for work in works], now)
+        late = works
         with pytest.raises(Moved):
             await other.intend([rendered(work) for work in late if work.id == ids[0]], 1500)
         assert [] == list(await other.held("a", WorkState.SENDING)), "they are in good hands"
