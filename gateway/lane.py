@@ -217,6 +217,7 @@ class Lane:
     async def _step(self) -> datetime | None:
         self._wake.clear()
         now, pace = self._clock.now(), self.pace
+        pace.sharers = self._ledger.processes
         waiting = pace.not_before is not None and now < pace.not_before
         if self._stranded:
             if self._sending:  # it ends, and then all that is being sent is what was stranded

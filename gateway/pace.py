@@ -86,6 +86,8 @@ class Pace:
         self.faults = 0
         """Requests in a row without a usable answer."""
         self.refused = False
+        self.sharers = 1
+        """Processes that send to this provider: each has its part of the rate limits."""
         self.not_before: datetime | None = None
         """When the next request may leave: our own backoff, or the server's word."""
 
@@ -104,15 +106,16 @@ class Pace:
 
     def wait(self, rows: int, now: datetime) -> timedelta:
         """Return how long a request of `rows` has to wait for the vendor's rate limits."""
-        waits = [bucket.wait(1, now) for bucket in self._requests] + [bucket.wait(rows, now) for bucket in self._rows]
+        waits = [bucket.wait(self.sharers, now) for bucket in self._requests]
+        waits += [bucket.wait(rows * self.sharers, now) for bucket in self._rows]
         return max(waits, default=timedelta(0))
 
     def spend(self, rows: int) -> None:
         """Count a request that leaves."""
         for bucket in self._requests:
-            bucket.spend(1)
+            bucket.spend(self.sharers)
         for bucket in self._rows:
-            bucket.spend(rows)
+            bucket.spend(rows * self.sharers)
 
     def heard(
         self, what: Heard, began: datetime, now: datetime, *, busy: bool, retry_after: timedelta | None = None

@@ -7,17 +7,20 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from datetime import timedelta
 from pathlib import Path
+from typing import Annotated
 
 import structlog
 import uvloop
+from cyclopts import Parameter, validators
 
 from gateway import logs
 from gateway.app import create_app
-from gateway.cli._out import ConfigFile, Exit, Json, machine, say
+from gateway.cli._out import CommandFailed, ConfigFile, Exit, Json, complain, machine, say
 from gateway.cli._server import Server, address, listen
+from gateway.cli._workers import supervised
 from gateway.configuration import Configuration
 from gateway.configuration_file import load
 from gateway.errors import GatewayError
@@ -29,7 +32,14 @@ __all__ = ["serve"]
 log = structlog.get_logger("gateway.serve")
 
 
-def serve(*, config: ConfigFile, as_json: Json = False) -> int:
+def serve(
+    *,
+    config: ConfigFile,
+    workers: Annotated[
+        int, Parameter(validator=validators.Number(gte=1, lte=64), help="Processes; several need a Redis ledger.")
+    ] = 1,
+    as_json: Json = False,
+) -> int:
     """Run the service. Logs are JSON lines on standard error.
 
     SIGTERM and Ctrl-C stop it once requests in flight are done; SIGHUP reads the configuration again.
@@ -38,7 +48,26 @@ def serve(*, config: ConfigFile, as_json: Json = False) -> int:
     configuration = load(config, os.environ)
     logs.configure()
     with listen(configuration.listen.host, configuration.listen.port) as listener:
-        return uvloop.run(_serve(config, configuration, listener, as_json=as_json))
+        if workers == 1:
+            return uvloop.run(_serve(config, configuration, listener, as_json=as_json))
+        if configuration.ledger.address is None:
+            raise CommandFailed("--workers: a ledger in a file is for one process; several need ledger.url redis://...")
+        listener.settimeout(0)  # one of them gets a connection, and the others must not wait for it
+        return supervised(
+            workers,
+            lambda index: _ended(
+                lambda: uvloop.run(_serve(config, configuration, listener, as_json=as_json and index == 0))
+            ),
+        )
+
+
+def _ended(run: Callable[[], int]) -> int:
+    """Return how a worker ended, and say why it could not begin."""
+    try:
+        return run()
+    except GatewayError as error:
+        complain(str(error))
+        return Exit.FAILED
 
 
 async def _serve(path: Path, configuration: Configuration, listener: socket.socket, *, as_json: bool) -> Exit:

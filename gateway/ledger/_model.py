@@ -412,6 +412,11 @@ class Ledger(Protocol):
     shared: bool
     """Whether other processes may work on it at the same time."""
 
+    @property
+    def processes(self) -> int:
+        """How many work on it now, this one too."""
+        ...
+
     async def open(self) -> None:
         """Make the ledger usable: schema, lock, threads."""
         ...

@@ -63,6 +63,11 @@ class RedisLedger(Aging, Working, Routing, Checking):
         self._beating: asyncio.Task[None] | None = None
         self._observer = observer
 
+    @property
+    def processes(self) -> int:
+        """How many processes share the ledger, as of the last heartbeat."""
+        return len(self._owners.living)
+
     async def open(self) -> None:
         """Find the server, look whether it can be trusted, and begin the ledger where there is none.
 

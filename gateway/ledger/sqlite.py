@@ -55,6 +55,7 @@ class SqliteLedger:
 
     durability = "fsync"
     shared = False
+    processes = 1
 
     def __init__(self, path: Path) -> None:
         self.path = path

@@ -315,3 +315,31 @@ def test_an_address_is_shown_without_its_secrets(url: str, shown: str) -> None:
 def test_an_address_that_means_nothing_is_refused(url: str) -> None:
     with pytest.raises(ValueError, match="redis"):
         Address.read(url)
+
+
+async def test_what_was_to_be_sent_and_never_was_is_made_ready_again(server: Server) -> None:
+    ledger = RedisLedger(address(server))
+    await ledger.open()
+    try:
+        batch = await recorded(ledger, "e1", "e2")
+        (work,) = await ledger.take("a", 5000, 10)
+        (link,) = ledger._links
+        sent = link._sent
+
+        async def deaf(client: object, calls: object, *, writes: bool) -> list[object]:
+            answers = await sent(client, calls, writes=writes)  # type: ignore[arg-type]
+            if writes and not any(isinstance(one, Exception) for one in answers):
+                raise ConnectionResetError("no answer comes any more")
+            return answers
+
+        link._sent = deaf  # type: ignore[method-assign]
+        with pytest.raises(LedgerUnavailable):
+            await ledger.intend([rendered(work, [1])], 5000)
+        link._sent = sent  # type: ignore[method-assign]
+        assert {WorkState.READY: [0], WorkState.SENDING: [1]} == await places(ledger, batch)
+        await ledger._take_back()
+        assert {WorkState.READY: [0, 1]} == await places(ledger, batch)
+        assert [None, None] == [one.group.sent for one in await ledger.take("a", 5000, 10)]
+        assert [] == (await ledger.add_up())["problems"]
+    finally:
+        await ledger.close()

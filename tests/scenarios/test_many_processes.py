@@ -1,0 +1,153 @@
+"""Several gateway processes on one Redis server: each delivery is sent once, whoever is asked and whoever dies."""
+
+import asyncio
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import AsyncGenerator, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import uvicorn
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from tests.redis_servers import Server, free_port
+
+CONFIGURATION = """
+listen: {{port: {port}}}
+ledger: {{url: "redis://127.0.0.1:{redis}/0"}}
+delivery: {{timeout: 5s}}
+destinations:
+  flexprice:
+    provider: flexprice
+    rate: none
+    settings: {{api_key: k, base_url: "http://127.0.0.1:{vendor}"}}
+meters: {{calls: {{}}}}
+"""
+
+
+class Vendor:
+    """Takes everything, and counts each event that arrives."""
+
+    def __init__(self) -> None:
+        self.port = free_port()
+        self.seen: Counter[str] = Counter()
+
+    async def bulk(self, request: Request) -> Response:
+        body = await request.json()
+        self.seen.update(one["event_id"] for one in body["events"])
+        await asyncio.sleep(0.02)
+        return Response(b'{"message":"ok"}', 202, media_type="application/json")
+
+    @asynccontextmanager
+    async def serving(self) -> AsyncGenerator[None]:
+        app = Starlette(routes=[Route("/events/bulk", self.bulk, methods=["POST"])])
+        server = uvicorn.Server(uvicorn.Config(app, port=self.port, log_config=None, lifespan="off"))
+        task = asyncio.create_task(server._serve())
+        while not server.started:  # noqa: ASYNC110  uvicorn tells nobody
+            await asyncio.sleep(0.01)
+        try:
+            yield
+        finally:
+            server.should_exit = True
+            await task
+
+
+@pytest.fixture
+def redis(tmp_path: Path) -> Iterator[Server]:
+    one = Server(tmp_path / "redis")
+    yield one
+    one.kill()
+
+
+@asynccontextmanager
+async def gateways(folder: Path, redis: Server, vendor: Vendor, workers: int) -> AsyncGenerator[tuple[str, int]]:
+    """Run the command with several workers; give where it listens and the process that watches them."""
+    file = folder / "gateway.yaml"
+    file.write_text(CONFIGURATION.format(port=free_port(), redis=redis.port, vendor=vendor.port), "utf-8")
+    command = [sys.executable, "-m", "gateway", "serve", "--config", str(file), "--workers", str(workers), "--json"]
+    with (folder / "log").open("wb") as log:
+        process = await asyncio.create_subprocess_exec(*command, stdout=subprocess.PIPE, stderr=log)
+    try:
+        assert process.stdout is not None
+        line = await asyncio.wait_for(process.stdout.readline(), 60)
+        assert line, (folder / "log").read_text()
+        told = json.loads(line)
+        assert "always" == told["durability"]
+        yield told["url"], process.pid
+    finally:
+        process.send_signal(signal.SIGTERM)
+        try:
+            assert 0 == await asyncio.wait_for(process.wait(), 60)
+        except TimeoutError:
+            process.kill()
+            raise
+
+
+def batch(name: str, size: int = 50) -> list[dict[str, Any]]:
+    return [{"id": f"{name}-{index}", "customer": "acme", "meter": "calls", "quantity": 1} for index in range(size)]
+
+
+def eldest(parent: int) -> int:
+    """Return the first of a process's children."""
+    return int(Path(f"/proc/{parent}/task/{parent}/children").read_text("ascii").split()[0])
+
+
+async def living(redis: Server, count: int) -> None:
+    """Return when so many processes have been heard of."""
+    for _ in range(600):
+        if count == await asyncio.to_thread(redis.command, "ZCARD", "{ug}:o"):
+            return
+        await asyncio.sleep(0.05)
+    raise AssertionError("they did not all begin")
+
+
+async def test_of_96_repeats_at_three_processes_one_is_sent(tmp_path: Path, redis: Server) -> None:
+    vendor = Vendor()
+    async with vendor.serving(), gateways(tmp_path, redis, vendor, 3) as (url, _):
+        await living(redis, 3)
+        sent = batch("e")
+        clients = [httpx.AsyncClient(base_url=url, timeout=60) for _ in range(12)]  # connections go to all of them
+        answers = await asyncio.gather(
+            *(clients[index % 12].post("/v1/events?ack=required", json=sent) for index in range(96))
+        )
+        for client in clients:
+            await client.aclose()
+        bodies = [answer.json() for answer in answers]
+        assert {200} == {answer.status_code for answer in answers}, [body for body in bodies if "summary" not in body]
+        replayed = Counter(result["replayed"] for body in bodies for result in body["results"])
+        assert {False: 50, True: 95 * 50} == replayed
+        assert {f"e-{index}": 1 for index in range(50)} == vendor.seen
+
+
+async def test_what_a_killed_worker_took_in_is_sent_by_another(tmp_path: Path, redis: Server) -> None:
+    vendor = Vendor()
+    async with vendor.serving(), gateways(tmp_path, redis, vendor, 2) as (url, parent):
+        await living(redis, 2)
+        accepted: set[str] = set()
+        for round_ in range(4):
+            for number in range(8):
+                async with httpx.AsyncClient(base_url=url, timeout=30) as client:
+                    sent = batch(f"r{round_}n{number}", 20)
+                    try:
+                        answer = await client.post("/v1/events?ack=stored", json=sent)
+                    except httpx.TransportError:
+                        continue  # nothing was promised
+                    if answer.status_code == 202:
+                        accepted.update(one["id"] for one in sent)
+            os.kill(await asyncio.to_thread(eldest, parent), signal.SIGKILL)
+        assert len(accepted) > 100
+        for _ in range(1200):
+            if accepted <= vendor.seen.keys():
+                break
+            await asyncio.sleep(0.05)
+        assert set() == accepted - vendor.seen.keys(), "what was acknowledged arrives"
