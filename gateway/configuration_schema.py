@@ -125,7 +125,8 @@ def _opened(schema: Schema, definitions: Mapping[str, Schema]) -> Schema:
         return {**schema, "properties": {key: _opened(value, definitions) for key, value in inner.items()}}
     if isinstance(items := schema.get("items"), dict):
         return {**schema, "items": _opened(cast("Schema", items), definitions)}
-    if schema.get("pattern") == _DURATION and isinstance(default := schema.get("default"), str):
+    spans = [schema, *cast("list[Schema]", schema.get("anyOf", []))]
+    if any(one.get("pattern") == _DURATION for one in spans) and isinstance(default := schema.get("default"), str):
         schema["default"] = format_duration(TypeAdapter(timedelta).validate_python(default))
     if isinstance(kinds := schema.get("anyOf"), list):
         return {**schema, "anyOf": [*cast("list[Schema]", kinds), _REFERENCE]}
