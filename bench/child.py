@@ -9,7 +9,7 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import uvicorn
 import uvloop
@@ -17,7 +17,8 @@ import uvloop
 from bench.baselines import Loop, Sender
 from bench.events import bodies
 from bench.setting import configuration
-from canonical_schema import BatchResult, DeliveryStatus, Event, Summary
+from canonical_schema import DeliveryStatus, Event, EventStatus
+from gateway.answers import Answer
 from gateway.app import create_app
 from gateway.intake import Bad, admit, parse
 from gateway.ledger import SqliteLedger
@@ -44,14 +45,15 @@ class Floor(Gateway):
     async def stop(self, *_: object) -> None:
         pass
 
-    async def accept(self, tenant: str, sent: Sequence[Event | Bad], ack: Ack, wait: float) -> BatchResult:
+    async def accept(self, tenant: str, sent: Sequence[Event | Bad], ack: Ack, wait: float) -> Answer:
         now = self.clock.now()
         given = self.configuration
         admitted = list(admit(sent, self.catalogue, given.intake, now, given.retention.events))
         good = sum(isinstance(event, Event) for event in admitted)
-        counts = dict.fromkeys(Summary.__annotations__, 0)
-        counts |= {"total": len(admitted), "pending": good, "invalid": len(admitted) - good}
-        return BatchResult(object="batch_result", batch_id="bat_0", summary=cast("Summary", counts), results=[])
+        answer = Answer()
+        answer.count(EventStatus.PENDING, good)
+        answer.count(EventStatus.INVALID, len(admitted) - good)
+        return answer
 
 
 class OneByOne(SqliteLedger):
@@ -61,9 +63,9 @@ class OneByOne(SqliteLedger):
         super().__init__(path)
         self._turn = asyncio.Lock()
 
-    async def record(self, *args: Any) -> Any:
+    async def record(self, *args: Any, **named: Any) -> Any:
         async with self._turn:
-            return await super().record(*args)
+            return await super().record(*args, **named)
 
 
 class Service:

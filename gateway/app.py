@@ -5,7 +5,6 @@ import contextlib
 import math
 import re
 import time
-import uuid
 from collections.abc import AsyncGenerator, Mapping
 from typing import Any, cast
 from urllib.parse import unquote
@@ -18,17 +17,18 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from canonical_schema import BatchResult, ErrorCode, Event, format_time
+from canonical_schema import ErrorCode, Event, format_time
 from gateway import __version__, corrections_api, customers_api, erasing, migration_api, period_api, repair_api
 from gateway.access import tenant_of
 from gateway.corrections import shown
 from gateway.destinations import described
 from gateway.errors import RequestRefused
-from gateway.intake import Bad, decoded, parse_in_slices, slices, too_large
+from gateway.intake import Bad, decoded, parse_in_slices, too_large
 from gateway.keys import Scope as KeyScope
 from gateway.listing import page, read_filter
 from gateway.problems import HANDLERS
 from gateway.service import Ack, Gateway
+from gateway.tokens import token
 
 __all__ = ["create_app"]
 
@@ -92,8 +92,8 @@ class _Api:
         tenant = self._tenant(request, "events:write")
         ack, wait = self._patience(request)
         sent = await self._sent(request)
-        result = await self._gateway.accept(tenant, sent, ack, wait)
-        return Response(await _batch_json(result), _status(result), media_type="application/json")
+        answer = await self._gateway.accept(tenant, sent, ack, wait)
+        return Response(answer.json(), answer.http_status, media_type="application/json")
 
     async def list_events(self, request: Request) -> Response:
         tenant = self._tenant(request, "events:read")
@@ -196,25 +196,6 @@ def _json(body: object, status: int = 200) -> Response:
     return Response(_encoder.encode(body), status_code=status, media_type="application/json")
 
 
-async def _batch_json(result: BatchResult) -> bytes:
-    """Encode an answer a slice at a time: one of 10,000 events would hold the event loop for tens of milliseconds."""
-    results = result["results"]
-    made = [_encoder.encode(results[part.start : part.stop])[1:-1] async for part in slices(len(results))]
-    head = _encoder.encode({name: value for name, value in result.items() if name != "results"})
-    return head[:-1] + b',"results":[' + b",".join(made) + b"]}"
-
-
-def _status(result: BatchResult) -> int:
-    """Return the HTTP status of an answer, from what became of its events."""
-    summary = result["summary"]
-    total = summary["total"]
-    if summary["invalid"] + summary["conflict"] == total:
-        return 422
-    if summary["delivered"] == total:
-        return 200
-    return 202 if summary["delivered"] + summary["pending"] == total else 207
-
-
 class _Requests:
     """Gives every request an id, and writes one line for each that ends."""
 
@@ -227,7 +208,7 @@ class _Requests:
             await self._app(scope, receive, send)
             return
         given = dict(scope["headers"]).get(b"x-request-id", b"").decode("latin-1")
-        request_id = given if re.fullmatch(r"[A-Za-z0-9._-]{1,64}", given) else f"req_{uuid.uuid4().hex}"
+        request_id = given if re.fullmatch(r"[A-Za-z0-9._-]{1,64}", given) else f"req_{token()}"
         scope["gateway.request_id"] = request_id
         began = time.perf_counter()
         status, ended = 0, False

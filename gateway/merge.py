@@ -1,6 +1,7 @@
 """Many answers, one answer: what every provider said about every event of a request."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from functools import lru_cache
 
@@ -24,7 +25,7 @@ from canonical_schema import (
 from gateway.ledger import AttemptRow, Code, Group, Part, Plan, Snapshot, Track
 from gateway.times import from_micros
 
-__all__ = ["View", "batch_result", "closing", "fresh", "refused"]
+__all__ = ["View", "batch_result", "closing", "fresh", "refused", "summed"]
 
 _NOT_COUNTED = frozenset({Code.NONE, Code.NO_BINDING, Code.NO_ROUTE})
 _CODES = {int(code): code for code in Code}
@@ -139,7 +140,9 @@ class _TrackView:
             if code is Code.RETRYING:
                 made["next_attempt_at"] = format_time(from_micros(group.due))
             if group.window is not None:
-                made["deadline"] = _closes(self._snapshot.events[index], self._snapshot.received, group.window)
+                made["deadline"] = _closes(
+                    self._snapshot.events[index], self._snapshot.received_at(index), group.window
+                )
             if group.error is not None:
                 made["error"] = group.error
         if parts is not None:
@@ -227,21 +230,20 @@ def refused(position: int, event_id: str | None, status: EventStatus, error: Err
 
 def batch_result(batch_id: str, results: Sequence[EventResult]) -> BatchResult:
     """Return the answer to a request, with its counts."""
-    return BatchResult(object="batch_result", batch_id=batch_id, summary=_summary(results), results=list(results))
+    counts = Counter(result["status"] for result in results)
+    return BatchResult(object="batch_result", batch_id=batch_id, summary=summed(counts), results=list(results))
 
 
-def _summary(results: Iterable[EventResult]) -> Summary:
-    counts = dict.fromkeys(EventStatus, 0)
-    for result in results:
-        counts[result["status"]] += 1
+def summed(counts: Mapping[EventStatus, int]) -> Summary:
+    """Return how many events ended in each status, all of them named."""
     return Summary(
         total=sum(counts.values()),
-        delivered=counts[EventStatus.DELIVERED],
-        pending=counts[EventStatus.PENDING],
-        partial=counts[EventStatus.PARTIAL],
-        failed=counts[EventStatus.FAILED],
-        unknown=counts[EventStatus.UNKNOWN],
-        unrouted=counts[EventStatus.UNROUTED],
-        invalid=counts[EventStatus.INVALID],
-        conflict=counts[EventStatus.CONFLICT],
+        delivered=counts.get(EventStatus.DELIVERED, 0),
+        pending=counts.get(EventStatus.PENDING, 0),
+        partial=counts.get(EventStatus.PARTIAL, 0),
+        failed=counts.get(EventStatus.FAILED, 0),
+        unknown=counts.get(EventStatus.UNKNOWN, 0),
+        unrouted=counts.get(EventStatus.UNROUTED, 0),
+        invalid=counts.get(EventStatus.INVALID, 0),
+        conflict=counts.get(EventStatus.CONFLICT, 0),
     )

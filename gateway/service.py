@@ -2,7 +2,6 @@
 
 import asyncio
 import random
-import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -14,30 +13,22 @@ import httpx
 import msgspec
 import structlog
 
-from canonical_schema import (
-    BatchResult,
-    DeliveryResult,
-    ErrorCode,
-    ErrorItem,
-    Event,
-    EventDetail,
-    EventResult,
-    EventStatus,
-)
+from canonical_schema import ErrorCode, ErrorItem, Event, EventDetail, EventResult, EventStatus
+from gateway.answers import Alike, Answer, Look
 from gateway.board import Board, Wait
 from gateway.catalogue import DEFAULT_TENANT, Catalogue
 from gateway.chores import Chore, Step
 from gateway.configuration import Configuration
 from gateway.errors import ConfigurationError, LedgerUnavailable
 from gateway.explaining import explain
-from gateway.intake import Bad, admit, slices
+from gateway.intake import SLICE, Bad, admit, slices
 from gateway.keys import Keyring
 from gateway.lane import Lane
-from gateway.ledger import AuditRow, Claim, ClaimKind, Ledger, Plan, split_ref
+from gateway.ledger import AuditRow, Claim, ClaimKind, Ledger, Plan, Run, split_ref
 from gateway.links import Book
 from gateway.links import Change as LinkChange
 from gateway.lookups import Lookups
-from gateway.merge import View, batch_result, closing, fresh, refused
+from gateway.merge import View, closing, refused
 from gateway.periods import Periods, closed
 from gateway.retention import Keeper
 from gateway.routing import apart
@@ -129,6 +120,7 @@ class Gateway:
         self.catalogue = Catalogue(configuration, self.periods, self.book)
         self.keyring = Keyring(configuration.auth.keys)
         self._providers = {name: one.provider for name, one in configuration.destinations.items()}
+        self._alike = Alike(self._providers)
         self._transports: dict[str, Transport] = {}
         self.lanes: dict[str, Lane] = {}
         self._tasks: list[asyncio.Task[None]] = []
@@ -255,14 +247,14 @@ class Gateway:
         for transport in self._transports.values():
             await transport.close()
 
-    async def accept(self, tenant: str, sent: Sequence[Event | Bad], ack: Ack, wait: float) -> BatchResult:
+    async def accept(self, tenant: str, sent: Sequence[Event | Bad], ack: Ack, wait: float) -> Answer:
         """Store what is good, wait for what `ack` says, at most `wait` seconds, and tell what became of each.
 
         Raises LedgerUnavailable where nothing can be promised; then nothing is stored.
         """
         now = self.clock.now()
         await self._queue.check(self.ledger, now, self.configuration.intake.max_queue)
-        catalogue, providers = self.catalogue, self._providers
+        catalogue, alike = self.catalogue, self._alike
         admitted = await self._admitted(tenant, sent, now)
         events = [event for event in admitted if isinstance(event, Event)]
         plans = catalogue.plans(tenant, events, now)
@@ -272,15 +264,17 @@ class Gateway:
                 await self._shelve()
                 await self._route_unrouted()
             self._wake(claims, plans)
-            views = await self._views({split_ref(claim.ref)[0] for claim in claims if claim.kind is ClaimKind.REPLAY})
+            views: dict[int, View] = {}
+            if not isinstance(claims, Run):
+                again = {split_ref(claim.ref)[0] for claim in claims if claim.kind is ClaimKind.REPLAY}
+                views = await self._views(again)
             if ack != "stored" and wait > 0:
                 awaited = await self._awaited(claims, plans, views, ack)
                 if awaited:
                     await self._until_ended(watch, awaited, wait)
         if ack != "stored":
             views = await self._views({split_ref(claim.ref)[0] for claim in claims})
-        results = await self._results(admitted, claims, plans, views, providers, to_micros(now))
-        return batch_result(f"bat_{uuid.uuid4().hex}", results)
+        return await self._answer(admitted, claims, plans, views, alike, to_micros(now))
 
     async def _until_ended(self, watch: Wait, awaited: set[tuple[int, int, str]], wait: float) -> None:
         """Wait for deliveries to end. Where other processes may send them, nobody tells: look now and then."""
@@ -303,8 +297,10 @@ class Gateway:
 
         Where a later step fails nothing is promised, and what an earlier one stored is a replay when it comes again.
         """
-        parts = apart(plans)
-        if len(parts) == 1:
+        if not events:
+            return ()
+        parts = () if plans.count(plans[0]) == len(plans) else apart(plans)
+        if len(parts) <= 1:
             return await self.ledger.record(tenant, now, events, plans)
         claims: dict[int, Claim] = {}
         for places in parts:
@@ -351,20 +347,24 @@ class Gateway:
     async def _admitted(self, tenant: str, sent: Sequence[Event | Bad], now: datetime) -> list[Event | Bad]:
         """Refuse what cannot be taken. A repeat is not refused for what has changed since it was stored."""
         configuration, made = self.configuration, list[Event | Bad]()
-        async for part in slices(len(sent)):
-            given = sent[part.start : part.stop]
-            judged = admit(given, self.catalogue, configuration.intake, now, configuration.retention.events)
-            for event, verdict in zip(given, judged, strict=True):
-                known = (
-                    isinstance(verdict, Bad)
-                    and isinstance(event, Event)
-                    and await self.ledger.find(tenant, event.id) is not None
-                )
-                made.append(event if known else verdict)
+        for first in range(0, len(sent), SLICE):
+            if first:
+                await asyncio.sleep(0)
+            given = sent[first : first + SLICE]
+            judged = list(admit(given, self.catalogue, configuration.intake, now, configuration.retention.events))
+            for place, (event, verdict) in enumerate(zip(given, judged, strict=True)):
+                if verdict is event or isinstance(event, Bad):
+                    continue
+                if await self.ledger.find(tenant, event.id) is not None:
+                    judged[place] = event
+            made += judged
         return made
 
     def _wake(self, claims: Sequence[Claim], plans: Sequence[Plan]) -> None:
-        going = {plan for claim, plan in zip(claims, plans, strict=True) if claim.kind is ClaimKind.NEW}
+        if isinstance(claims, Run):
+            going = {*plans[:1]} if plans.count(plans[0]) == len(plans) else set(plans)
+        else:
+            going = {plan for claim, plan in zip(claims, plans, strict=True) if claim.kind is ClaimKind.NEW}
         for name in {name for plan in going for name in (*plan.live, *plan.shadow)}:
             self.wake(name)
         if any(not plan.live for plan in going):
@@ -392,31 +392,35 @@ class Gateway:
                 awaited.update((batch, index, name) for name in open_at if name in counted)
         return awaited
 
-    async def _results(
+    async def _answer(
         self,
         admitted: Sequence[Event | Bad],
         claims: Sequence[Claim],
         plans: Sequence[Plan],
         views: Mapping[int, View],
-        providers: Mapping[str, str],
+        alike: Alike,
         received: int,
-    ) -> list[EventResult]:
-        results: list[EventResult] = []
-        recorded = iter(zip(claims, plans, strict=True))
-        # Events of one plan look alike at first, and there are few plans: they share what is shown of them.
-        alike = {plan: fresh(plan, providers) for plan in set(plans)}
-        async for part in slices(len(admitted)):
-            for position in part:
-                event = admitted[position]
+    ) -> Answer:
+        answer = Answer()
+        looks = alike.looks(plans)
+        usual = isinstance(claims, Run) and not views and len(claims) == len(admitted)
+        usual = usual and all(look.is_whole for look in set(looks))
+        recorded = iter(zip(claims, plans, looks, strict=True))
+        for first in range(0, len(admitted), SLICE):
+            if first:
+                await asyncio.sleep(0)
+            some = admitted[first : first + SLICE]
+            if usual:
+                ids = [event.id for event in some if isinstance(event, Event)]
+                answer.add_new(first, ids, looks[first : first + SLICE])
+                continue
+            for position, event in enumerate(some, first):
                 if isinstance(event, Bad):
-                    results.append(refused(position, event.event_id, EventStatus.INVALID, event.error))
-                    continue
-                claim, plan = next(recorded)
-                status, shown = alike[plan]
-                if plan.windows:
-                    shown = closing(shown, plan, event, received)
-                results.append(_result(position, event, claim, views, (status, shown)))
-        return results
+                    answer.add(refused(position, event.event_id, EventStatus.INVALID, event.error))
+                else:
+                    claim, plan, look = next(recorded)
+                    answer.add(_result(position, event, claim, views, plan, look, received))
+        return answer
 
     async def _views(self, batches: set[int]) -> dict[int, View]:
         views: dict[int, View] = {}
@@ -451,11 +455,7 @@ class Gateway:
 
 
 def _result(
-    position: int,
-    event: Event,
-    claim: Claim,
-    views: Mapping[int, View],
-    at_first: tuple[EventStatus, dict[str, DeliveryResult]],
+    position: int, event: Event, claim: Claim, views: Mapping[int, View], plan: Plan, look: Look, received: int
 ) -> EventResult:
     """Return the entry of an event that the ledger judged."""
     batch, index = split_ref(claim.ref)
@@ -467,8 +467,10 @@ def _result(
         return refused(position, event.id, EventStatus.CONFLICT, error)
     if batch in views:
         return views[batch].result(position, index, event.id, replayed=claim.kind is ClaimKind.REPLAY)
-    status, deliveries = at_first
-    return EventResult(index=position, id=event.id, status=status, stored=True, replayed=False, deliveries=deliveries)
+    made = look.result(position, event.id)
+    if not look.is_whole:
+        made["deliveries"] = closing(look.deliveries, plan, event, received)
+    return made
 
 
 def _differ(fields: Sequence[str]) -> str:

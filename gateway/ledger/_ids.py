@@ -22,8 +22,8 @@ _PARTS = 1 << 12
 _PART = _PARTS - 1
 _NUMBER = 40
 _NUMBERS = (1 << _NUMBER) - 1
-_FULL = 0.625
 _SMALLEST = 8
+_FULL = 0.625
 
 
 class Ids:
@@ -47,25 +47,39 @@ class Ids:
         self._oldest = 1
         """Numbers below are of batches that were forgotten."""
 
-    def add(self, batch: int, digests: bytes) -> None:
-        """Know the ids of a batch, in its order."""
-        first = self._next
-        firsts, batches = self._starts
-        batches.append(batch)
-        firsts.append(first)
-        parts, room = self._parts, self._room
+    def add(self, batch: int, digests: bytes, *, if_new: bool = False) -> bool:
+        """Know the ids of a batch, in its order, and return True.
+
+        With `if_new` none of them where one may be known, twice in the batch too; then it returns False.
+        """
+        parts, room, first = self._parts, self._room, self._next
         for number, bits in enumerate(_bits(digests), first):
             chosen = bits & _PART
             if not room[chosen]:
                 self._grow(chosen)
-            room[chosen] -= 1
             part, tag = parts[chosen], bits >> _NUMBER
             mask = len(part) - 1
             slot = tag & mask
-            while part[slot]:
+            while held := part[slot]:
+                if if_new and held >> _NUMBER == tag:
+                    self._take_out(first, digests[: (number - first) * DIGEST])
+                    return False
                 slot = (slot + 1) & mask
             part[slot] = tag << _NUMBER | number
+            room[chosen] -= 1
         self._next = first + len(digests) // DIGEST
+        firsts, batches = self._starts
+        batches.append(batch)
+        firsts.append(first)
+        return True
+
+    def take_back(self, batch: int, digests: bytes) -> None:
+        """Give up the slots of a batch that was added and is not there; what cannot be given up leads nowhere."""
+        firsts, batches = self._starts
+        at = len(batches) - 1
+        while batches[at] != batch:
+            at -= 1
+        self._take_out(firsts[at], digests)
 
     def candidates(self, digests: bytes) -> dict[int, list[int]]:
         """Return the refs that each id may have, by its place; one without any is certainly new."""
@@ -94,6 +108,19 @@ class Ids:
         firsts, batches = self._starts
         at = bisect_right(firsts, number) - 1
         return ref_of(batches[at], number - firsts[at]) if at >= 0 else None
+
+    def _take_out(self, first: int, digests: bytes) -> None:
+        """Empty the slots of ids, the last one first, but for those that another's way leads over."""
+        bits = _bits(digests)
+        for at in range(len(bits) - 1, -1, -1):
+            part, tag = self._parts[bits[at] & _PART], bits[at] >> _NUMBER
+            mask = len(part) - 1
+            slot = tag & mask
+            while part[slot] and part[slot] & _NUMBERS != first + at:
+                slot = (slot + 1) & mask
+            if part[slot] and not part[(slot + 1) & mask]:
+                self._room[bits[at] & _PART] += 1
+                part[slot] = 0
 
     def _grow(self, chosen: int) -> None:
         """Put a part's ids into one with room for as many again, leaving out those that were forgotten."""

@@ -115,31 +115,10 @@ class Recorder:
         self._made: list[_Batch] = []
 
     def write(self, connection: sqlite3.Connection, entries: Sequence[Entry]) -> list[Sequence[Claim]]:
-        """Store what is new, in one statement, and return each entry's claims. It is known once it is `kept`."""
-        digests = [digest for entry in entries for digest in entry.digests]
-        known = verified(connection, self._ids, digests)
-        plain = not known and len(set(digests)) == len(digests)
-        answers: list[Sequence[Claim]] = []
-        made: list[_Batch] = []
-        shared: dict[str, _Batch] = {}
-        contents: dict[int, Content] = {}
-        for entry in entries:
-            batch = shared.get(entry.tenant)
-            if batch is None or not batch.takes(entry):
-                batch = shared[entry.tenant] = _Batch(self._last + 1 + len(made), entry.tenant)
-                contents[batch.number] = Content(batch.events)
-                made.append(batch)
-            if plain:
-                answers.append(Run(batch.next_ref(), len(entry.events)))
-                batch.add(entry)
-            else:
-                answers.append(
-                    [
-                        self._claim(connection, entry, place, batch, known, contents)
-                        for place in range(len(entry.events))
-                    ]
-                )
-        self._made = [batch for batch in made if batch.events]
+        """Store what is new, in one statement, and return each entry's claims; then call `kept` or `lost`."""
+        answers = self._all_new(entries)
+        if answers is None:
+            answers = self._judged(connection, entries)
         if self._made:
             rows = [batch.row() for batch in self._made]
             marks = ", ".join("(" + ", ".join("?" * len(row)) + ")" for row in rows)
@@ -153,10 +132,59 @@ class Recorder:
     def kept(self) -> None:
         """Take what was written into account: it is durable."""
         for batch in self._made:
-            self._ids.add(batch.number, b"".join(batch.digests))
             self._keep(batch.number, batch.events)
             self._last = batch.number
         self._made = []
+
+    def lost(self) -> None:
+        """Know nothing of what was written: it was taken back."""
+        while self._made:
+            batch = self._made.pop()
+            self._ids.take_back(batch.number, b"".join(batch.digests))
+
+    def _all_new(self, entries: Sequence[Entry]) -> list[Sequence[Claim]] | None:
+        """Return claims that all are new, and batches made; `None`, and none made, where that is not certain."""
+        made: list[_Batch] = []
+        shared: dict[str, _Batch] = {}
+        answers: list[Sequence[Claim]] = []
+        for entry in entries:
+            batch = self._room_for(entry, made, shared)
+            answers.append(Run(batch.next_ref(), len(entry.events)))
+            batch.add(entry)
+        for batch in made:
+            if not batch.events:
+                continue
+            if not self._ids.add(batch.number, b"".join(batch.digests), if_new=True):
+                self.lost()
+                return None
+            self._made.append(batch)
+        return answers
+
+    def _judged(self, connection: sqlite3.Connection, entries: Sequence[Entry]) -> list[Sequence[Claim]]:
+        """Return claims, each event held against what is known of its id, and batches made of the new ones."""
+        known = verified(connection, self._ids, [digest for entry in entries for digest in entry.digests])
+        made: list[_Batch] = []
+        shared: dict[str, _Batch] = {}
+        contents: dict[int, Content] = {}
+        answers: list[Sequence[Claim]] = []
+        for entry in entries:
+            batch = self._room_for(entry, made, shared)
+            contents.setdefault(batch.number, Content(batch.events))
+            places = range(len(entry.events))
+            answers.append([self._claim(connection, entry, place, batch, known, contents) for place in places])
+        for batch in made:
+            if batch.events:
+                self._ids.add(batch.number, b"".join(batch.digests))
+                self._made.append(batch)
+        return answers
+
+    def _room_for(self, entry: Entry, made: list[_Batch], shared: dict[str, _Batch]) -> _Batch:
+        """Return the batch that an entry's new events go to: the tenant's last one, or another."""
+        batch = shared.get(entry.tenant)
+        if batch is None or not batch.takes(entry):
+            batch = shared[entry.tenant] = _Batch(self._last + 1 + len(made), entry.tenant)
+            made.append(batch)
+        return batch
 
     def _claim(
         self,

@@ -6,6 +6,7 @@ import logging
 import sqlite3
 import sys
 import threading
+import time
 from collections.abc import Callable, Sequence
 from queue import Empty, SimpleQueue
 from typing import Any, TypeVar
@@ -21,6 +22,11 @@ Operation = Callable[[sqlite3.Connection], Any]
 
 _DISK = (sqlite3.OperationalError, sqlite3.InternalError, MemoryError)
 """What is nobody's own fault; a damaged file is a bare DatabaseError."""
+
+CROWD = 5
+LINGER = 0.002
+"""Where so many shared the last flush, the next one waits for others so many seconds: each costs less then, and
+where fewer come nobody is made to wait."""
 
 SWITCH = 0.0005
 """Seconds that a busy thread keeps the interpreter's lock while another asks for it, at most."""
@@ -71,14 +77,17 @@ class Writer:
         return future
 
     def _run(self) -> None:
-        stopping = False
+        stopping, shared = False, 0
         while not stopping:
             waiting = [self._waiting.get()]
+            if shared >= CROWD:
+                time.sleep(LINGER)
             with contextlib.suppress(Empty):
                 while True:
                     waiting.append(self._waiting.get_nowait())
             stopping = None in waiting
             operations = [one for one in waiting if one is not None]
+            shared = len(operations)
             if operations:
                 answers = self._flush(operations)
                 self._loop.call_soon_threadsafe(self._answer, answers)
@@ -98,6 +107,7 @@ class Writer:
                 except Exception as error:
                     if _is_disk(error) or len(operations) == 1:
                         raise
+                    self._recorder.lost()
                     if connection.in_transaction:
                         connection.execute("ROLLBACK")
                     return [answer for one in operations for answer in self._flush([one])]
@@ -117,6 +127,7 @@ class Writer:
             if entries:
                 self._recorder.kept()
         except Exception as error:  # noqa: BLE001  the thread outlives whatever happens: others wait for it
+            self._recorder.lost()
             with contextlib.suppress(sqlite3.Error):  # what is not committed is gone either way
                 if connection.in_transaction:
                     connection.execute("ROLLBACK")

@@ -4,7 +4,7 @@ import threading
 from hashlib import blake2b
 from pathlib import Path
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gateway.ledger import SqliteLedger, ref_of
@@ -25,6 +25,7 @@ alike = st.tuples(st.integers(0, 3), st.integers(0, 2**64 - 1)).map(
 batches = st.lists(st.lists(alike | st.integers(0, 10**6).map(digest), min_size=1, max_size=40), max_size=8)
 
 
+@settings(deadline=None)
 @given(batches, st.integers(0, 1000))
 def test_every_id_that_was_added_is_found_where_it_is(added: list[list[bytes]], expected: int) -> None:
     ids = Ids(expected)
@@ -35,6 +36,7 @@ def test_every_id_that_was_added_is_found_where_it_is(added: list[list[bytes]], 
         assert all(ref_of(batch, index) in found[index] for index in range(len(some)))
 
 
+@settings(deadline=None)
 @given(batches, st.data())
 def test_what_is_forgotten_leads_nowhere_and_the_rest_is_found(added: list[list[bytes]], data: st.DataObject) -> None:
     ids = Ids()
@@ -47,6 +49,38 @@ def test_what_is_forgotten_leads_nowhere_and_the_rest_is_found(added: list[list[
         for index, refs in ids.candidates(b"".join(some)).items():
             assert (ref_of(batch, index) in refs) is (batch > count)
             assert all(ref > ref_of(count, 2**16 - 1) for ref in refs)
+
+
+@settings(deadline=None)
+@given(batches, st.data())
+def test_what_is_taken_back_leaves_the_rest_and_may_be_added_again(
+    added: list[list[bytes]], data: st.DataObject
+) -> None:
+    ids = Ids()
+    for batch, some in enumerate(added, 1):
+        ids.add(batch, b"".join(some))
+    lost = data.draw(st.lists(st.integers(0, 10**6).map(digest), max_size=3000 if data.draw(st.booleans()) else 30))
+    ids.add(99, b"".join(lost))
+    ids.take_back(99, b"".join(lost))
+    ids.add(100, b"".join(lost))
+    for batch, some in [*enumerate(added, 1), (100, lost)]:
+        found = ids.candidates(b"".join(some))
+        assert all(ref_of(batch, index) in found[index] for index in range(len(some)))
+
+
+@settings(deadline=None)
+@given(st.lists(st.integers(0, 60).map(digest), min_size=1, max_size=20), st.sets(st.integers(0, 60)))
+def test_a_batch_is_added_as_new_where_none_of_its_ids_is_known_or_comes_twice(
+    some: list[bytes], known: set[int]
+) -> None:
+    ids = Ids()
+    ids.add(1, b"".join(map(digest, known)))
+    new = len(set(some)) == len(some) and not {digest(number) for number in known} & set(some)
+    assert new is ids.add(2, b"".join(some), if_new=True)
+    assert new is bool(ids.candidates(b"".join(set(some) - {digest(number) for number in known})) and new)
+    assert len(known) == len(ids.candidates(b"".join(map(digest, known))))
+    held = sum(bool(slot) for part in ids._parts for slot in part)
+    assert len(known) + len(some) * new == held
 
 
 def test_few_new_ids_are_taken_for_known_ones_and_memory_stays_small() -> None:
