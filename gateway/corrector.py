@@ -72,7 +72,7 @@ class Corrector:
             made += _some(work, [place for place in parts if place in apart], parts)
         if round_.changes:
             try:
-                await self._write(round_.changes, [])
+                await self._write(_together(round_.changes), [])
             except Moved:  # somebody decided about one of them meanwhile: all of them are looked at again
                 return [work for work in made if not has_corrections(work)]
         return made
@@ -146,6 +146,18 @@ class _Round:
 
     def took(self, stand: Stand) -> bool:
         return ref_of(stand.batch, stand.index) in self.gone
+
+
+def _together(changes: Sequence[Change]) -> list[Change]:
+    """Return changes with those joined that do the same to members of one piece of work."""
+    made: dict[tuple[int, Code, bytes], Change] = {}
+    for change in changes:
+        key = (change.work, change.code, msgspec.json.encode(change.group))
+        if key in made:
+            made[key].members.extend(change.members)
+        else:
+            made[key] = change
+    return list(made.values())
 
 
 def _settled(work: Work, index: int, destination: str, found: Waits | Turned, now: datetime) -> Change:
