@@ -1,10 +1,11 @@
 """The verdict: one total function from what came back to one outcome for every row sent."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
 from re import search
+
+from msgspec.structs import replace
 
 from adapters._spec import Door, Fault, FaultKind, Outcome, Refusal, Reply, Sent, State
 from adapters._words import cleaner, issues, words
@@ -15,6 +16,7 @@ __all__ = ["settle"]
 _NOT_HERE = frozenset({301, 302, 307, 308, 404, 405, 410, 415, 421, 426})
 _REFUSALS = frozenset({400, 413, 422})
 _TOO_LARGE = 413
+_ENDED = frozenset({State.ACCEPTED, State.DUPLICATE, State.REJECTED})
 
 
 def settle(
@@ -38,7 +40,10 @@ def settle(
     if outcomes is None:
         outcomes = dict.fromkeys((row.key for row in sent), _by_status(reply))
     alone, wait = len(sent) == 1, _retry_after(reply, now)
-    return {key: _finished(door, outcome, wait, alone=alone) for key, outcome in outcomes.items()}
+    return {
+        key: outcome if outcome.state in _ENDED else _finished(door, outcome, wait, alone=alone)
+        for key, outcome in outcomes.items()
+    }
 
 
 def _understood(door: Door, reply: Reply, sent: Sequence[Sent], hide: Sequence[str]) -> dict[str, Outcome] | None:
@@ -114,8 +119,10 @@ def _blame(
 
 def _cleaned(outcome: Outcome, clean: Callable[[str], str], hide: Sequence[str]) -> Outcome:
     theirs, code = outcome.provider_event_id, outcome.provider_code
-    if theirs is not None and any(secret in theirs for secret in hide if secret):
-        outcome = replace(outcome, provider_event_id=None)
+    if theirs is not None:
+        for secret in hide:
+            if secret and secret in theirs:
+                outcome = replace(outcome, provider_event_id=None)
     if not outcome.message and code is None:
         return outcome
     code = code if code is not None and clean(code) == code else None
@@ -123,10 +130,8 @@ def _cleaned(outcome: Outcome, clean: Callable[[str], str], hide: Sequence[str])
 
 
 def _finished(door: Door, outcome: Outcome, wait: timedelta | None, *, alone: bool) -> Outcome:
-    """Apply what holds for every door: who is to blame when alone, and what a refusal leaves open."""
+    """Apply what holds for every door, to what has not ended: who is to blame when alone, and what is left open."""
     state, may_be_stored = outcome.state, outcome.may_be_stored
-    if state in {State.ACCEPTED, State.DUPLICATE, State.REJECTED}:
-        return outcome
     if state is State.REFUSED and alone:
         return replace(outcome, state=State.REJECTED)
     if state is State.REFUSED:

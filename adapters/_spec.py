@@ -7,6 +7,8 @@ from decimal import Decimal
 from enum import StrEnum
 from typing import TYPE_CHECKING, Generic, Literal, Protocol, TypeVar
 
+import msgspec
+
 from adapters._corrections import Corrections
 from canonical_schema import ErrorCode, Receipt
 
@@ -144,12 +146,14 @@ class Fault:
     timeout: bool = False
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Sent:
+class Sent(msgspec.Struct, frozen=True, kw_only=True, eq=False):
     """A row of a request, with the key that joins it to its outcome."""
 
     key: str
-    row: Row = field(repr=False)
+    row: Row
+
+    def __repr__(self) -> str:
+        return f"Sent(key={self.key!r})"
 
 
 class State(StrEnum):
@@ -169,8 +173,7 @@ class State(StrEnum):
     """Not stored, and an operator must act: credentials, permissions, a wrong address."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Outcome:
+class Outcome(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """What became of one row in one request."""
 
     state: State

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from operator import attrgetter
 from typing import TypeVar
 
 import msgspec
@@ -25,7 +26,7 @@ from gateway.ledger import AttemptRow, Change, Code, Group, Ledger, Moved, Part,
 from gateway.order import Order
 from gateway.pace import Heard, Pace
 from gateway.rendering import Turned, encoded, render
-from gateway.shipment import FRAME, Item, Judge, Shipper, deadline_of, moved, packed
+from gateway.shipment import FRAME, Item, Judge, Shipper, deadline_of, moved, packed, regroup
 from gateway.stencils import Stencils
 from gateway.times import Clock, from_micros, to_micros
 from gateway.transport import Transport
@@ -322,7 +323,7 @@ class Lane:
                 else:
                     items.append(Item(work.id, work.batch, index, group, made, deadline_of(work, place)))
                     rows += len(made)
-                    size += sum(len(part.row) for part in made)
+                    size += len(made[0].row) if len(made) == 1 else sum(map(_size, made))
             if waiting:
                 following = Next(code=Code.PENDING, doubt=group.doubt, error=group.error)
                 turned.append(moved(work, waiting, following, now))
@@ -353,7 +354,7 @@ class Lane:
             log.error("lane.render_failed", destination=self.name, error=type(error).__name__)
             message = f"{self._adapter.spec.title}'s adapter failed on this event: {type(error).__name__}"
             return Turned(Code.BLOCKED, ErrorItem(code=ErrorCode.UNSUPPORTED, message=message, retryable=True))
-        if any(len(part.row) + FRAME > self._adapter.door.max_bytes for part in parts):
+        if max(map(_size, parts)) + FRAME > self._adapter.door.max_bytes:
             message = f"the event is larger than {self._adapter.spec.title} takes: send fewer or shorter properties"
             return Turned(Code.REJECTED, ErrorItem(code=ErrorCode.PAYLOAD_TOO_LARGE, message=message, retryable=False))
         return parts
@@ -363,15 +364,17 @@ class Lane:
         by_id = {work.id: work for work in works}
         portions: dict[int, Portion] = {}
         for item in shipment:
-            portion = portions.setdefault(item.work, Portion(work=by_id[item.work], members=[], parts=[]))
+            portion = portions.get(item.work)
+            if portion is None:
+                portion = portions[item.work] = Portion(work=by_id[item.work], members=[], parts=[])
             portion.members.append(item.index)
             portion.parts.append(item.parts)
         ids = await self._ledger.intend(list(portions.values()), to_micros(now))
         holders = dict(zip(portions, ids, strict=True))
         for item in shipment:
             item.work = holders[item.work]
-            if item.group.sent is None:
-                item.group = msgspec.structs.replace(item.group, sent=to_micros(now))
+        first = to_micros(now)
+        regroup(shipment, lambda group: msgspec.structs.replace(group, sent=first) if group.sent is None else group)
 
     # After sending.
 
@@ -424,14 +427,13 @@ class Lane:
 
     def _noted(self, reply: Reply | Fault, outcomes: Mapping[str, Outcome], began: datetime, now: datetime) -> None:
         """Learn from an answer how to go on, and write the one line that tells of the attempt."""
-        told = Counter(outcome.state for outcome in outcomes.values())
-        troubled = [outcome for outcome in outcomes.values() if outcome.state in _TROUBLE]
+        told = Counter(map(_state, outcomes.values()))
         busy = self.pace.room(len(self._sending), began) == 0
-        if len(troubled) < len(outcomes):
+        if not _TROUBLE.issuperset(told):
             self.health.last_success_at = now
             self.pace.heard(Heard.FINE, began, now, busy=busy)
         else:
-            outcome = troubled[0]
+            outcome = next(iter(outcomes.values()))
             self.health.last_error, self.health.last_error_at = error_item(outcome), now
             what = _HEARD.get(outcome.state, Heard.FAULT)
             if outcome.code is ErrorCode.RATE_LIMITED:
@@ -461,6 +463,13 @@ class Lane:
         if not task.cancelled() and (error := task.exception()) is not None:
             self._stranded = True
             log.error("lane.shipment_failed", destination=self.name, error=type(error).__name__)
+
+
+_state = attrgetter("state")
+
+
+def _size(part: Part) -> int:
+    return len(part.row)
 
 
 _UNSETTLED = frozenset({Code.PENDING, Code.RETRYING, Code.BLOCKED, Code.UNKNOWN})

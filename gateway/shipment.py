@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Se
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import cached_property
+from operator import attrgetter
 
 import msgspec
 
@@ -18,10 +19,14 @@ from gateway.times import Clock, to_micros
 from gateway.transport import Transport
 from gateway.verdict import Next, combined, error_item
 
-__all__ = ["Item", "Judge", "Shipper", "closing", "deadline_of", "kept", "moved", "packed"]
+__all__ = ["Item", "Judge", "Shipper", "closing", "deadline_of", "kept", "moved", "packed", "regroup"]
 
 FRAME = 64
 """Bytes kept free for what stands around the rows of a request."""
+
+
+def _no_verdicts() -> dict[str, Next]:
+    return {}  # `dict[str, Next]()` takes several times as long
 
 
 @dataclass(slots=True)
@@ -36,7 +41,7 @@ class Item:
     parts: list[Part]
     deadline: int | None = None
     """When the acceptance window closes for this one."""
-    verdicts: dict[str, Next] = field(default_factory=dict[str, Next])
+    verdicts: dict[str, Next] = field(default_factory=_no_verdicts)
     """By key: what the rows that were answered become."""
 
     def rows(self) -> list[Part]:
@@ -53,15 +58,29 @@ def packed(items: Sequence[Item], max_rows: int, max_bytes: int) -> list[list[It
     shipments: list[list[Item]] = []
     count = size = 0
     for item in items:
-        rows = item.rows()
-        more = sum(len(row.row) + 1 for row in rows)
-        if not shipments or count + len(rows) > max_rows or size + more > max_bytes - FRAME:
+        parts = item.parts
+        if len(parts) == 1 and parts[0].code is Code.PENDING:
+            rows, more = 1, len(parts[0].row) + 1
+        else:
+            rows = len(waiting := item.rows())
+            more = sum(len(row.row) + 1 for row in waiting)
+        if not shipments or count + rows > max_rows or size + more > max_bytes - FRAME:
             shipments.append([])
             count = size = 0
         shipments[-1].append(item)
-        count += len(rows)
+        count += rows
         size += more
     return shipments
+
+
+def regroup(items: Iterable[Item], other: Callable[[Group], Group]) -> None:
+    """Give deliveries another group in the place of theirs; those that shared one go on sharing."""
+    known: dict[int, tuple[Group, Group]] = {}  # with the one before, whose number must not be given anew
+    for item in items:
+        pair = known.get(id(item.group))
+        if pair is None:
+            pair = known[id(item.group)] = (item.group, other(item.group))
+        item.group = pair[1]
 
 
 def kept(group: Group, following: Next, state: WorkState, now: datetime) -> Group:
@@ -187,16 +206,18 @@ class Shipper:
             if until is not None:
                 await self._write(self._unsent(rows, began, until), [])
                 return []
-            for item in items:
-                item.group = msgspec.structs.replace(item.group, attempts=item.group.attempts + 1)
+            regroup(items, lambda group: msgspec.structs.replace(group, attempts=group.attempts + 1))
             reply = await self._transport.send(self._adapter.request([part.row for _, part in rows]))
         now = self._clock.now()
         sent = [Sent(key=part.key, row=_Undecoded(part.row)) for _, part in rows]
         outcomes = settle(self._adapter.door, reply, sent, now=now, hide=self._adapter.secrets)
         self._noted(reply, outcomes, began, now)
-        if all(outcome.state is State.BLOCKED for outcome in outcomes.values()):  # spends no attempt
-            for item in items:
-                item.group = msgspec.structs.replace(item.group, attempts=item.group.attempts - 1)
+        states = set(map(_state, outcomes.values()))
+        if states <= _DONE and all(len(item.parts) == 1 for item in items):
+            await self._write(*self._done(rows, outcomes, reply, began, now))
+            return []
+        if states == {State.BLOCKED}:  # spends no attempt
+            regroup(items, lambda group: msgspec.structs.replace(group, attempts=group.attempts - 1))
 
         # A batch refused as a whole is bisected; the peers of a named culprit go again at once.
         split = [row for row in rows if outcomes[row[1].key].state is State.REFUSED]
@@ -213,6 +234,69 @@ class Shipper:
         await self._write(self._changes(items, now), self._attempts(rows, outcomes, reply, began, now))
         middle = len(split) // 2
         return [some for some in (split[:middle], split[middle:], again) if some]
+
+    def _done(
+        self, rows: Sequence[Row], outcomes: Mapping[str, Outcome], reply: Reply | Fault, began: datetime, now: datetime
+    ) -> tuple[list[Change], list[AttemptRow]]:
+        """Return what becomes of single rows that the provider has, every one of them, and what the request was.
+
+        The same as `_changes` and `_attempts`, for what nearly every request is: nothing is kept of a row but its
+        status, and that is one for all that were in the same doubt.
+        """
+        codes: dict[tuple[State, int], Code] = {}
+        changes: dict[tuple[int, Code], Change] = {}
+        seen: dict[int, tuple[list[int], list[State], dict[int, str]]] = {}
+        for item, part in rows:
+            outcome, index = outcomes[part.key], item.index
+            state, group = outcome.state, item.group
+            code = codes.get((state, id(group)))
+            if code is None:
+                code = codes[state, id(group)] = self._judge(outcome, group, now).code
+            change = changes.get((item.work, code))
+            if change is None:
+                change = changes[item.work, code] = Change(
+                    work=item.work, batch=item.batch, destination=self._destination, members=[], code=code, group=None
+                )
+                seen.setdefault(item.batch, ([], [], {}))
+            change.members.append(index)
+            members, said, named = seen[item.batch]
+            members.append(index)
+            said.append(state)
+            if outcome.provider_event_id is not None:
+                named[index] = outcome.provider_event_id
+        attempts: list[AttemptRow] = []
+        for batch, (members, said, named) in seen.items():
+            ((usual, times),) = Counter(said).most_common(1)
+            odd = () if times == len(said) else zip(members, said, strict=True)
+            others: dict[int, tuple[str, ErrorItem | None]] = {
+                index: (state.value, None) for index, state in odd if state is not usual
+            }
+            attempts.append(self._attempt(batch, members, reply, began, now, (usual.value, None), others, named))
+        return list(changes.values()), attempts
+
+    def _attempt(
+        self,
+        batch: int,
+        members: list[int],
+        reply: Reply | Fault,
+        began: datetime,
+        now: datetime,
+        most: tuple[str, ErrorItem | None],
+        others: dict[int, tuple[str, ErrorItem | None]],
+        named: dict[int, str],
+    ) -> AttemptRow:
+        return AttemptRow(
+            batch=batch,
+            destination=self._destination,
+            members=members,
+            at=to_micros(began),
+            duration_ms=round((now - began).total_seconds() * 1000),
+            http_status=None if isinstance(reply, Fault) else reply.status,
+            outcome=most[0],
+            error=most[1],
+            others=others,
+            provider_event_ids=named,
+        )
 
     async def _turn(self, rows: int) -> datetime | None:
         """Wait until the vendor's rate limits have room for a request, and count it; for none there always is.
@@ -288,21 +372,13 @@ class Shipper:
             said = {index: (outcome.state.value, error_item(outcome)) for index, outcome in seen.items()}
             (usual, _), *_ = Counter(map(_plainly, said.values())).most_common(1)
             most = next(what for what in said.values() if _plainly(what) == usual)
-            made.append(
-                AttemptRow(
-                    batch=batch,
-                    destination=self._destination,
-                    members=list(seen),
-                    at=to_micros(began),
-                    duration_ms=round((now - began).total_seconds() * 1000),
-                    http_status=None if isinstance(reply, Fault) else reply.status,
-                    outcome=most[0],
-                    error=most[1],
-                    others={index: what for index, what in said.items() if _plainly(what) != usual},
-                    provider_event_ids=named.get(batch, {}),
-                )
-            )
+            others = {index: what for index, what in said.items() if _plainly(what) != usual}
+            made.append(self._attempt(batch, list(seen), reply, began, now, most, others, named.get(batch, {})))
         return made
+
+
+_DONE = frozenset({State.ACCEPTED, State.DUPLICATE})
+_state = attrgetter("state")
 
 
 class _Undecoded(Mapping[str, JsonValue]):

@@ -169,7 +169,7 @@ class Run(Sequence[Claim]):
         return Claim(self._refs[index], ClaimKind.NEW)
 
 
-class Part(msgspec.Struct, array_like=True):
+class Part(msgspec.Struct, array_like=True, gc=False):
     """One row of a delivery, as it was rendered and as it stands."""
 
     name: str

@@ -69,10 +69,11 @@ def intend(connection: sqlite3.Connection, portions: Sequence[Portion], now: int
         row = connection.execute("SELECT members, state FROM work WHERE id = ?", (portion.work.id,)).fetchone()
         if row is None or row[1] != WorkState.READY:
             raise Moved(f"work {portion.work.id} is not ready")
-        if set(unpack_members(row[0])) == set(portion.members):
+        packed = pack_members(portion.members)
+        if packed == row[0] or set(unpack_members(row[0])) == set(portion.members):
             connection.execute(
                 "UPDATE work SET state = 'sending', sent = ?, members = ?, parts = ?, error = NULL WHERE id = ?",
-                (sent, pack_members(portion.members), pack_parts(portion.parts), portion.work.id),
+                (sent, packed, pack_parts(portion.parts), portion.work.id),
             )
             ids.append(portion.work.id)
             continue
@@ -101,8 +102,7 @@ def settle(
         if change.group is not None:
             _insert(connection, change.destination, change.batch, change.members, change.group, change.parts)
         track = _codes(connection, codes, change.batch, change.destination)
-        for index in change.members:
-            track[index] = change.code
+        _fill(track, change.members, change.code)
         for index, parts in zip(change.members, change.parts or (), strict=False):
             if len(parts) > 1:
                 connection.execute(
@@ -115,6 +115,16 @@ def settle(
         [(attempt.batch, attempt.destination, pack_attempt(attempt)) for attempt in attempts],
     )
     note(connection, audit)
+
+
+def _fill(track: bytearray, members: Sequence[int], code: Code) -> None:
+    """Give events of a batch a status: most often it is one for a run of them."""
+    run = range(members[0], members[-1] + 1) if members else range(0)
+    if len(run) == len(members) and list(run) == members:
+        track[run.start : run.stop] = bytes((code,)) * len(run)
+        return
+    for index in members:
+        track[index] = code
 
 
 def hold(connection: sqlite3.Connection, destination: str, error: ErrorItem) -> dict[int, list[int]]:
@@ -217,18 +227,21 @@ def unless_there(plan: Plan, known: Mapping[str, bytes], index: int) -> Plan:
 
 def _take_out(connection: sqlite3.Connection, work: int, members: Sequence[int]) -> None:
     """Take members out of a piece of work; nothing of it is left where they were all."""
-    leaving = set(members)
-    row = connection.execute("SELECT members, parts FROM work WHERE id = ?", (work,)).fetchone()
+    row = connection.execute("SELECT members FROM work WHERE id = ?", (work,)).fetchone()
     if row is None:
         raise Moved(f"work {work} is gone")
-    packed, parts = row
-    held = unpack_members(packed)
+    (packed,) = row
+    if packed == pack_members(members):  # all of it, as it mostly is
+        connection.execute("DELETE FROM work WHERE id = ?", (work,))
+        return
+    leaving, held = set(members), unpack_members(packed)
     left = [index for index in held if index not in leaving]
     if len(held) - len(left) != len(members):
         raise Moved(f"work {work} no longer holds all that was to be changed")
     if not left:
         connection.execute("DELETE FROM work WHERE id = ?", (work,))
         return
+    (parts,) = connection.execute("SELECT parts FROM work WHERE id = ?", (work,)).fetchone()
     rendered = unpack_parts(parts)
     if rendered is not None:
         rendered = [rows for index, rows in zip(held, rendered, strict=True) if index not in leaving]

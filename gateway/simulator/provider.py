@@ -1,7 +1,7 @@
 """One simulated vendor, made from its declaration: it stores, dedupes, refuses, answers and fails as declared."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from decimal import Decimal
 from threading import Lock
@@ -295,7 +295,7 @@ class SimulatedProvider:
                 repeat = self._store(profile, door, found, now)
                 if repeat is not None and door.dedupe is not None:
                     truth[row.key] = Outcome(state=State.DUPLICATE)
-                    sent[index] = replace(row, row=repeat.row) if door.dedupe.repeat == "same" else row
+                    sent[index] = Sent(key=row.key, row=repeat.row) if door.dedupe.repeat == "same" else row
         return door.dialect.render(door, sent, truth)
 
     def _store(self, profile: str, door: Door, found: Incoming, now: datetime) -> StoredRow | None:

@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 import pytest
+from msgspec.structs import replace as changed
 
 from adapters import Outcome, Reply, Sent, State, provider
 from adapters._spec import Door, JsonValue
@@ -90,9 +91,9 @@ def test_the_vendors_sentence_names_what_the_row_names() -> None:
     says, rule = sentence(FLOWGLAD, outcome, row, 4)
     assert "Subscription not found: sub_{meter} (usage event at index 4)" == says
     assert rule is FLOWGLAD.rules[0]
-    said = sentence(FLOWGLAD, replace(outcome, code=ErrorCode.EXPIRED, message="odd"), row, 0)
+    said = sentence(FLOWGLAD, changed(outcome, code=ErrorCode.EXPIRED, message="odd"), row, 0)
     assert ("odd", None) == said
-    assert ("Invalid request", None) == sentence(FLOWGLAD, replace(outcome, code=ErrorCode.EXPIRED), row, 0)
+    assert ("Invalid request", None) == sentence(FLOWGLAD, changed(outcome, code=ErrorCode.EXPIRED), row, 0)
 
 
 # Cleaning.
