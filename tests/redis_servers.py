@@ -17,7 +17,7 @@ from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 from redis.retry import Retry
 
-__all__ = ["Server", "binary", "free_port", "settled"]
+__all__ = ["Cluster", "Server", "Watched", "binary", "free_port", "settled"]
 
 START = 20.0
 """Seconds that a server may take to start, on a busy machine."""
@@ -101,6 +101,25 @@ class Server:
         with Redis(port=self.port, socket_timeout=5, retry=Retry(NoBackoff(), 0)) as client:
             return client.execute_command(*words)
 
+    def raw(self, *words: Any) -> bytes:
+        """Return what it answers, as one text."""
+        with Redis(port=self.port, socket_timeout=5, retry=Retry(NoBackoff(), 0)) as client:
+            client.response_callbacks.clear()
+            answer = client.execute_command(*words)
+        return answer if isinstance(answer, bytes) else repr(answer).encode()
+
+    def said(self, section: str) -> bytes:
+        """Return a section of its INFO."""
+        return self.raw("INFO", section)
+
+    def accepts(self, *words: Any) -> bool:
+        """Return whether it does as it is told by now."""
+        try:
+            self.command(*words)
+        except RedisError:
+            return False
+        return True
+
     def kill(self) -> None:
         """End it as kill -9 does."""
         self._end()
@@ -142,3 +161,51 @@ def settled(check: Any, *, seconds: float = 20.0) -> None:
     while not check():
         assert time.monotonic() < end, "it did not become true"
         time.sleep(0.02)
+
+
+class Watched:
+    """A master, its replica, and a sentinel that puts the one in the place of the other."""
+
+    name = "main"
+
+    def __init__(self, folder: Path) -> None:
+        self.master = Server(folder / "master")
+        self.replica = Server(folder / "replica", {"replicaof": f"127.0.0.1 {self.master.port}"})
+        settled(lambda: b"master_link_status:up" in self.replica.said("replication"))
+        self.sentinel = Server(folder / "sentinel", sentinel=True)
+        self.sentinel.command("SENTINEL", "MONITOR", self.name, "127.0.0.1", self.master.port, 1)
+        for setting, value in (("down-after-milliseconds", 500), ("failover-timeout", 3000)):
+            self.sentinel.command("SENTINEL", "SET", self.name, setting, value)
+        settled(lambda: f"{self.replica.port}".encode() in self.sentinel.raw("SENTINEL", "REPLICAS", self.name))
+
+    def kill(self) -> None:
+        """End all of them."""
+        for server in (self.sentinel, self.master, self.replica):
+            server.kill()
+
+
+class Cluster:
+    """Three masters and a replica of each."""
+
+    def __init__(self, folder: Path) -> None:
+        settings = {"cluster-enabled": "yes", "cluster-node-timeout": "1000", "cluster-require-full-coverage": "no"}
+        self.servers = [Server(folder / f"node{number}", settings) for number in range(6)]
+        self.masters, self.replicas = self.servers[:3], self.servers[3:]
+        names = [server.command("CLUSTER", "MYID").decode() for server in self.servers]
+        for number, server in enumerate(self.servers):
+            server.command("CLUSTER", "SET-CONFIG-EPOCH", number + 1)
+        for number, server in enumerate(self.masters):
+            server.command("CLUSTER", "ADDSLOTSRANGE", 16384 * number // 3, 16384 * (number + 1) // 3 - 1)
+        for server in self.servers[1:]:
+            self.servers[0].command("CLUSTER", "MEET", "127.0.0.1", server.port)
+        settled(lambda: all(b"cluster_known_nodes:6" in one.raw("CLUSTER", "INFO") for one in self.servers))
+        for server, name in zip(self.replicas, names, strict=False):
+            settled(lambda server=server, name=name: server.accepts("CLUSTER", "REPLICATE", name))
+        for server in self.replicas:
+            settled(lambda server=server: b"master_link_status:up" in server.said("replication"))
+        settled(lambda: all(b"cluster_state:ok" in one.raw("CLUSTER", "INFO") for one in self.servers))
+
+    def kill(self) -> None:
+        """End all of them."""
+        for server in self.servers:
+            server.kill()

@@ -75,7 +75,7 @@ class RedisLedger(Aging, Working, Routing, Checking):
         """
         try:
             masters = await self._topology.masters()
-            standing = await examined(masters, self._replicas)
+            standing = await examined(masters, self._replicas, alone=self._address.shape == "single")
             self.durability = standing.durability
             usual = min(PARTITIONS, 2 * len(masters)) if self._address.shape == "cluster" else 1
             partitions = await self._begun(self._wanted or usual)

@@ -45,7 +45,7 @@ HEAVY = 16 * 2**20
 
 _ELSEWHERE = (MovedError, AskError, TryAgainError, ClusterDownError, MasterDownError, ReadOnlyError, BusyLoadingError)
 _PASSING = ("LOADING", "READONLY", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN", "MOVED", "ASK", "BUSY", "UNBLOCKED")
-_PASSING_WORDS = ("non local key", "in a cluster node")
+_PASSING_WORDS = ("non local key", "in a cluster node", "replica instances")
 
 
 class Replicas(NamedTuple):
@@ -176,14 +176,15 @@ class Link:
             # Replicas are asked about the last write of this very connection. There must be one: a script that
             # ran before, and whose answer was lost, writes nothing when it is asked for again.
             pipe.execute_command("SET", self.tag + b":w", b"")
+            pipe.execute_command("WAIT", wait.copies, wait.milliseconds)
             if wait.synced:
+                # A replica tells of its disk as it was a moment ago. Asked again once it has all of it, it knows.
                 pipe.execute_command("WAITAOF", 1, wait.copies, wait.milliseconds)
-            else:
-                pipe.execute_command("WAIT", wait.copies, wait.milliseconds)
         answers: list[Any] = await pipe.execute(raise_on_error=False)
         if wait is None:
             return answers
-        *answers, _, acknowledged = answers
+        acknowledged = answers[-1]
+        answers = answers[: len(calls)]
         if isinstance(acknowledged, Exception):
             return [acknowledged] * len(calls)
         reached = acknowledged[1] if wait.synced else acknowledged

@@ -26,8 +26,8 @@ class Standing(NamedTuple):
     replicas: Replicas | None
 
 
-async def examined(masters: Sequence[tuple[str, Redis]], replicas: int) -> Standing:
-    """Read what the servers do with what they are given.
+async def examined(masters: Sequence[tuple[str, Redis]], replicas: int, *, alone: bool) -> Standing:
+    """Read what the servers do with what they are given. `alone`: nobody puts another in the place of this one.
 
     Raises ConfigurationError for one that may throw it away or lacks what is needed, LedgerUnavailable where one
     does not answer.
@@ -54,6 +54,8 @@ async def examined(masters: Sequence[tuple[str, Redis]], replicas: int) -> Stand
                 f"ledger.url: the server {name} has maxmemory-policy {policy!r} and would throw events away when it is"
                 " full: set it to noeviction, on a server that is not also a cache"
             )
+        if facts.get("role") != "master" and not alone:
+            raise LedgerUnavailable(f"the Redis server {name} was the master a moment ago: begin again")
         if facts.get("role") != "master":
             raise ConfigurationError(
                 f"ledger.url: the server {name} is a replica: name the master, its sentinels (redis+sentinel://) or"
