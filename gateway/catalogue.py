@@ -141,6 +141,8 @@ class Catalogue:
             rows = self._configuration.customers.get(event.customer, {}).get(destination, ())
         else:
             return None
+        if len(rows) == 1 and (only := rows[0]).since is only.until is only.subscription is None:
+            return only
         held = [
             row
             for row in rows

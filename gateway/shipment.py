@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import cached_property
@@ -13,6 +13,7 @@ import msgspec
 from adapters import AnyAdapter, Fault, Outcome, Reply, Sent, State, settle
 from adapters._spec import JsonValue
 from canonical_schema import ErrorItem
+from gateway.joining import Joined, Write
 from gateway.ledger import AttemptRow, Change, Code, Group, Part, Work, WorkState
 from gateway.pace import Pace
 from gateway.times import Clock, to_micros
@@ -159,7 +160,7 @@ class Shipper:
         *,
         max_in_flight: int,
         judge: Judge,
-        write: Callable[[Sequence[Change], Sequence[AttemptRow]], Awaitable[None]],
+        write: Write,
         noted: Callable[[Reply | Fault, Mapping[str, Outcome], datetime, datetime], None],
         paused: Callable[[datetime], datetime | None],
         pace: Pace,
@@ -171,7 +172,7 @@ class Shipper:
         self._clock = clock
         self._slots = asyncio.Semaphore(max_in_flight)
         self._judge = judge
-        self._write = write
+        self._write: Write = write if adapter.door.max_rows > 1 else Joined(write)
         self._noted = noted
         self._paused = paused
         self._pace = pace
