@@ -87,6 +87,8 @@ class Lane:
         self._stepping = asyncio.Lock()
         self._order = Order()
         self._stencils = Stencils(catalogue, name)
+        self._received = 0, from_micros(0)
+        """When the last event was received, in both forms: most of a batch came together."""
         self._transport = transport
         self._holding = False
         self._stranded = False
@@ -342,7 +344,10 @@ class Lane:
         return self._order.add((work.tenant, event.customer, event.meter), ref_of(work.batch, index))
 
     def _rendered(self, work: Work, place: int, now: datetime) -> list[Part] | Turned:
-        event, received = work.events[place], from_micros(work.received_at(place))
+        event, micros = work.events[place], work.received_at(place)
+        if micros != self._received[0]:
+            self._received = micros, from_micros(micros)
+        received = self._received[1]
         try:
             parts = self._stencils.parts(work.tenant, event, received, now)
             if parts is None:

@@ -25,6 +25,8 @@ __all__ = ["Stencils"]
 
 CHECKED = 3
 """How many events of a stencil are encoded in both ways."""
+EVENTS = 8192
+"""Events of which something is remembered, until the last lane had them."""
 MOST = 4096
 """Shapes and links that are remembered; then it begins anew."""
 
@@ -37,6 +39,49 @@ _escaped = msgspec.json.encode
 
 _Naming = tuple[Link, object, str]
 """A link, what all links of its kind have in common, and the name that sets it apart."""
+
+
+class _Facts(msgspec.Struct, frozen=True, gc=False):
+    """What is the same of an event at every destination."""
+
+    shape: tuple[str | None, ...]
+    """Meter, source, types and names of the properties."""
+    plain: bool
+    """Whether it is of the kind that a stencil is for."""
+    customer: str
+    written: str | None
+    """When it was, where it says so; `None`: it has the time of its receipt."""
+    values: list[str]
+
+
+_known: dict[int, tuple[Event, _Facts]] = {}
+"""By identity: the ledger hands the same event to every lane, one soon after the other."""
+
+
+def _facts(event: Event) -> _Facts:
+    known = _known.get(id(event))
+    if known is not None and known[0] is event:
+        return known[1]
+    if len(_known) >= EVENTS:
+        _known.clear()
+    kinds, values = _properties(event.properties)
+    when = event.timestamp
+    made = _Facts(
+        shape=(event.meter, event.source, kinds, *event.properties),
+        plain=(
+            kinds != "?"
+            and event.kind is Kind.DELTA
+            and event.quantities is None
+            and event.corrects is None
+            and _PLAIN(event.id) is not None
+            and (when is None or when.tzinfo is UTC)
+        ),
+        customer=_text(event.customer),
+        written=None if when is None else when.isoformat(),
+        values=values,
+    )
+    _known[id(event)] = (event, made)
+    return made
 
 
 class _Stencil:
@@ -74,40 +119,35 @@ class Stencils:
 
     def parts(self, tenant: str, event: Event, received: datetime, now: datetime) -> list[Part] | None:
         """Return the one row of a plain event, as `encoded(render(...))` would; `None`: that one has to be asked."""
-        if (
-            not self._usable
-            or tenant != DEFAULT_TENANT
-            or event.kind is not Kind.DELTA
-            or event.quantities is not None
-            or event.corrects is not None
-        ):
+        if not self._usable or tenant != DEFAULT_TENANT:
+            return None
+        facts = _facts(event)
+        if not facts.plain:
             return None
         binding = self._binding(event.meter)
         quantity = "1" if event.quantity is None else _quantity(event.quantity, self._adapter.quantity)
         key, door = event.id, self._adapter.door
-        if binding is None or quantity is None or len(key) > door.key.max_length or _PLAIN(key) is None:
+        if binding is None or quantity is None or len(key) > door.key.max_length:
             return None
         if self._no_key(key) is not None or (self._key is not None and self._key(key) is None):
             return None
         when = event.timestamp or received
-        if when.tzinfo is not UTC or not self._in_time(when, now):
+        if not self._in_time(when, now):
             return None
         if self._holds and self._catalogue.held(self._destination, tenant, when) is not None:
             return None
         naming = self._naming(tenant, event, when)
         if naming is None or self._time is None:
             return None
-        kinds, values = _properties(event.properties)
-        if kinds == "?":
-            return None
-        shape = (event.meter, event.source, naming[1], kinds, *event.properties)
+        shape = (facts.shape, naming[1])
         try:
             stencil = self._stencils[shape]
         except KeyError:
             stencil = self._cut(shape, binding, naming[0], event)
         if stencil is None:
             return None
-        filled = (key, key, _text(event.customer), self._time(when), quantity, naming[2], *values)
+        time = self._time(when, facts.written or when.isoformat())
+        filled = (key, key, facts.customer, time, quantity, naming[2], *facts.values)
         row = (stencil.text % stencil.values(filled)).encode()
         if stencil.unchecked:
             made = render(self._catalogue, self._destination, tenant, event, received, now)
@@ -203,7 +243,8 @@ class Stencils:
             properties=properties,
         )
         _, values = _properties(properties)
-        stand_ins = [key, event_id, customer, self._time(when), str(quantity), theirs, *values]
+        time = self._time(when, when.isoformat())
+        stand_ins = [key, event_id, customer, time, str(quantity), theirs, *values]
         longest = sorted(map(re.escape, stand_ins), key=len, reverse=True)
         text = encode_row(self._adapter.encode(usage)).decode()
         pieces = re.split(f"({'|'.join(longest)})", text)
@@ -259,28 +300,29 @@ def _properties(properties: dict[str, Scalar]) -> tuple[str, list[str]]:
     return kinds, texts
 
 
-def _writer_of(rule: TimeRule) -> Callable[[datetime], str] | None:
-    """Return how UTC instants are floored and written, as `Adapter.wire_time` does it; `None`: in no way known here."""
+def _writer_of(rule: TimeRule) -> Callable[[datetime, str], str] | None:
+    """Return how UTC instants are floored and written, as `Adapter.wire_time` does it; `None`: in no way known here.
+
+    It is given the instant and that in ISO 8601.
+    """
     if rule.style == "epoch_ms":
         return _epoch_ms if rule.resolution in {_MS, _US} else None
     return {_US: _micros, _MS: _millis, _S: _seconds}.get(rule.resolution)
 
 
-def _epoch_ms(when: datetime) -> str:
+def _epoch_ms(when: datetime, _: str) -> str:
     return str((when - _EPOCH) // _MS)
 
 
-def _micros(when: datetime) -> str:
-    text = when.isoformat()
+def _micros(when: datetime, text: str) -> str:
     if len(text) == 25 or text[23:26] == "000":
-        return _millis(when)
+        return _millis(when, text)
     return text[:26] + "Z"
 
 
-def _millis(when: datetime) -> str:
-    text = when.isoformat()
+def _millis(_: datetime, text: str) -> str:
     return (text[:19] if len(text) == 25 or text[20:23] == "000" else text[:23]) + "Z"
 
 
-def _seconds(when: datetime) -> str:
-    return when.isoformat()[:19] + "Z"
+def _seconds(_: datetime, text: str) -> str:
+    return text[:19] + "Z"
