@@ -1,23 +1,27 @@
 """`usage-gateway ledger`: copies of the ledger, a ledger from a copy, and customers who are to be forgotten."""
 
+import asyncio
 import os
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Annotated
 from urllib.parse import quote
 
 from cyclopts import App, Parameter
+from pydantic import ValidationError
 
 from gateway.cli._asking import LOCAL, Key, Reason, Url, ask
 from gateway.cli._out import CommandFailed, ConfigFile, Exit, Json, hint, machine, say
 from gateway.configuration_file import load
+from gateway.configuration_sections import LedgerSettings
 from gateway.ledger.backup import back_up
 from gateway.ledger.backup import restore as restored
+from gateway.ledger.opening import ledger_of
 from gateway.times import to_micros
 
 __all__ = ["ledger"]
 
-ledger = App(name="ledger", help="Back the ledger up, restore it, erase a customer from it.")
+ledger = App(name="ledger", help="Back the ledger up, restore it, move it to a server, erase a customer from it.")
 
 
 @ledger.command
@@ -62,6 +66,41 @@ def restore(
         say(f"{made['letters']} were rejected or dead: where somebody retried one since, it may have arrived.")
     if made["unrouted"]:
         say(f"{made['unrouted']} had no route: where they were given one since, they may have arrived.")
+    return Exit.OK
+
+
+@ledger.command
+def copy(
+    *,
+    config: ConfigFile,
+    source: Annotated[str, Parameter(name="--from", help="The file, as ledger.url has it: sqlite:///...")],
+    to: Annotated[str | None, Parameter(help="The server, redis://... Absent: that of the configuration.")] = None,
+    as_json: Json = False,
+) -> int:
+    """Move a ledger from a file to a Redis server. Stop the gateway first.
+
+    Nothing is lost or put twice, also where it was interrupted: run it again. Both are added up at the end; then
+    start the gateway with ledger.url naming the server, and keep the file aside.
+    """
+    from gateway.ledger.copying import copy as copied
+    from gateway.ledger.redis import RedisLedger
+
+    configured = load(config, os.environ).ledger
+    into = configured if to is None else configured.model_copy(update={"url": to})
+    try:
+        target = ledger_of(LedgerSettings.model_validate(into.model_dump()), timedelta(0), observer=True)
+        path = LedgerSettings(url=source).path
+    except ValidationError as error:
+        raise CommandFailed(f"--from or --to: {error.errors()[0]['msg']}") from None
+    if not path.exists():
+        raise CommandFailed(f"--from: {path} does not exist: nothing was stored there yet")
+    if not isinstance(target, RedisLedger):
+        raise CommandFailed("--to: is a file; a ledger can be moved to a Redis server only")
+    made = asyncio.run(copied(path, target))
+    if as_json:
+        machine(made)
+    else:
+        say(f"{into.shown}: {made['events']} events, and both add up to the same", "green")
     return Exit.OK
 
 

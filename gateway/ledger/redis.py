@@ -19,6 +19,7 @@ from gateway.ledger._redis.checking import Checking
 from gateway.ledger._redis.layout import PARTITIONS
 from gateway.ledger._redis.link import Link
 from gateway.ledger._redis.owners import HORIZON, Owners, here
+from gateway.ledger._redis.receiving import Receiving
 from gateway.ledger._redis.routing import Routing
 from gateway.ledger._redis.server import examined
 from gateway.ledger._redis.topology import Topology, partition_tag
@@ -31,7 +32,7 @@ log = structlog.get_logger("gateway.ledger")
 VERSION = 1
 
 
-class RedisLedger(Aging, Working, Routing, Checking):
+class RedisLedger(Aging, Working, Routing, Checking, Receiving):
     """A `Ledger` on a Redis server, a master with replicas, or a cluster. For many processes at a time."""
 
     shared = True
@@ -83,6 +84,8 @@ class RedisLedger(Aging, Working, Routing, Checking):
             for link in self._links:
                 link.replicas = standing.replicas
             if not self._observer:
+                if await self._links[0].ask("HGET", ":m", "copying") == b"1":
+                    raise LedgerUnavailable("a copy into this ledger has not ended: run `ledger copy` again")
                 await self._beat()
             await self._learn()
         except BaseException:

@@ -29,7 +29,7 @@ class Recording(Keeping):
         digests = [one[:DIGEST] for one in digests_of(tenant, [event.id for event in events])]
         places: dict[int, list[int]] = {}
         for position, one in enumerate(digests):
-            places.setdefault(self._partition(one), []).append(position)
+            places.setdefault(self.partition_of(one), []).append(position)
         # The audit goes with the events where they lie in one partition, and follows them where they do not.
         whole = len(places) == 1
         made = await self._whole(
@@ -53,7 +53,8 @@ class Recording(Keeping):
             claims.update(zip(some, found, strict=True))
         return [claims[position] for position in range(len(events))]
 
-    def _partition(self, one: bytes) -> int:
+    def partition_of(self, one: bytes) -> int:
+        """Return where an id falls, by its digest."""
         links = len(self._opened())
         return 0 if links == 1 else int.from_bytes(one[:4], "big") % links
 
@@ -107,7 +108,7 @@ class Recording(Keeping):
 
     async def find(self, tenant: str, event_id: str) -> int | None:
         one = digests_of(tenant, [event_id])[0][:DIGEST]
-        found: bytes | None = await self._opened()[self._partition(one)].ask("HGET", f":i{one[-1] % 16}", one)
+        found: bytes | None = await self._opened()[self.partition_of(one)].ask("HGET", f":i{one[-1] % 16}", one)
         return None if found is None else int.from_bytes(found, "big")
 
     async def batches_before(self, batch: int | None, limit: int) -> Sequence[int]:

@@ -24,6 +24,7 @@ _MANNERS: dict[str, Manner] = {
     "erase": "allow-oom",
     "unname": "allow-oom",
     "begin": "",
+    "put": "",
     "beat": "allow-oom",
     "take": "no-writes",
     "walk": "no-writes",
