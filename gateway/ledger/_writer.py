@@ -43,8 +43,10 @@ class Writer:
     everything, and every caller is told.
     """
 
-    def __init__(self, connection: sqlite3.Connection, recorder: Recorder) -> None:
+    def __init__(self, connection: sqlite3.Connection, recorder: Recorder, flushed: Callable[[], None]) -> None:
+        """`flushed` is called after each flush."""
         self._connection = connection
+        self._flushed = flushed
         self._recorder = recorder
         self._waiting: SimpleQueue[_Waiting | None] = SimpleQueue()
         self._stopping = False
@@ -91,6 +93,7 @@ class Writer:
             if operations:
                 answers = self._flush(operations)
                 self._loop.call_soon_threadsafe(self._answer, answers)
+                self._flushed()
 
     def _flush(self, operations: Sequence[_Waiting]) -> list[_Answer]:
         connection = self._connection

@@ -17,6 +17,7 @@ import msgspec
 from canonical_schema import DeliveryStatus, ErrorItem, Event
 from gateway.errors import LedgerUnavailable
 from gateway.ledger import _documents, _keeping, _settling
+from gateway.ledger._checkpoint import Checkpoints
 from gateway.ledger._ids import DIGEST, Ids
 from gateway.ledger._keeping import Content
 from gateway.ledger._model import (
@@ -76,13 +77,15 @@ class SqliteLedger:
                 connection = held.enter_context(contextlib.closing(connect(self.path)))
                 upgrade(connection)
                 recorder = self._recorder(connection)
+                checkpoints = Checkpoints(self.path, connection)
+                held.callback(checkpoints.stop)
                 self._reader = held.enter_context(contextlib.closing(connect(self.path)))
             except BlockingIOError:
                 raise LedgerUnavailable(f"{self.path} is in use by another gateway process") from None
             except (OSError, sqlite3.Error) as error:
                 raise LedgerUnavailable(f"{self.path} cannot be opened for writing: {error}") from error
             self._held = held.pop_all()
-        self._writer = Writer(connection, recorder)
+        self._writer = Writer(connection, recorder, checkpoints.flushed)
 
     async def close(self) -> None:
         """Finish what was asked for, then let go of the file."""

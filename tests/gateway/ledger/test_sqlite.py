@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from canonical_schema import Event
 from gateway.errors import LedgerUnavailable
 from gateway.ledger import ClaimKind, Plan, SqliteLedger
+from gateway.ledger._checkpoint import EVERY
 from gateway.ledger._recording import SHARED
 from gateway.ledger._rows import pack_events, pack_members, unpack_events, unpack_members
 from gateway.ledger._schema import VERSION
@@ -128,6 +129,24 @@ async def test_small_requests_of_one_flush_are_one_batch_and_large_ones_are_thei
         assert [60, SHARED] == [len(shot.events) for shot in shots.values()]
         assert list(range(1000, 1060)) == list(map(shots[first].received_at, range(60)))
         assert ((), 2000) == (tuple(shots[second].receipts), shots[second].received_at(5))
+
+
+async def test_the_log_is_brought_over_beside_the_commits_and_begins_anew(tmp_path: Path) -> None:
+    store = SqliteStore(tmp_path)
+    async with opened(store) as ledger:
+        before, log = store.path.stat().st_size, store.path.with_name("ledger.db-wal")
+        with anyio.fail_after(30):
+            number = 0
+            while store.path.stat().st_size == before:  # the thread takes its time
+                number += 1
+                await recorded(ledger, f"e{number}")
+            assert number >= EVERY
+            grown, seen = log.stat().st_size, number
+            while number < 2 * seen:
+                number += 1
+                await recorded(ledger, f"e{number}")
+        assert log.stat().st_size < 2 * grown
+    assert ([], number) == (add_up(store.path)["problems"], add_up(store.path)["events"])
 
 
 async def test_an_id_that_is_claimed_twice_does_not_add_up(tmp_path: Path) -> None:
