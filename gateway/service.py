@@ -218,10 +218,11 @@ class Gateway:
         self._tasks = [asyncio.create_task(one.run()) for one in (*self.lanes.values(), *self._chores.values())]
 
     async def _take_over(self) -> datetime:
-        """Take up what processes that are gone were sending."""
+        """Take up what processes that are gone were sending, and take note of what others wrote."""
         for lane in tuple(self.lanes.values()):
             await lane.take_over()
             lane.wake()
+        await self.read_periods()  # others close some, too
         return self.clock.now() + TAKE_OVER
 
     async def _take_up(self) -> None:
