@@ -17,10 +17,13 @@ from bench.flow import drain, end, today
 from bench.growth import growth
 from bench.handle import Failed
 from bench.measure import Bench
+from bench.redis import redis
 from bench.report import keep, table
 
 Section = Callable[[Bench], Awaitable[None]]
-SECTIONS: dict[str, Section] = {section.__name__: section for section in (accept, coalesce, drain, end, today, growth)}
+SECTIONS: dict[str, Section] = {
+    section.__name__: section for section in (accept, coalesce, drain, end, today, growth, redis)
+}
 RESULTS = Path(__file__).parent / "results"
 LONGEST = {True: 150, False: 1800}
 """Seconds that a section may take, quick or not."""

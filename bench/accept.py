@@ -7,7 +7,7 @@ from bench.handle import Child, spawned
 from bench.load import as_requests, paced
 from bench.measure import Bench, Figure, Goal, Sample, percentile, posted, ratio
 
-__all__ = ["accept", "coalesce"]
+__all__ = ["SIZES", "TURNS", "accept", "coalesce", "warm"]
 
 SIZES = {1: (64, 1500, 6_000), 100: (8, 12_000, 60_000), 1000: (4, 20_000, 100_000)}
 """By events a body: connections, and events in a turn, quick and full."""
@@ -15,7 +15,8 @@ GOALS = {1: Goal(">=", 0.75), 1000: Goal(">=", 0.60)}
 TURNS = (3, 7)
 
 
-async def _warm(child: Child, bench: Bench, size: int) -> None:
+async def warm(child: Child, bench: Bench, size: int) -> None:
+    """Let a process see some of what it will be measured by."""
     connections, count, _ = SIZES[size]
     await posted(child, as_requests(bodies(bench.prefix(), count // 3, size)), count // 3, connections)
 
@@ -34,7 +35,7 @@ async def accept(bench: Bench) -> None:
         ):
             turns: dict[str, list[Sample]] = {"floor": [], "gateway": []}
             for child in (floor, gateway):
-                await _warm(child, bench, size)
+                await warm(child, bench, size)
             for _ in range(bench.pick(*TURNS)):
                 requests = as_requests(bodies(bench.prefix(), count, size))
                 for name, child in (("floor", floor), ("gateway", gateway)):
@@ -89,7 +90,7 @@ async def coalesce(bench: Bench) -> None:
     ):
         turns: dict[str, list[Sample]] = {"shared": [], "alone": []}
         for child in (shared, alone):
-            await _warm(child, bench, 1)
+            await warm(child, bench, 1)
         for _ in range(bench.pick(*TURNS)):
             requests = as_requests(bodies(bench.prefix(), count, 1))
             for name, child in (("shared", shared), ("alone", alone)):

@@ -21,7 +21,8 @@ from canonical_schema import DeliveryStatus, Event, EventStatus
 from gateway.answers import Answer
 from gateway.app import create_app
 from gateway.intake import Bad, admit, parse
-from gateway.ledger import SqliteLedger
+from gateway.ledger import Ledger, SqliteLedger
+from gateway.ledger.opening import ledger_of
 from gateway.logs import configure
 from gateway.service import Ack, Gateway
 
@@ -73,16 +74,15 @@ class Service:
 
     def __init__(self, given: Mapping[str, Any]) -> None:
         self._kind: type[Gateway] = {"floor": Floor, "held": Held, "live": Gateway}[given["kind"]]
-        self._path = Path(given["ledger"])
         self._configuration = configuration(
-            given["url"], self._path, given["destinations"], in_flight=given["in_flight"]
+            given["url"], given["ledger"], given["destinations"], in_flight=given["in_flight"]
         )
-        self._ledger: type[SqliteLedger] = OneByOne if given["one_by_one"] else SqliteLedger
+        self._one_by_one: bool = given["one_by_one"]
         self._serves: bool = given["serve"]
 
     async def open(self) -> dict[str, Any]:
         """Open the ledger, and listen where this is a server; tell the port and how long opening took."""
-        self._gateway = self._kind(self._configuration, self._ledger(self._path))
+        self._gateway = self._kind(self._configuration, self._made_ledger())
         began = time.perf_counter()
         if not self._serves:
             await self._gateway.start()
@@ -104,6 +104,12 @@ class Service:
             if self._serving.done():
                 self._serving.result()
         return {"port": listener.getsockname()[1], "seconds": time.perf_counter() - began}
+
+    def _made_ledger(self) -> Ledger:
+        settings = self._configuration.ledger
+        if self._one_by_one:
+            return OneByOne(settings.path)
+        return ledger_of(settings, self._configuration.delivery.timeout)
 
     async def close(self) -> None:
         """Stop listening, and close the ledger."""

@@ -8,7 +8,7 @@ from bench.load import as_requests
 from bench.measure import Bench, Goal, Sample, posted
 from bench.setting import EVENTS_DOOR, FOUR
 
-__all__ = ["drain", "end", "today"]
+__all__ = ["drain", "drained", "end", "today"]
 
 SLOW = 0.05
 """Seconds that a slow provider takes."""
@@ -20,20 +20,27 @@ def _sample(events: int, said: dict[str, float]) -> Sample:
 
 async def drain(bench: Bench) -> None:
     """Stored events, read back from disk, to fast providers; beside ready bodies of the same sizes."""
-    await _drained(bench, "four providers", FOUR, bench.pick(10_000, 40_000), bench.pick(2, 5), Goal(">=", 0.5))
+    await drained(bench, "four providers", FOUR, bench.pick(10_000, 40_000), bench.pick(2, 5), Goal(">=", 0.5))
     for name in FOUR:
         goal = Goal(">=", 0.7 if name == "flowglad" else 0.5)
-        await _drained(bench, f"{name} alone", [name], bench.pick(3_000, 20_000), bench.pick(2, 3), goal)
+        await drained(bench, f"{name} alone", [name], bench.pick(3_000, 20_000), bench.pick(2, 3), goal)
     count = bench.pick(600, 5_000)
-    await _drained(bench, "paygentic, one row a request", [EVENTS_DOOR], count, bench.pick(2, 3), None)
+    await drained(bench, "paygentic, one row a request", [EVENTS_DOOR], count, bench.pick(2, 3), None)
 
 
-async def _drained(
-    bench: Bench, what: str, destinations: Sequence[str], count: int, rounds: int, goal: Goal | None
+async def drained(
+    bench: Bench,
+    what: str,
+    destinations: Sequence[str],
+    count: int,
+    rounds: int,
+    goal: Goal | None,
+    ledger: str | None = None,
 ) -> None:
+    """Drain what was stored to some providers, beside a sender of ready bodies. `ledger`: a server, else a file."""
     url = bench.providers.url
     async with (
-        spawned("service", url, ledger=bench.ledger(), destinations=destinations, serve=False) as lanes,
+        spawned("service", url, ledger=ledger or bench.ledger(), destinations=destinations, serve=False) as lanes,
         spawned("sender", url, destinations=destinations) as sender,
     ):
         turns: dict[str, list[Sample]] = {"lanes": [], "sender": []}
@@ -45,11 +52,11 @@ async def _drained(
             events, prefix = count if turn else count // 10, bench.prefix()
             await lanes.ask("fill", prefix=prefix, events=events, size=1000)
             await lanes.ask("reopen")
-            drained = await lanes.ask("drain")
+            took = await lanes.ask("drain")
             bench.providers.check({name: identities(prefix, events) for name in destinations})
             if turn:
                 turns["sender"].append(_sample(count // 2 * times, said))
-                turns["lanes"].append(_sample(events, drained))
+                turns["lanes"].append(_sample(events, took))
         await _all_accepted(lanes, destinations, count * rounds + count // 10)
     bench.add("drain", f"bare aiohttp sender, {what}", turns["sender"])
     bench.add("drain", f"lanes, {what}", turns["lanes"], against="bare sender", base=turns["sender"], goal=goal)

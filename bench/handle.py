@@ -72,7 +72,7 @@ async def spawned(
     url: str,
     *,
     kind: str = "held",
-    ledger: Path | None = None,
+    ledger: Path | str | None = None,
     destinations: Sequence[str] = FOUR,
     in_flight: int | None = None,
     serve: bool = True,

@@ -34,7 +34,7 @@ _BINDINGS = {
 
 
 def configuration(
-    url: str, ledger: Path, destinations: Sequence[str] = FOUR, *, in_flight: int | None = None
+    url: str, ledger: str | Path, destinations: Sequence[str] = FOUR, *, in_flight: int | None = None
 ) -> Configuration:
     """Return the configuration with every destination under `url`, at a path that is its name.
 
@@ -53,7 +53,7 @@ def configuration(
         for number in range(CUSTOMERS)
     }
     data = {
-        "ledger": {"url": f"sqlite:///{ledger}"},
+        "ledger": {"url": str(ledger) if str(ledger).startswith("redis") else f"sqlite:///{ledger}"},
         "destinations": {
             name: {
                 "provider": name.partition("_")[0],

@@ -38,6 +38,8 @@ log = structlog.get_logger("gateway.lane")
 
 T = TypeVar("T")
 
+FENCED = timedelta(seconds=1)
+"""How long to wait where the ledger does not let anything leave."""
 SINGLES = 64
 """How many rows of a one-row door share one intent to send."""
 
@@ -196,6 +198,8 @@ class Lane:
 
     def _paused(self, now: datetime) -> datetime | None:
         """Return until when nothing may leave, `None` where it may."""
+        if self._ledger.fenced:
+            return now + FENCED
         until = now if self._stopping else self.pace.not_before
         return until if self._stopping or (until is not None and now < until) else None
 

@@ -413,6 +413,11 @@ class Ledger(Protocol):
     """Whether other processes may work on it at the same time."""
 
     @property
+    def fenced(self) -> bool:
+        """Whether other processes may take this one for gone, and send what it would: then nothing may leave."""
+        ...
+
+    @property
     def processes(self) -> int:
         """How many work on it now, this one too."""
         ...

@@ -65,6 +65,11 @@ class RedisLedger(Aging, Working, Routing, Checking, Receiving):
         self._observer = observer
 
     @property
+    def fenced(self) -> bool:
+        """Whether this process was not heard of for so long that others may take it for gone."""
+        return self._owners.fenced
+
+    @property
     def processes(self) -> int:
         """How many processes share the ledger, as of the last heartbeat."""
         return len(self._owners.living)

@@ -57,6 +57,7 @@ class SqliteLedger:
     durability = "fsync"
     shared = False
     processes = 1
+    fenced = False
 
     def __init__(self, path: Path) -> None:
         self.path = path

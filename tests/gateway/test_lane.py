@@ -11,7 +11,7 @@ import pytest
 
 from adapters import Door, provider
 from gateway.lane import Lane
-from gateway.ledger import Work, WorkState
+from gateway.ledger import SqliteLedger, Work, WorkState
 from gateway.times import from_micros
 from tests.gateway.clocks import START, ManualClock
 from tests.gateway.lanes import CONTRACT, World, faulty, gated, names, until, used
@@ -281,3 +281,18 @@ async def test_a_manual_clock_lets_go_when_it_is_moved_or_the_event_is_set() -> 
     await asyncio.sleep(0)
     event.set()
     await again
+
+
+async def test_a_process_that_others_may_take_for_gone_sends_nothing_it_was_about_to(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with World(tmp_path) as world:
+        await world.record("e1")
+        monkeypatch.setattr(SqliteLedger, "fenced", True)
+        await world.lane.step()
+        await world.lane.idle()
+        assert ([], [START + SECOND]) == (world.vendor.calls, await due(world))
+        monkeypatch.setattr(SqliteLedger, "fenced", False)
+        await world.later()
+        assert (1, {"e1": "accepted"}) == (len(world.vendor.calls), await world.statuses())
+        assert 1 == (await world.views())["e1"]["attempts"]
