@@ -32,9 +32,12 @@ class Chore:
         """Tell it that there may be something to do."""
         self._wake.set()
 
-    async def run(self) -> None:
-        """Go on until stopped; the step under way is finished."""
+    def start(self) -> asyncio.Task[None]:
+        """Begin; once stopped it can be started again."""
         self._stopping = False
+        return asyncio.create_task(self._run())
+
+    async def _run(self) -> None:
         while not self._stopping:
             self._wake.clear()
             try:
@@ -46,6 +49,6 @@ class Chore:
                 await self._clock.wait(self._wake, until)
 
     def stop(self) -> None:
-        """Begin no further step."""
+        """Begin no further step; the one under way is finished."""
         self._stopping = True
         self.wake()

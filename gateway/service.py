@@ -156,7 +156,7 @@ class Gateway:
         """Have something done in the background for as long as the gateway delivers."""
         chore = self._chores[name] = Chore(name, step, self.clock)
         if self._tasks:
-            self._tasks.append(asyncio.create_task(chore.run()))
+            self._tasks.append(chore.start())
         return chore
 
     async def open(self) -> None:
@@ -215,7 +215,8 @@ class Gateway:
             await self.ledger.close()
 
     def _run(self) -> None:
-        self._tasks = [asyncio.create_task(one.run()) for one in (*self.lanes.values(), *self._chores.values())]
+        self._tasks = [asyncio.create_task(lane.run()) for lane in self.lanes.values()]
+        self._tasks += [chore.start() for chore in self._chores.values()]
 
     async def _take_over(self) -> datetime:
         """Take up what processes that are gone were sending, and take note of what others wrote."""

@@ -31,7 +31,7 @@ async def test_a_step_is_taken_when_its_time_has_come_and_when_woken() -> None:
     clock = ManualClock()
     steps = Steps(clock)
     chore = Chore("housekeeping", steps, clock)
-    running = asyncio.create_task(chore.run())
+    running = chore.start()
     await _turns()
     assert [START] == steps.taken
     clock.advance(timedelta(hours=1))
@@ -49,7 +49,7 @@ async def test_a_step_that_fails_is_taken_again_after_a_pause() -> None:
     steps = Steps(clock)
     steps.fail = True
     chore = Chore("housekeeping", steps, clock)
-    running = asyncio.create_task(chore.run())
+    running = chore.start()
     await _turns()
     clock.advance(PAUSE)
     await _turns()
@@ -69,7 +69,7 @@ async def test_a_stop_waits_for_the_step_under_way() -> None:
         ended.append("whole")
 
     chore = Chore("housekeeping", step, clock)
-    running = asyncio.create_task(chore.run())
+    running = chore.start()
     await goes.wait()
     chore.stop()
     await _turns()
@@ -77,3 +77,13 @@ async def test_a_stop_waits_for_the_step_under_way() -> None:
     going.set()
     await running
     assert ["whole"] == ended
+
+
+async def test_one_that_is_stopped_before_its_first_turn_takes_no_step() -> None:
+    clock = ManualClock()
+    steps = Steps(clock)
+    chore = Chore("housekeeping", steps, clock)
+    running = chore.start()
+    chore.stop()
+    await running
+    assert [] == steps.taken

@@ -22,7 +22,7 @@ KEY = new_key()
         ("delivery.timeout", "soon", "delivery.timeout: "),
         ("listen.host", "0.0.0.0", "no key is configured: make one with"),
         ("customers.acme.wingback.customer_id", "Customer 7", "customers.acme.wingback.customer_id: "),
-        ("ledger.url", "mysql://x", "only SQLite files are supported"),
+        ("ledger.url", "mysql://x", "should be a file or a Redis server"),
     ],
 )
 def test_a_wrong_configuration_stops_the_start_with_one_line(
