@@ -11,7 +11,8 @@ import sys
 
 
 def main() -> None:
-    import gateway.cli.serve
+    import gateway.cli.serve  # all that a child needs is imported once, here
+    import gateway.ledger.opening
     from gateway.cli import main as command
     from tests.scenarios.hasty import HastyLedger
 
@@ -27,7 +28,7 @@ def main() -> None:
             # Not its parent's orders: a pipe that stays open here would keep the test waiting for its end.
             os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
             if "hasty" in sys.argv[1:]:
-                gateway.cli.serve.SqliteLedger = HastyLedger  # type: ignore[misc]
+                gateway.ledger.opening.SqliteLedger = HastyLedger  # type: ignore[misc]
             sys.argv = ["usage-gateway", "serve", "--config", given, "--json"]
             try:
                 command()
