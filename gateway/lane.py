@@ -94,6 +94,7 @@ class Lane:
         self._transport = transport
         self._holding = False
         self._stranded = False
+        self._alone = False
         self._corrector = Corrector(name, catalogue, ledger, self._write)
         self._shipper = self._shipping(self._adapter, self._judge, delivery)
         other = withdrawing(self._adapter)
@@ -170,11 +171,27 @@ class Lane:
         await self._doubt(now)
         for state in (WorkState.HELD, WorkState.BLOCKED, WorkState.WAITING):
             await self._ledger.release(self.name, state, to_micros(now))
-        if self._adapter.allows_absolute:
-            for state in (WorkState.READY, WorkState.UNKNOWN):
-                for work in await self._ledger.held(self.name, state):
-                    for index, event in zip(work.members, work.events, strict=True):
-                        self._may_go(work, index, event)
+        if self._adapter.allows_absolute and (alone := self._ledger.alone(self.name)):
+            await self._ordered()
+            self._alone = alone
+
+    async def _ordered(self) -> None:
+        """Take notice of all absolute values that are not settled."""
+        for state in (WorkState.READY, WorkState.UNKNOWN):
+            for work in await self._ledger.held(self.name, state):
+                for index, event in zip(work.members, work.events, strict=True):
+                    self._may_go(work, index, event)
+
+    async def _takes_turns(self) -> bool:
+        """Return whether this process may send: of absolute values one process alone keeps the order."""
+        if not self._adapter.allows_absolute:
+            return True
+        before, self._alone = self._alone, self._ledger.alone(self.name)
+        if self._alone and not before:  # whoever did before is gone, and what it was sending is in doubt
+            await self.take_over()
+            self._order = Order()
+            await self._ordered()
+        return self._alone
 
     async def _doubt(self, now: datetime) -> None:
         """Judge what was being sent when nobody was left to hear the answer."""
@@ -240,6 +257,8 @@ class Lane:
             await self._ledger.release(self.name, WorkState.HELD, to_micros(now))
         if waiting:
             return pace.not_before
+        if not await self._takes_turns():
+            return now + FENCED
         tried = False
         while pace.room(len(self._sending), now) and not self._stopping:
             try:

@@ -48,7 +48,7 @@ class _Supervisor:
             index, began = self._began.pop(process)
             code = os.waitstatus_to_exitcode(status)
             if self._told is not None:
-                worst = max(worst, abs(code))
+                worst = max(worst, code)  # one that a signal ended, ours or another, has nothing to say
                 continue
             log.error("worker.ended", worker=index, code=code)
             if code > 0 and time.monotonic() - began < BRIEF:

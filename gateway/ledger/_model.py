@@ -418,6 +418,15 @@ class Ledger(Protocol):
         ...
 
     @property
+    def leads(self) -> bool:
+        """Whether this process does what one alone may do, of those that share the ledger."""
+        ...
+
+    def alone(self, destination: str) -> bool:
+        """Have one process alone send to a destination, the one that leads; return whether it is this one."""
+        ...
+
+    @property
     def processes(self) -> int:
         """How many work on it now, this one too."""
         ...

@@ -70,6 +70,11 @@ class RedisLedger(Aging, Working, Routing, Checking, Receiving):
         return self._owners.fenced
 
     @property
+    def leads(self) -> bool:
+        """Whether this process does what one alone may do."""
+        return self._owners.leads
+
+    @property
     def processes(self) -> int:
         """How many processes share the ledger, as of the last heartbeat."""
         return len(self._owners.living)
@@ -109,7 +114,7 @@ class RedisLedger(Aging, Working, Routing, Checking, Receiving):
         self._links = links
         if links and not self._observer:
             with contextlib.suppress(LedgerUnavailable):  # it will be missed soon enough
-                await links[0].run("beat", self._owners.name, "", HORIZON, patience=0.5)
+                await links[0].run("beat", self._owners.name, "", HORIZON, 0, patience=0.5)
         await self._let_go()
 
     async def _let_go(self) -> None:
@@ -138,4 +143,5 @@ class RedisLedger(Aging, Working, Routing, Checking, Receiving):
                 await self._take_back()
 
     async def _beat(self) -> None:
-        self._owners.heard(await self._opened()[0].run("beat", self._owners.name, here(), HORIZON))
+        lease = round(self._owners.lease * 1000)
+        self._owners.heard(await self._opened()[0].run("beat", self._owners.name, here(), HORIZON, lease))

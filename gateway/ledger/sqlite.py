@@ -58,6 +58,7 @@ class SqliteLedger:
     shared = False
     processes = 1
     fenced = False
+    leads = True
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -65,6 +66,9 @@ class SqliteLedger:
         self._readers = ThreadPoolExecutor(1, thread_name_prefix="ledger-reader")
         self._held = contextlib.ExitStack()
         """The lock and the connections, closed in turn."""
+
+    def alone(self, destination: str) -> bool:
+        return True
 
     async def open(self) -> None:
         """Take the file for this process and make its schema this version's.

@@ -25,6 +25,8 @@ class Base:
         self._batches = Batches(self._bodies)
         self._owners = owners
         self._calls: set[asyncio.Task[Any]] = set()
+        self._alone: set[str] = set()
+        """Destinations that the leading process alone sends to."""
 
     def _opened(self) -> Sequence[Link]:
         if not self._links:

@@ -51,6 +51,7 @@ class Owners:
         self.lease = lease
         self._living = [self.name]
         self._heard: float | None = None
+        self._leader = b""
         self._intents = 0
         self.lost: dict[bytes, float] = {}
         """Intents that nobody can say were written down, since when. What they name was not sent."""
@@ -62,7 +63,7 @@ class Owners:
 
     def heard(self, answer: Any) -> None:
         """Take notice of an answer to a heartbeat."""
-        (now, *beats), placed = answer
+        (now, *beats), placed, self._leader = answer
         where = {placed[at]: placed[at + 1].decode() for at in range(0, len(placed), 2)}
         limit = float(now) - self.lease * 1000
         living = {
@@ -86,4 +87,10 @@ class Owners:
     @property
     def fenced(self) -> bool:
         """Whether others may take this process for gone: then nothing more may leave."""
-        return self._heard is None or asyncio.get_running_loop().time() - self._heard > self.lease
+        # A little before the others think so: their clock started earlier.
+        return self._heard is None or asyncio.get_running_loop().time() - self._heard > self.lease * 0.8
+
+    @property
+    def leads(self) -> bool:
+        """Whether this is the process that does what one alone may do."""
+        return self._leader == self.name and not self.fenced

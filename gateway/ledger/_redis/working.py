@@ -46,7 +46,9 @@ class Working(Base):
 
     async def take(self, destination: str, now: int, limit: int) -> Sequence[Work]:
         self._guard()
-        mine = self._owners.name, *self._owners.share, LAG
+        if destination in self._alone and not self._owners.leads:
+            return []
+        mine = self._mine(destination)
         answers = await self._everywhere(lambda link: link.run("take", destination, now, limit, *mine))
         taken: list[Work] = []
         room = limit
@@ -67,7 +69,7 @@ class Working(Base):
         return past, works[len(past)].group.deadline if len(past) < len(works) else None
 
     async def next_due(self, destination: str) -> int | None:
-        mine = self._owners.name, *self._owners.share, LAG
+        mine = self._mine(destination)
         answers: list[bytes] = await self._everywhere(lambda link: link.run("due", destination, *mine))
         soonest = min((int(found) for found in answers if found), default=None)
         if self._owners.share[1] == 1:
@@ -113,6 +115,15 @@ class Working(Base):
                 changes = [_unsent(work) for work, owner in await self._told([answer]) if owner in lost]
                 if changes:
                     await self.settle(changes, [])
+
+    def alone(self, destination: str) -> bool:
+        self._alone.add(destination)
+        return self._owners.leads
+
+    def _mine(self, destination: str) -> tuple[bytes, int, int, int]:
+        """Return whose share to take: this process's, or all of it where it sends alone."""
+        share, shares = (0, 1) if destination in self._alone else self._owners.share
+        return self._owners.name, share, shares, LAG
 
     def _guard(self) -> None:
         if self._links and self._owners.fenced:

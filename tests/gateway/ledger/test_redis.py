@@ -343,3 +343,21 @@ async def test_what_was_to_be_sent_and_never_was_is_made_ready_again(server: Ser
         assert [] == (await ledger.add_up())["problems"]
     finally:
         await ledger.close()
+
+
+async def test_one_process_leads_until_it_is_gone_and_alone_takes_what_keeps_an_order(server: Server) -> None:
+    ledgers = [RedisLedger(address(server), lease=timedelta(seconds=2)) for _ in range(2)]
+    first, second = ledgers
+    await first.open()
+    await second.open()
+    try:
+        assert [True, False] == [one.leads for one in ledgers]
+        await recorded(second, "e1")
+        assert [True, False] == [one.alone("a") for one in ledgers]
+        assert [1, 0] == [len(await one.take("a", 5000, 10)) for one in ledgers], "whoever brought it"
+        await first.close()
+        await second._beat()
+        assert second.leads
+        assert 1 == len(await second.take("a", 5000, 10))
+    finally:
+        await second.close()
