@@ -180,3 +180,21 @@ async def test_what_another_of_the_group_has_billed_is_not_billed_again(house: H
         done = await ended(asking, await begin(asking))
         assert {"billed_elsewhere": 1, "there_already": 1} == done["counts"]
         assert ["e1"] == [row.key for row in asking.vendors["flexprice"].stored]
+
+
+async def test_what_was_corrected_is_filled_in_as_it_is_by_now(house: House, clock: MovableClock) -> None:
+    when = (clock.now() - timedelta(hours=1)).isoformat()
+    async with house(NO_FLEXPRICE) as asking:
+        await asking.send(
+            [event(event_id, timestamp=when, quantity=4) for event_id in ("kept", "void", "more", "less")]
+        )
+        for path, asked in (("void/void", {}), ("more/correct", {"quantity": 9}), ("less/correct", {"quantity": 1})):
+            answer = await asking.client.post(f"/v1/events/{path}", json={**asked, **REASON})
+            assert answer.is_success, answer.text
+    async with house() as asking:
+        assert "done" == (await ended(asking, await begin(asking)))["state"]
+        for event_id in ("kept", "void", "more", "less"):
+            await asking.settled(event_id)
+        for correction in [one["id"] for one in (await asking.get("/v1/events"))["data"] if "~c" in one["id"]]:
+            await asking.settled(correction)
+        assert {("acme", "api_call"): 4 + 0 + 9 + 1} == asking.vendors["flexprice"].billed()
