@@ -10,7 +10,7 @@ from gateway.ledger._redis.batches import Batch, Batches
 from gateway.ledger._redis.layout import PARTITIONS, unpack_runs
 from gateway.ledger._redis.link import Link
 from gateway.ledger._redis.owners import Owners
-from gateway.ledger._rows import unpack_events
+from gateway.ledger._rows import unpack_events, unpack_times
 
 __all__ = ["Base", "numbers", "pairs", "remains", "together"]
 
@@ -63,11 +63,13 @@ class Base:
         found: dict[int, Batch] = {}
         for link, some in by_link.items():
             answer: list[bytes] = await link.run("bodies", len(some), *some)
-            for number, row in zip(some, zip(*(answer[at::6] for at in range(6)), strict=True), strict=True):
-                tenant, received, body, *left = row
+            for number, row in zip(some, zip(*(answer[at::7] for at in range(7)), strict=True), strict=True):
+                tenant, received, body, receipts, *left = row
                 if received:
                     events = unpack_events(body) if body else []
-                    found[number] = Batch(tenant.decode(), int(received), events, remains(*left))
+                    found[number] = Batch(
+                        tenant.decode(), int(received), events, remains(*left), unpack_times(receipts)
+                    )
         return found
 
 

@@ -21,6 +21,8 @@ class Batch(NamedTuple):
     events: Sequence[Event]
     """None where the batch is trimmed."""
     left: Remains | None = None
+    receipts: Sequence[int] = ()
+    """Where it is of several requests: when each of its events was received; `received` is the first."""
 
     def differing(self, index: int, event: Event) -> tuple[str, ...] | None:
         """Return `None` for a repeat of an event, else the members that differ, as far as they are known."""

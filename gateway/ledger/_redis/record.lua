@@ -1,7 +1,7 @@
 -- Claim ids, store the events, enqueue their deliveries: all of them are new, or nothing is written and those that
 -- are known are named. Answers {1, batch} or {0, position, ref, position, ref, ...}.
 local token, partition, digests = arg(), count(), arg()
-local received, tenant, events = arg(), arg(), arg()
+local received, tenant, events, receipts = arg(), arg(), arg(), arg()
 local total = #digests / 12
 local buckets = {}
 for position = 0, total - 1 do
@@ -57,6 +57,7 @@ touch(keys)
 
 redis.call('HSET', META, 'batch', string.format('%.0f', second))
 redis.call('HSET', key, 'o', token, 't', tenant, 'r', received, 'n', total, 'd', digests)
+if receipts ~= '' then redis.call('HSET', key, 'R', receipts) end
 redis.call('SET', tag .. ':e:' .. batch, events)
 redis.call('ZADD', BATCHES, batch, batch)
 local prefix = struct.pack('>I2I4', math.floor(second * 16 / 4294967296), (second * 16 + partition) % 4294967296)

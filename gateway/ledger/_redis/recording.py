@@ -1,8 +1,9 @@
 """Claim, store and enqueue, in one script for each partition that a request's ids fall into."""
 
+import asyncio
 import os
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from canonical_schema import Event
 from gateway.ledger._deliveries import times
@@ -13,14 +14,32 @@ from gateway.ledger._redis.deliveries import planned, tally
 from gateway.ledger._redis.keeping import Keeping, audited
 from gateway.ledger._redis.layout import DIGEST, pack_runs, unpack_head
 from gateway.ledger._redis.link import Link
+from gateway.ledger._redis.owners import Owners
 from gateway.ledger._rows import digests as digests_of
-from gateway.ledger._rows import pack_events, unpack_attempt, unpack_events, unpack_parts
+from gateway.ledger._rows import pack_events, pack_times, unpack_attempt, unpack_events, unpack_parts, unpack_times
 
 __all__ = ["Recording"]
 
 
+SMALL, SHARED = 64, 256
+"""Events of a request that may share a batch with others, and of such a batch."""
+
+
+class _Waiting(NamedTuple):
+    """A request whose events may share a batch."""
+
+    sent: Batch
+    digests: Sequence[bytes]
+    answer: asyncio.Future[Sequence[Claim]]
+
+
 class Recording(Keeping):
     """Events: taken in, found again, shown with what became of them."""
+
+    def __init__(self, owners: Owners) -> None:
+        super().__init__(owners)
+        self._waiting: dict[tuple[int, str, Plan], list[_Waiting]] = {}
+        self._sharing: dict[tuple[int, str, Plan], asyncio.Task[None]] = {}
 
     async def record(
         self, tenant: str, received: int, events: Sequence[Event], plans: Sequence[Plan], audit: Sequence[AuditRow] = ()
@@ -61,7 +80,52 @@ class Recording(Keeping):
     async def _part(
         self, partition: int, sent: Batch, plans: Sequence[Plan], digests: Sequence[bytes], audit: Sequence[AuditRow]
     ) -> Sequence[Claim]:
-        """Record what falls into one partition: all that is new as one batch. The first of an id wins."""
+        """Record what falls into one partition, with what comes at the same time and is sent the same way."""
+        plan = plans[0]
+        if audit or len(plans) > SMALL or any(one is not plan and one != plan for one in plans):
+            return await self._stored(partition, sent, plans, digests, audit)
+        key = partition, sent.tenant, plan
+        answer: asyncio.Future[Sequence[Claim]] = asyncio.get_running_loop().create_future()
+        self._waiting.setdefault(key, []).append(_Waiting(sent, digests, answer))
+        if key not in self._sharing:
+            self._sharing[key] = asyncio.create_task(self._share(key))
+        return await answer
+
+    async def _share(self, key: tuple[int, str, Plan]) -> None:
+        """Record what waits, as one batch, until nothing does: what comes meanwhile shares the next one."""
+        partition, tenant, plan = key
+        try:
+            while waiting := self._waiting.pop(key, None):
+                going: list[_Waiting] = []
+                events: list[Event] = []
+                while waiting and len(events) + len(waiting[0].sent.events) <= SHARED:
+                    going.append(waiting.pop(0))
+                    events += going[-1].sent.events
+                if waiting:
+                    self._waiting[key] = waiting
+                receipts = [one.sent.received for one in going for _ in one.sent.events]
+                sent = Batch(tenant, min(receipts), events, receipts=receipts)
+                digests = [each for one in going for each in one.digests]
+                try:
+                    claims = await self._stored(partition, sent, [plan] * len(events), digests, ())
+                except Exception as error:  # noqa: BLE001  those who wait must hear, whatever it is
+                    for one in going:
+                        if not one.answer.done():
+                            one.answer.set_exception(error)
+                    continue
+                start = 0
+                for one in going:
+                    end = start + len(one.digests)
+                    if not one.answer.done():
+                        one.answer.set_result(_some(claims, start, end))
+                    start = end
+        finally:
+            del self._sharing[key]
+
+    async def _stored(
+        self, partition: int, sent: Batch, plans: Sequence[Plan], digests: Sequence[bytes], audit: Sequence[AuditRow]
+    ) -> Sequence[Claim]:
+        """Record all that is new as one batch. The first of an id wins."""
         link, token = self._opened()[partition], os.urandom(8)
         first: dict[bytes, int] = {}
         for position, one in enumerate(digests):
@@ -69,7 +133,12 @@ class Recording(Keeping):
         new: list[int] = list(first.values())
         refs: dict[bytes, int] = {}
         while new:
-            stored = Batch(sent.tenant, sent.received, [sent.events[position] for position in new])
+            stored = Batch(
+                sent.tenant,
+                sent.received,
+                [sent.events[position] for position in new],
+                receipts=[sent.receipts[position] for position in new] if sent.receipts else (),
+            )
             ids = b"".join([digests[position] for position in new])
             arguments = _arguments(stored, [plans[position] for position in new], self._owners.name)
             arguments += audited(audit if len(new) == len(digests) else ())
@@ -136,10 +205,13 @@ class Recording(Keeping):
         fields, work, attempts, rows, events = answer
         known = pairs(fields)
         left = remains(known.get(b"f", b""), known.get(b"X", b""), known.get(b"T", b""))
+        receipts = unpack_times(known.get(b"R"))
         if batch in self._batches and self._batches[batch].left != left:  # another process changed it
             self._batches.drop(batch)
         elif events:
-            self._batches.put(batch, Batch(known[b"t"].decode(), int(known[b"r"]), unpack_events(events), left))
+            self._batches.put(
+                batch, Batch(known[b"t"].decode(), int(known[b"r"]), unpack_events(events), left, receipts)
+            )
         held = (await self._batches.get({batch}))[batch]
         tracks = {
             name: Track(
@@ -170,15 +242,29 @@ class Recording(Keeping):
             events=list(held.events),
             tracks=list(tracks.values()),
             remains=left,
+            receipts=held.receipts,
         )
+
+
+def _some(claims: Sequence[Claim], start: int, end: int) -> Sequence[Claim]:
+    """Return one request's claims of those that were recorded together."""
+    return Run(claims.first + start, end - start) if isinstance(claims, Run) else claims[start:end]
 
 
 def _arguments(batch: Batch, plans: Sequence[Plan], owner: bytes) -> list[bytes | str | int]:
     """Return what the script stores of a batch, after its ids."""
     size = len(batch.events)
-    happened = times(batch.events, plans, [batch.received] * size)
+    receipts = batch.receipts or [batch.received] * size
+    happened = times(batch.events, plans, receipts)
+    apart = any(one != batch.received for one in receipts)
     made = planned(range(size), plans, size, batch.received, happened, owner)
-    arguments: list[bytes | str | int] = [batch.received, batch.tenant, pack_events(batch.events), len(made.codes)]
+    arguments: list[bytes | str | int] = [
+        batch.received,
+        batch.tenant,
+        pack_events(batch.events),
+        pack_times(receipts) if apart else b"",
+        len(made.codes),
+    ]
     for name, codes in made.codes.items():
         arguments += [name, int(name not in made.live), bytes(codes), tally(codes)]
     return [*arguments, len(made.heads), *made.heads, pack_runs(made.unrouted)]

@@ -62,7 +62,11 @@ class Routing(Base):
         size = len(held.events)
         known = {field[2:].decode(): codes for field, codes in fields.items() if field.startswith(b"c:")}
         fresh = [unless_there(plan, known, index) for index, plan in routed.items()]
-        happened = times([held.events[index] for index in routed], fresh, [held.received] * len(routed))
+        happened = times(
+            [held.events[index] for index in routed],
+            fresh,
+            [held.receipts[index] if held.receipts else held.received for index in routed],
+        )
         made = planned(list(routed), fresh, size, now, happened, self._owners.name)
         ways = routed.values() if only_unrouted else fresh
         still = sorted(waiting.difference(index for index, plan in zip(routed, ways, strict=True) if plan.live))

@@ -267,6 +267,9 @@ class Working(Base):
                     members=head.members,
                     events=[batches[batch].events[index] for index in head.members],
                     parts=unpack_rendered(rendered, head.members),
+                    receipts=[batches[batch].receipts[index] for index in head.members]
+                    if batches[batch].receipts
+                    else (),
                 ),
                 head.owner,
             )

@@ -1,6 +1,7 @@
 """What holds because the ledger is on a Redis server: honesty at the start, commands that come twice, trouble."""
 
 import asyncio
+from collections import Counter
 from collections.abc import Iterator
 from datetime import timedelta
 from decimal import Decimal
@@ -361,3 +362,29 @@ async def test_one_process_leads_until_it_is_gone_and_alone_takes_what_keeps_an_
         assert 1 == len(await second.take("a", 5000, 10))
     finally:
         await second.close()
+
+
+async def test_small_requests_of_one_moment_share_a_batch_and_keep_their_own_time(server: Server) -> None:
+    ledger = RedisLedger(address(server))
+    await ledger.open()
+    try:
+        answers = await asyncio.gather(
+            *(ledger.record(TENANT, 1000 + number, events(f"e{number % 40}"), [PLAN]) for number in range(60))
+        )
+        assert Counter({ClaimKind.NEW: 40, ClaimKind.REPLAY: 20}) == Counter(claims[0].kind for claims in answers)
+        batches = await ledger.batches_after(0, 100)
+        assert len(batches) <= 2
+        fresh = RedisLedger(address(server))  # nothing at hand
+        await fresh.open()
+        try:
+            for shot in (await fresh.snapshots(batches)).values():
+                for index, one in enumerate(shot.events):
+                    assert 1000 + int(one.id[1:]) == shot.received_at(index)
+            for work in await fresh.take("a", 10**8, 100):
+                assert [1000 + int(one.id[1:]) for one in work.events] == [
+                    work.received_at(place) for place in range(len(work.members))
+                ]
+        finally:
+            await fresh.close()
+    finally:
+        await ledger.close()
