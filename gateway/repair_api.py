@@ -106,7 +106,7 @@ class _Repair:
                 assert detail is not None
                 for name, delivery in detail["deliveries"].items():
                     if delivery["status"] == query["status"] and query.get("destination", name) == name:
-                        line = {"destination": name, "event": detail["event"], "delivery": delivery}
+                        line = {"destination": name, "event": detail.get("event", {}), "delivery": delivery}
                         yield _ENCODER.encode(line) + b"\n"
             if "next_cursor" not in found:
                 return

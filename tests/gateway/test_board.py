@@ -11,7 +11,7 @@ from gateway.board import Board
 FAR = 60.0
 
 
-async def soon(waiting: "asyncio.Future[None]") -> bool:
+async def soon(waiting: "asyncio.Future[bool]") -> bool:
     """Return whether it ends by itself, now."""
     for _ in range(10):
         await asyncio.sleep(0)

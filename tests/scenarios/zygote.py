@@ -11,11 +11,12 @@ import sys
 
 
 def main() -> None:
-    import gateway.cli.serve  # all that a child needs is imported once, here
     import gateway.ledger.opening
     from gateway.cli import main as command
+    from gateway.cli.serve import serve  # imported once, here: a child forks with all that it needs
     from tests.scenarios.hasty import HastyLedger
 
+    assert callable(serve)
     child = 0
     for line in sys.stdin:
         given = line.strip()
