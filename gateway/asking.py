@@ -1,13 +1,13 @@
 """Asks a provider what its adapter knows how to ask: one request at a time over the destination's transport."""
 
 from collections.abc import Awaitable, Callable
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 from adapters import Ask, Fault, FaultKind, Reply
 from gateway.errors import GatewayError
 from gateway.transport import Transport
 
-__all__ = ["STEPS", "AskFailed", "ask"]
+__all__ = ["STEPS", "AskFailed", "Asker", "ask"]
 
 T = TypeVar("T")
 
@@ -19,6 +19,14 @@ _ENOUGH = Fault(kind=FaultKind.NEVER_LEFT, name="TooManyRequests")
 
 class AskFailed(GatewayError):
     """Raised when an adapter stumbles over an answer, or does not end: a bug in the adapter, never shown the data."""
+
+
+class Asker(Protocol):
+    """Where a destination is asked: its lane, which keeps the rate limits."""
+
+    async def ask(self, asked: Ask[T]) -> T:
+        """Return the answer of something that the adapter can ask. Raises AskFailed for a bug of the adapter."""
+        ...
 
 
 async def ask(

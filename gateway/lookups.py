@@ -8,7 +8,6 @@ import asyncio
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING
 
 import msgspec
 import structlog
@@ -16,12 +15,9 @@ from pydantic import ValidationError
 
 from adapters import Link
 from adapters._customers import CanLookUp, LookedUp, Match
-from gateway.asking import AskFailed
+from gateway.asking import Asker, AskFailed
 from gateway.configuration import Configuration
 from gateway.times import Clock
-
-if TYPE_CHECKING:
-    from gateway.lane import Lane
 
 __all__ = ["Lookups"]
 
@@ -111,7 +107,7 @@ class Lookups:
             self.wake()
 
     async def step(
-        self, lanes: Mapping[str, "Lane"], free: Callable[[str, Iterable[tuple[str, str]] | None], None]
+        self, lanes: Mapping[str, Asker], free: Callable[[str, Iterable[tuple[str, str]] | None], None]
     ) -> datetime | None:
         """Ask for some; return when to go on. `free` lets a destination's deliveries of these customers go, or all."""
         now = self._clock.now()
@@ -133,7 +129,7 @@ class Lookups:
         self._missed.clear()
         return min(self._later.values(), default=None)
 
-    async def _ask(self, lanes: Mapping[str, "Lane"], key: Key) -> LookedUp:
+    async def _ask(self, lanes: Mapping[str, Asker], key: Key) -> LookedUp:
         lane, adapter = lanes.get(key[0]), self._destinations[key[0]].adapter
         if lane is None or not isinstance(adapter, CanLookUp):
             return LookedUp(match=Match.UNTOLD)
