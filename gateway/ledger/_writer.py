@@ -8,7 +8,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
-from queue import Empty, SimpleQueue
+from queue import SimpleQueue
 from typing import Any, TypeVar
 
 from gateway.errors import LedgerUnavailable
@@ -23,10 +23,9 @@ Operation = Callable[[sqlite3.Connection], Any]
 _DISK = (sqlite3.OperationalError, sqlite3.InternalError, MemoryError)
 """What is nobody's own fault; a damaged file is a bare DatabaseError."""
 
-CROWD = 5
 LINGER = 0.002
-"""Where so many shared the last flush, the next one waits for others so many seconds: each costs less then, and
-where fewer come nobody is made to wait."""
+"""Seconds that a flush is put off at most for what the event loop has at hand: whoever comes alone is not made to wait,
+and where many come at once each costs less."""
 
 SWITCH = 0.0005
 """Seconds that a busy thread keeps the interpreter's lock while another asks for it, at most."""
@@ -48,7 +47,11 @@ class Writer:
         self._connection = connection
         self._flushed = flushed
         self._recorder = recorder
-        self._waiting: SimpleQueue[_Waiting | None] = SimpleQueue()
+        self._handed: SimpleQueue[Sequence[_Waiting] | None] = SimpleQueue()
+        self._gathered: list[_Waiting] = []
+        """What the next flush takes."""
+        self._busy = False
+        """Whether a flush is in flight, or one is about to be."""
         self._stopping = False
         self._loop = asyncio.get_running_loop()
         # The thread asks for the interpreter's lock after each statement, and a busy event loop gives it away
@@ -68,32 +71,49 @@ class Writer:
     async def stop(self) -> None:
         """Finish what waits, then end the thread."""
         self._stopping = True
-        self._waiting.put(None)
+        self._hand_over()
+        self._handed.put(None)
         await asyncio.to_thread(self._thread.join)
 
     def _put(self, operation: Operation | Entry) -> asyncio.Future[Any]:
         if self._stopping:
             raise LedgerUnavailable("the ledger is closed")
         future = self._loop.create_future()
-        self._waiting.put((operation, future))
+        self._gathered.append((operation, future))
+        if not self._busy:
+            self._begin()
         return future
 
+    def _begin(self) -> None:
+        self._busy = True
+        self._loop.call_soon(self._gather, len(self._gathered), time.monotonic() + LINGER)
+
+    def _gather(self, before: int, until: float) -> None:
+        """Hand over what waits as soon as a turn of the event loop brings nothing more.
+
+        A thread that is woken for the first of many takes the interpreter's lock from whoever brings the others.
+        """
+        if len(self._gathered) > before and time.monotonic() < until:
+            self._loop.call_soon(self._gather, len(self._gathered), until)
+        else:
+            self._hand_over()
+
+    def _hand_over(self) -> None:
+        if self._gathered:
+            self._handed.put(self._gathered)
+            self._gathered = []
+
     def _run(self) -> None:
-        stopping, shared = False, 0
-        while not stopping:
-            waiting = [self._waiting.get()]
-            if shared >= CROWD:
-                time.sleep(LINGER)
-            with contextlib.suppress(Empty):
-                while True:
-                    waiting.append(self._waiting.get_nowait())
-            stopping = None in waiting
-            operations = [one for one in waiting if one is not None]
-            shared = len(operations)
-            if operations:
-                answers = self._flush(operations)
-                self._loop.call_soon_threadsafe(self._answer, answers)
-                self._flushed()
+        while (operations := self._handed.get()) is not None:
+            answers = self._flush(operations)
+            self._loop.call_soon_threadsafe(self._ended, answers)
+            self._flushed()
+
+    def _ended(self, answers: Sequence[_Answer]) -> None:
+        self._answer(answers)
+        self._busy = False
+        if self._gathered:
+            self._begin()
 
     def _flush(self, operations: Sequence[_Waiting]) -> list[_Answer]:
         connection = self._connection
