@@ -8,6 +8,7 @@ import socket
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from bench.setting import configuration
 from canonical_schema import DeliveryStatus, Event, EventStatus
 from gateway.answers import Answer
 from gateway.app import create_app
+from gateway.garbage import collect_rarely
 from gateway.intake import Bad, admit, parse
 from gateway.ledger import Ledger, SqliteLedger
 from gateway.ledger.opening import ledger_of
@@ -43,7 +45,7 @@ class Floor(Gateway):
     async def start(self) -> None:
         pass
 
-    async def stop(self, *_: object) -> None:
+    async def stop(self, grace: timedelta | None = None) -> None:
         pass
 
     async def accept(self, tenant: str, sent: Sequence[Event | Bad], ack: Ack, wait: float) -> Answer:
@@ -103,6 +105,7 @@ class Service:
             await asyncio.sleep(0.005)
             if self._serving.done():
                 self._serving.result()
+        collect_rarely()  # as `serve` does
         return {"port": listener.getsockname()[1], "seconds": time.perf_counter() - began}
 
     def _made_ledger(self) -> Ledger:

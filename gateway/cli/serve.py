@@ -24,6 +24,7 @@ from gateway.cli._workers import supervised
 from gateway.configuration import Configuration
 from gateway.configuration_file import load
 from gateway.errors import GatewayError
+from gateway.garbage import collect_rarely
 from gateway.ledger.opening import ledger_of
 from gateway.service import Gateway
 
@@ -76,6 +77,7 @@ async def _serve(path: Path, configuration: Configuration, listener: socket.sock
     # Who waits for an answer has half of it at most: the rest is the lanes'.
     server = Server(create_app(gateway), grace=max(1, int(grace.total_seconds() / 2)))
     await gateway.start()
+    collect_rarely()
     try:
         with _reloading(path, gateway):
             _announce(gateway, address(listener), as_json=as_json)
