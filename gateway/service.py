@@ -19,8 +19,9 @@ from gateway.board import Board, Wait
 from gateway.catalogue import DEFAULT_TENANT, Catalogue
 from gateway.chores import Chore, Step
 from gateway.configuration import Configuration
-from gateway.errors import ConfigurationError, LedgerUnavailable
+from gateway.errors import ConfigurationError
 from gateway.explaining import explain
+from gateway.fullness import Fullness
 from gateway.intake import SLICE, Bad, admit, slices
 from gateway.keys import Keyring
 from gateway.lane import Lane
@@ -64,22 +65,6 @@ class Generation:
         return sha256(msgspec.json.encode(dumped, order="deterministic", enc_hook=str)).hexdigest()[:8]
 
 
-class _QueueLook:
-    """How full the queue was a moment ago: a look each second, not one each request."""
-
-    def __init__(self) -> None:
-        self._looked: datetime | None = None
-        self._waiting = 0
-
-    async def check(self, ledger: Ledger, now: datetime, most: int) -> None:
-        """Raise LedgerUnavailable where more deliveries wait than may."""
-        if self._looked is None or now - self._looked >= timedelta(seconds=1):
-            self._looked = now
-            self._waiting = sum(one.ready + one.sending + one.blocked for one in (await ledger.depth()).values())
-        if self._waiting >= most:
-            raise LedgerUnavailable(f"{self._waiting} deliveries wait, and intake.max_queue is {most}")
-
-
 class Gateway:
     """One process's gateway. Start it before use; stop it to lose nothing."""
 
@@ -103,7 +88,7 @@ class Gateway:
         self.periods = Periods()
         self.correcting = asyncio.Lock()
         """Held from looking at what events say until what corrects them is recorded."""
-        self._queue = _QueueLook()
+        self._queue = Fullness(ledger)
         self._chores: dict[str, Chore] = {}
         self._unblocking = Unblocking(ledger, self.clock, self.wake)
         self._use(configuration)
@@ -259,7 +244,7 @@ class Gateway:
         Raises LedgerUnavailable where nothing can be promised; then nothing is stored.
         """
         now = self.clock.now()
-        await self._queue.check(self.ledger, now, self.configuration.intake.max_queue)
+        await self._queue.check(now, self.configuration.intake.max_queue)
         catalogue, alike = self.catalogue, self._alike
         admitted = await self._admitted(tenant, sent, now)
         events = [event for event in admitted if isinstance(event, Event)]
