@@ -299,7 +299,7 @@ class Flexprice(Adapter[FlexpriceSettings, EventBinding, CustomerLink]):
                 for name, binding in bound:
                     for measure, where in _properties(binding):
                         value = held.get(where) if isinstance(held, Mapping) else None
-                        if value is None and binding.quantity_properties is not None:
+                        if value is None and (binding.quantity_properties is not None or len(bound) > 1):
                             continue
                         exact = exact and (value is None or isinstance(value, str))
                         quantity = max(digits(value) or Decimal(0), Decimal(0))  # negatives are billed as 0

@@ -3,11 +3,10 @@
 from collections.abc import Awaitable, Callable
 from typing import Protocol, TypeVar
 
-from adapters import Ask, Fault, FaultKind, Reply
+from adapters import Ask, Fault, FaultKind, Reply, Request
 from gateway.errors import GatewayError
-from gateway.transport import Transport
 
-__all__ = ["STEPS", "AskFailed", "Asker", "ask"]
+__all__ = ["STEPS", "AskFailed", "Asker", "Sends", "ask"]
 
 T = TypeVar("T")
 
@@ -15,6 +14,14 @@ STEPS = 40
 """Requests that one ask may make. What it yields beyond comes back as a fault that never left."""
 _WARNINGS = 3
 _ENOUGH = Fault(kind=FaultKind.NEVER_LEFT, name="TooManyRequests")
+
+
+class Sends(Protocol):
+    """What carries an ask's requests: a destination's transport."""
+
+    async def send(self, request: Request) -> Reply | Fault:
+        """Send one request. Never raises for what a network or a provider does."""
+        ...
 
 
 class AskFailed(GatewayError):
@@ -30,7 +37,7 @@ class Asker(Protocol):
 
 
 async def ask(
-    transport: Transport, asked: Ask[T], *, turn: Callable[[], Awaitable[None]] | None = None, steps: int = STEPS
+    transport: Sends, asked: Ask[T], *, turn: Callable[[], Awaitable[None]] | None = None, steps: int = STEPS
 ) -> T:
     """Return the answer of one ask. `turn` is awaited before each request: the rate limits' word.
 

@@ -69,6 +69,11 @@ class BindingRow:
         given = ((name, getattr(self._known, name, None)) for name in type(self._known).model_fields)
         return {name: value for name, value in given if value is not None and name not in self.properties}
 
+    @property
+    def readable(self) -> Binding | None:
+        """The binding without what events bring; `None`: they bring the very name."""
+        return None if set(self.properties) & set(self._known.names) else self._known
+
     def bind(self, properties: Mapping[str, object]) -> Binding:
         """Return the binding for an event with these properties.
 

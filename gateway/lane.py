@@ -145,9 +145,10 @@ class Lane:
 
         Raises AskFailed for a bug of the adapter, and for nothing that a network or a provider does.
         """
-        return await ask(self._transport, asked, turn=self._turn)
+        return await ask(self._transport, asked, turn=self.turn)
 
-    async def _turn(self) -> None:
+    async def turn(self) -> None:
+        """Return when one more request may leave by the rate limits, and count it."""
         while wait := self.pace.wait(0, now := self._clock.now()):
             await self._clock.wait(asyncio.Event(), now + wait)
         self.pace.spend(0)

@@ -17,7 +17,7 @@ from gateway.bindings import BindingRow, Unbindable
 from gateway.catalogue import DEFAULT_TENANT, Catalogue
 from gateway.ledger import Code, Part
 
-__all__ = ["Refused", "Turned", "encoded", "link_of", "render"]
+__all__ = ["Refused", "Turned", "encoded", "link_of", "render", "usages"]
 
 _EXACT = Context(prec=200, traps=[Inexact])
 _DERIVED = re.compile(r"ugw_[0-9a-f]{32}").fullmatch
@@ -50,7 +50,21 @@ def render(
     """
     adapter = catalogue.destinations[destination].adapter
     try:
-        return _rows(catalogue, adapter, destination, tenant, event, received, now)
+        made = _usages(catalogue, adapter, destination, tenant, event, received, now)
+    except Refused as refused:
+        return refused.turned
+    if all(usage is None for _, _, usage in made):
+        return Turned(Code.ZERO)
+    return [(name, key, None if usage is None else adapter.encode(usage)) for name, key, usage in made]
+
+
+def usages(
+    catalogue: Catalogue, destination: str, tenant: str, event: Event, received: datetime
+) -> list[tuple[str, str, Usage[Binding, Link] | None]] | Turned:
+    """Return what the rows of one event say, as `render` would; whether they may go today is not asked."""
+    adapter = catalogue.destinations[destination].adapter
+    try:
+        return _usages(catalogue, adapter, destination, tenant, event, received, None)
     except Refused as refused:
         return refused.turned
 
@@ -62,15 +76,15 @@ def encoded(rows: Sequence[tuple[str, str, Row | None]]) -> list[Part]:
     ]
 
 
-def _rows(
+def _usages(
     catalogue: Catalogue,
     adapter: AnyAdapter,
     destination: str,
     tenant: str,
     event: Event,
     received: datetime,
-    now: datetime,
-) -> list[tuple[str, str, Row | None]] | Turned:
+    now: datetime | None,
+) -> list[tuple[str, str, Usage[Binding, Link] | None]]:
     door, meter = adapter.door, catalogue.meter(event.meter)
     rows = catalogue.rows(destination, event.meter)
     if meter is None or not rows:
@@ -85,8 +99,9 @@ def _rows(
         hint = f": set destinations.{destination}.settings.{door.absolute}" if door.absolute else ""
         raise Refused(ErrorCode.UNSUPPORTED, f"{adapter.spec.title} takes no absolute usage here{hint}")
     when = event.timestamp or received
-    _check_time(adapter, door, when, received, now)
-    if (period := catalogue.held(destination, tenant, when)) is not None:
+    if now is not None:
+        _check_time(adapter, door, when, received, now)
+    if now is not None and (period := catalogue.held(destination, tenant, when)) is not None:
         message = f"period {period} is closed, and {destination} holds late usage: set late to send to let it go"
         raise Refused(ErrorCode.OUTSIDE_TIME_WINDOW, message, Code.BLOCKED)
     link = link_of(catalogue, adapter, destination, tenant, event, when)
@@ -94,7 +109,7 @@ def _rows(
     groups = _grouped(door, measures)
     several = len(rows) > 1 and not (door.several_measures and len(groups) == 1)
     names = _part_names([group[0].name for group in groups]) if several else [""]
-    made: list[tuple[str, str, Row | None]] = []
+    made: list[tuple[str, str, Usage[Binding, Link] | None]] = []
     for name, group in zip(names, groups, strict=True):
         kept = [measure for measure in group if measure.quantity or absolute or door.zero == "sent"]
         key = _key(tenant, event.id, name, door.key)
@@ -115,8 +130,8 @@ def _rows(
             source=event.source,
             properties=event.properties,
         )
-        made.append((name, key, adapter.encode(usage)))
-    return Turned(Code.ZERO) if all(row is None for _, _, row in made) else made
+        made.append((name, key, usage))
+    return made
 
 
 def _check_time(adapter: AnyAdapter, door: Door, when: datetime, received: datetime, now: datetime) -> None:

@@ -137,6 +137,15 @@ class Gateway:
         transport = self._transports.get(destination)
         return None if transport is None else transport.key
 
+    def reader(self, destination: str) -> Transport:
+        """Return connections of their own to a destination, for reading; whoever asked closes them."""
+        return Transport(
+            self.catalogue.destinations[destination].adapter,
+            timeout=self.configuration.delivery.timeout,
+            connections=1,
+            mount=self._mounts.get(destination),
+        )
+
     def chore(self, name: str, step: Step) -> Chore:
         """Have something done in the background for as long as the gateway delivers."""
         chore = self._chores[name] = Chore(name, step, self.clock)

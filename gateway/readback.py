@@ -1,0 +1,118 @@
+"""Reads usage back from a destination: paced as its lane is, trouble tried again, and never taken for a zero."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping
+from datetime import datetime, timedelta
+from email.utils import parsedate_to_datetime
+from typing import TypeVar
+
+from adapters import (
+    Ask,
+    Binding,
+    CanReadUsage,
+    Fault,
+    Link,
+    Read,
+    Reply,
+    Request,
+    Take,
+    Unread,
+    UnreadKind,
+    Wanted,
+    Window,
+)
+from gateway.asking import AskFailed, ask
+from gateway.service import Gateway
+from gateway.transport import Transport
+
+__all__ = ["Reader", "name_of"]
+
+T = TypeVar("T")
+
+STEPS = 100_000
+"""Requests of one read; a page is at least a hundred rows wherever there are pages."""
+TRIES = 5
+"""Of one request. A read changes nothing, so that it can always be tried again."""
+PAUSE = timedelta(seconds=1)
+LONGEST = timedelta(minutes=2)
+
+
+class Reader:
+    """Reads from one destination, over connections of its own."""
+
+    def __init__(self, gateway: Gateway, destination: str) -> None:
+        self._gateway = gateway
+        self._clock = gateway.clock
+        self._adapter = gateway.catalogue.destinations[destination].adapter
+        self._lane = gateway.lanes.get(destination)
+        self._transport = gateway.reader(destination)
+        self.requests = 0
+
+    async def close(self) -> None:
+        """Close every connection."""
+        await self._transport.close()
+
+    async def usage(
+        self, window: Window, bindings: Mapping[str, Binding], link: Link | None, take: Take
+    ) -> Read | Unread:
+        """Read some meters over a window, of one customer or of all, handing rows over as they come."""
+        if not isinstance(self._adapter, CanReadUsage) or self._adapter.door.read_back is None:
+            title = self._adapter.spec.title
+            return Unread(kind=UnreadKind.UNSUPPORTED, why=f"usage cannot be read back from {title}")
+        if not bindings:
+            return Read(window=window)
+        wanted = Wanted(window=window, bindings=bindings, link=link, now=self._clock.now())
+        return await self.ask(self._adapter.read_usage(wanted, take))
+
+    async def ask(self, asked: Ask[T | Unread]) -> T | Unread:
+        """Return the answer to anything that the adapter can ask."""
+        steady = _Steady(self._transport, self._clock.now, self._pause)
+        try:
+            return await ask(steady, asked, turn=None if self._lane is None else self._lane.turn, steps=STEPS)
+        except AskFailed as error:
+            return Unread(kind=UnreadKind.TROUBLE, why=str(error))
+        finally:
+            self.requests += steady.sent
+
+    async def _pause(self, span: timedelta) -> None:
+        await self._clock.wait(asyncio.Event(), self._clock.now() + span)
+
+
+class _Steady:
+    """A transport that tries a read again where that may help."""
+
+    def __init__(
+        self, transport: Transport, now: Callable[[], datetime], pause: Callable[[timedelta], Awaitable[None]]
+    ) -> None:
+        self._transport = transport
+        self._now = now
+        self._pause = pause
+        self.sent = 0
+
+    async def send(self, request: Request) -> Reply | Fault:
+        """Send one request; again after a pause where there was no usable answer."""
+        pause = PAUSE
+        for left in reversed(range(TRIES)):
+            self.sent += 1
+            answer = await self._transport.send(request)
+            if not left or (isinstance(answer, Reply) and answer.status != 429 and answer.status < 500):
+                return answer
+            asked = None if isinstance(answer, Fault) else _retry_after(answer, self._now())
+            await self._pause(min(max(pause, asked or pause), LONGEST))
+            pause *= 2
+        raise AssertionError("unreachable")
+
+
+def _retry_after(reply: Reply, now: datetime) -> timedelta | None:
+    given = reply.headers.get("retry-after", "")
+    if given.isascii() and given.isdigit():
+        return timedelta(seconds=min(int(given[:9]), 86_400))
+    try:
+        return parsedate_to_datetime(given) - now
+    except (TypeError, ValueError):
+        return None
+
+
+def name_of(link: Link) -> str:
+    """Return what a provider calls a customer."""
+    return next((str(value) for name in link.names if (value := getattr(link, name)) is not None), "")

@@ -1,0 +1,202 @@
+"""What is compared, and what a comparison finds. Quantities are the provider's unit until they are shown."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from decimal import Context, Decimal
+from enum import StrEnum
+from typing import NamedTuple
+
+import msgspec
+
+from adapters import Unread, Window
+
+__all__ = [
+    "EXACT",
+    "IDS",
+    "OPEN",
+    "Cell",
+    "Difference",
+    "Ours",
+    "Place",
+    "Scope",
+    "Side",
+    "Standing",
+    "Theirs",
+    "Why",
+    "in_unit",
+]
+
+EXACT = Context(prec=400)
+IDS = 100
+"""Events that are named for each reason in a cell; more are counted."""
+
+
+class Why(StrEnum):
+    """Why ledger and provider, or two providers, do not say the same."""
+
+    MATCH = "match"
+    ROUNDING = "rounding"
+    IN_FLIGHT = "in_flight"
+    """On its way, in doubt, or taken so lately that it need not show yet."""
+    LATE = "late"
+    """It came after its window had ended, or too late for the provider."""
+    REJECTED = "rejected"
+    UNMAPPED = "unmapped"
+    """No link names the customer there, or no binding the meter."""
+    DUPLICATE = "duplicate"
+    """It counts more than once there."""
+    ONLY_HERE = "only_here"
+    """The ledger has it delivered, and it is not there."""
+    ONLY_THERE = "only_there"
+    BOUNDARY = "boundary"
+    """Both have it, on different sides of the window's edge."""
+    CAPABILITY = "capability"
+    """The provider cannot express it, or cannot tell it."""
+    UNEXPLAINED = "unexplained"
+
+
+OPEN = frozenset({Why.DUPLICATE, Why.ONLY_HERE, Why.ONLY_THERE, Why.UNEXPLAINED})
+"""What nothing that is known explains: a cut-over stops at it."""
+
+
+class Standing(StrEnum):
+    """Where one event's delivery stands, as far as figures go."""
+
+    DELIVERED = "delivered"
+    PENDING = "pending"
+    UNKNOWN = "unknown"
+    REJECTED = "rejected"
+    UNMAPPED = "unmapped"
+    CAPABILITY = "capability"
+    LATE = "late"
+
+
+class Place(NamedTuple):
+    """One figure: what a customer used of a meter; of one of its quantities, where there are several."""
+
+    customer: str
+    meter: str
+    part: str = ""
+
+
+class Ours(msgspec.Struct, array_like=True):
+    """One measure of one event, as the ledger has it."""
+
+    key: str
+    """As the provider was given it; empty where nothing was ever rendered."""
+    customer: str
+    meter: str
+    part: str
+    at: int
+    """Floored as the provider keeps it."""
+    quantity: Decimal
+    standing: Standing
+    received: int
+    theirs: str
+    """The provider's name of the customer; empty where there is none."""
+    id: str
+    absolute: bool = False
+
+
+class Theirs(msgspec.Struct, array_like=True):
+    """One measure of one row, as the provider has it."""
+
+    key: str
+    label: str
+    measure: str
+    customer: str
+    at: int
+    quantity: Decimal
+    evidence: str
+    version: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scope:
+    """What to compare."""
+
+    tenant: str
+    window: Window
+    destinations: tuple[str, ...]
+    customer: str | None = None
+    meter: str | None = None
+    accept: frozenset[Why] = frozenset()
+    """Reasons that somebody has looked at and takes for explained."""
+
+
+@dataclass(slots=True)
+class Difference:
+    """What one reason comes to in one cell."""
+
+    events: int = 0
+    quantity: Decimal = Decimal(0)
+    """Provider less ledger."""
+    ids: list[str] = field(default_factory=list[str])
+    """Of the first events, ours or, where we have none, the provider's keys."""
+
+    def add(self, quantity: Decimal, event_id: str) -> None:
+        """Count one event."""
+        self.events += 1
+        self.quantity = EXACT.add(self.quantity, quantity)
+        if len(self.ids) < IDS:
+            self.ids.append(event_id)
+
+
+@dataclass(slots=True)
+class Cell:
+    """One figure at one destination, beside the ledger's."""
+
+    scale: Decimal
+    recorded: Decimal = Decimal(0)
+    """Everything that the ledger has for this destination, however it stands."""
+    delivered: Decimal = Decimal(0)
+    pending: Decimal = Decimal(0)
+    unknown: Decimal = Decimal(0)
+    provider: Decimal | None = Decimal(0)
+    """`None`: it could not be read."""
+    events: int = 0
+    window: Window | None = None
+    """What was read, where that is not what was asked for."""
+    unread: Unread | None = None
+    reasons: dict[Why, Difference] = field(default_factory=dict[Why, Difference])
+
+    def put(self, why: Why, quantity: Decimal, event_id: str) -> None:
+        """Count one event that differs, for a reason."""
+        self.reasons.setdefault(why, Difference()).add(quantity, event_id)
+
+    def record(self, ours: Ours) -> None:
+        """Count one event of the ledger."""
+        self.events += 1
+        self.recorded = EXACT.add(self.recorded, ours.quantity)
+        if ours.standing is Standing.DELIVERED:
+            self.delivered = EXACT.add(self.delivered, ours.quantity)
+        elif ours.standing is Standing.PENDING:
+            self.pending = EXACT.add(self.pending, ours.quantity)
+        elif ours.standing is Standing.UNKNOWN:
+            self.unknown = EXACT.add(self.unknown, ours.quantity)
+
+    @property
+    def difference(self) -> Decimal | None:
+        """Provider less ledger."""
+        return None if self.provider is None else EXACT.subtract(self.provider, self.recorded)
+
+
+@dataclass(slots=True, kw_only=True)
+class Side:
+    """Everything that was found at one destination."""
+
+    cells: dict[Place, Cell] = field(default_factory=dict[Place, Cell])
+    exact: bool = True
+    kind: str = "events"
+    unread: Unread | None = None
+    """Why nothing at all could be read."""
+    missing: Mapping[str, Unread] = field(default_factory=dict[str, Unread])
+    """Meters that could not be read."""
+    requests: int = 0
+    rows: int = 0
+    window: Window | None = None
+
+
+def in_unit(quantity: Decimal, scale: Decimal) -> Decimal:
+    """Return a provider's quantity in the meter's own unit."""
+    return quantity if scale == 1 else Context(prec=60).divide(quantity, scale)

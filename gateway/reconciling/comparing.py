@@ -1,0 +1,209 @@
+"""A comparison from end to end: the ledger once, each provider once, then part by part."""
+
+import asyncio
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+
+from adapters import Link, Read, Take, Unread, UnreadKind, UsageRow, Window
+from canonical_schema import ErrorCode
+from gateway.errors import RequestRefused
+from gateway.readback import Reader, name_of
+from gateway.reconciling._model import Cell, Scope, Side, Theirs
+from gateway.reconciling.counting import Counters
+from gateway.reconciling.joining import Joiner
+from gateway.reconciling.ledger_side import EDGE, Labels, LedgerSide, labels_of
+from gateway.reconciling.spill import PARTS, Spill
+from gateway.service import Gateway
+from gateway.times import to_micros
+
+__all__ = ["Comparison", "compare", "scope_of"]
+
+
+@dataclass(slots=True, kw_only=True)
+class Comparison:
+    """What was found, by destination."""
+
+    scope: Scope
+    at: datetime
+    sides: dict[str, Side] = field(default_factory=dict[str, Side])
+    events: int = 0
+    trimmed: int = 0
+
+
+def scope_of(
+    gateway: Gateway,
+    tenant: str,
+    window: Window,
+    destinations: tuple[str, ...] = (),
+    customer: str | None = None,
+    meter: str | None = None,
+) -> Scope:
+    """Return what to compare; without destinations, all that have a binding for what is asked about.
+
+    Raises RequestRefused for what is not configured, and for a window without an inside.
+    """
+    catalogue, meters = gateway.catalogue, gateway.configuration.meters
+    if window.start >= window.end:
+        raise RequestRefused(400, ErrorCode.INVALID_REQUEST, "from: must be before to")
+    if meter is not None and meter not in meters:
+        raise RequestRefused(400, ErrorCode.UNKNOWN_METER, f"meter: {meter[:64]!r} is not in the catalogue")
+    for name in destinations:
+        if name not in catalogue.destinations:
+            raise RequestRefused(400, ErrorCode.INVALID_REQUEST, f"destination: {name[:64]!r} is not configured")
+    asked = [meters[meter]] if meter is not None else list(meters.values())
+    bound = {name for one in asked for name in one.bindings}
+    serves = {name for name, one in catalogue.destinations.items() if one.tenants is None or tenant in one.tenants}
+    chosen = destinations or tuple(name for name in catalogue.destinations if name in bound & serves)
+    return Scope(tenant=tenant, window=window, destinations=chosen, customer=customer, meter=meter)
+
+
+async def compare(gateway: Gateway, scope: Scope) -> Comparison:
+    """Compare the ledger with each destination. Holds figures and a part of the events, the rest lies on disk."""
+    meters = {
+        name: meter.bindings for name, meter in gateway.configuration.meters.items() if scope.meter in {None, name}
+    }
+    labels = {name: labels_of(gateway.catalogue, meters, name) for name in scope.destinations}
+    ours = LedgerSide(gateway, scope, labels)
+    made = Comparison(scope=scope, at=gateway.clock.now())
+    try:
+        await ours.read()
+        made.events, made.trimmed = ours.events, ours.trimmed
+        for name in scope.destinations:
+            made.sides[name] = await _Destination(gateway, scope, name, labels[name], ours).compare()
+    finally:
+        ours.close()
+    return made
+
+
+class _Destination:
+    """One destination's part of a comparison."""
+
+    def __init__(self, gateway: Gateway, scope: Scope, name: str, labels: Labels, ours: LedgerSide) -> None:
+        self._gateway = gateway
+        self._scope = scope
+        self._name = name
+        self._labels = labels
+        self._ours = ours
+        self._door = gateway.catalogue.destinations[name].adapter.door
+        self._side = Side()
+
+    async def compare(self) -> Side:
+        """Read the provider, and hold it against what the ledger has."""
+        side, read_back = self._side, self._door.read_back
+        if read_back is None:
+            side.unread = Unread(kind=UnreadKind.UNSUPPORTED, why="usage cannot be read back from this provider")
+        else:
+            side.kind, side.exact = read_back.kind, read_back.exact
+        settled = to_micros(self._gateway.clock.now()) - (read_back.settles // _MICRO if read_back else 0)
+        copies = read_back is not None and read_back.copies
+        by = self._door.dedupe.by if copies and self._door.dedupe is not None else None
+        known = self._ours.known[self._name]
+        joiner = Joiner(side, self._labels, known, self._scope.window, by, settled)
+        reader = Reader(self._gateway, self._name)
+        try:
+            if read_back is not None and read_back.by_customer:
+                await self._by_customer(reader, joiner, settled)
+            else:
+                await self._listed(reader, joiner)
+        finally:
+            await reader.close()
+        side.requests = reader.requests
+        for meter in self._labels.unreadable:
+            why = "its name at the provider comes from each event: nobody can ask for it"
+            self._leave_out(meter, Unread(kind=UnreadKind.UNSUPPORTED, why=why))
+        return side
+
+    async def _listed(self, reader: Reader, joiner: Joiner) -> None:
+        side, spill = self._side, Spill(Theirs)
+        with spill:
+
+            def take(row: UsageRow) -> None:
+                at = to_micros(row.instant)
+                spill.put(
+                    row.key,
+                    Theirs(row.key, row.meter, row.measure, row.customer, at, row.quantity, row.evidence, row.version),
+                )
+
+            if side.unread is None:
+                await self._read(reader, take)
+            side.rows = spill.count
+            for number in range(PARTS):
+                theirs = () if side.unread is not None else spill.part(number)
+                joiner.join(self._ours.spills[self._name].part(number), theirs)
+                await asyncio.sleep(0)
+        if side.unread is not None:
+            for cell in side.cells.values():
+                _unread(cell, side.unread)
+        for label, why in side.missing.items():
+            self._leave_out(label.rpartition("#")[0], why)
+
+    async def _read(self, reader: Reader, take: Take) -> None:
+        """Read every customer's usage, or one's by each of the links that there are for it."""
+        side, wide = self._side, self._scope.window.widened(EDGE)
+        links: list[Link | None] = [None]
+        if self._scope.customer is not None:
+            links = [*await self._links()]
+        for link in links:
+            told = await reader.usage(wide, self._labels.bindings, link, take)
+            if isinstance(told, Unread):
+                side.unread = told
+                return
+            side.exact = side.exact and told.exact
+            side.missing = {**side.missing, **told.unread}
+
+    async def _links(self) -> list[Link]:
+        """Return the one customer's links: those of stored events, and all that there are today."""
+        customer = self._scope.customer or ""
+        links = dict(self._ours.links[self._name])
+        await self._gateway.book.learn(self._scope.tenant, {customer})
+        rows = self._gateway.book.rows(self._scope.tenant, customer, self._name)
+        model = self._door.link
+        if not rows and not links and model.default is not None:
+            rows = (model.model_validate(model.completed({}, customer)),)
+        named: dict[tuple[object, ...], Link] = {}
+        for link in [*links, *rows]:
+            named.setdefault(tuple(getattr(link, name) for name in link.names), link)
+        for link in named.values():
+            self._ours.known[self._name].setdefault(name_of(link), customer)
+        return list(named.values())
+
+    async def _by_customer(self, reader: Reader, joiner: Joiner, settled: int) -> None:
+        side = self._side
+        counters = Counters(side, joiner, self._scope.window, settled)
+        links = self._ours.links[self._name]
+        if self._scope.customer is not None:
+            links = dict.fromkeys(await self._links(), self._scope.customer)
+        asked: dict[tuple[str, str], None] = {}
+        for link, customer in links.items():
+            if (customer, name_of(link)) in asked:
+                continue
+            asked[customer, name_of(link)] = None
+            told = await reader.usage(self._scope.window, self._labels.bindings, link, _nothing)
+            counters.told(customer, told)
+            if isinstance(told, Unread) and told.kind is UnreadKind.TROUBLE:
+                side.unread = told
+            elif isinstance(told, Read):
+                side.exact = side.exact and told.exact
+                side.window = told.window
+        for number in range(PARTS):
+            counters.take(self._ours.spills[self._name].part(number))
+            await asyncio.sleep(0)
+        counters.end(self._labels.reads)
+
+    def _leave_out(self, meter: str, why: Unread) -> None:
+        self._side.missing = {**self._side.missing, meter: why}
+        for place, cell in self._side.cells.items():
+            if place.meter == meter:
+                _unread(cell, why)
+
+
+def _nothing(_: UsageRow) -> None:
+    """Take no row: counters hand none over."""
+
+
+def _unread(cell: Cell, why: Unread) -> None:
+    cell.provider, cell.unread = None, why
+    cell.reasons.clear()
+
+
+_MICRO = timedelta(microseconds=1)

@@ -1,0 +1,124 @@
+"""Holds what the ledger sent against a provider's counters: sums alone, so that little is said of single events."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from decimal import Decimal
+
+from adapters import Read, Unread, UnreadKind, Window
+from gateway.reconciling._model import EXACT, Ours, Place, Side, Standing, Why
+from gateway.reconciling.joining import Joiner
+from gateway.times import to_micros
+
+__all__ = ["Counters"]
+
+OPEN = 16
+"""Deliveries in doubt of which every combination is tried; more are not told apart."""
+_CERTAIN = {
+    Standing.REJECTED: Why.REJECTED,
+    Standing.UNMAPPED: Why.UNMAPPED,
+    Standing.CAPABILITY: Why.CAPABILITY,
+    Standing.LATE: Why.LATE,
+}
+
+
+@dataclass(slots=True)
+class _Tally:
+    """What of a figure may or may not be counted."""
+
+    open: list[tuple[Decimal, str]] = field(default_factory=list[tuple[Decimal, str]])
+    more: int = 0
+    absolute: bool = False
+
+
+class Counters:
+    """One destination's counters, by customer."""
+
+    def __init__(self, side: Side, joiner: Joiner, window: Window, settled: int) -> None:
+        """`settled`: what was received before this is counted, if it is there at all."""
+        self._side = side
+        self._joiner = joiner
+        self._window = window
+        self._settled = settled
+        self._told: dict[str, Read | Unread] = {}
+        self._tallies: dict[Place, _Tally] = {}
+
+    def told(self, customer: str, what: Read | Unread) -> None:
+        """Note what was read of one customer. Two links of one customer in a window cannot be told apart."""
+        if customer in self._told:
+            why = "the customer has several links in this window: their counters cannot be laid on one figure"
+            what = Unread(kind=UnreadKind.UNSUPPORTED, why=why)
+        self._told[customer] = what
+
+    def take(self, ours: Iterable[Ours]) -> None:
+        """Count the ledger's events, each customer's over the window that was read."""
+        for one in ours:
+            told = self._told.get(one.customer)
+            window = told.window if isinstance(told, Read) else self._window
+            if not to_micros(window.start) <= one.at < to_micros(window.end):
+                continue
+            place = Place(one.customer, one.meter, one.part)
+            cell = self._joiner.cell(place)
+            cell.record(one)
+            tally = self._tallies.setdefault(place, _Tally())
+            tally.absolute = tally.absolute or one.absolute
+            why = _CERTAIN.get(one.standing)
+            if why is not None:
+                cell.put(why, -one.quantity, one.id)
+            elif one.standing is not Standing.DELIVERED or one.received > self._settled:
+                if len(tally.open) < OPEN:
+                    tally.open.append((one.quantity, one.id))
+                else:
+                    tally.more += 1
+
+    def end(self, reads: Mapping[tuple[str, str], tuple[str, str]]) -> None:
+        """Lay the counters beside the sums. `reads`: by meter and part, the label and measure that were read."""
+        for customer, told in self._told.items():
+            if isinstance(told, Read) and told.counted is not None:
+                for (meter, part), read in reads.items():
+                    counted = told.counted.get(read)
+                    place = Place(customer, meter, part)
+                    if counted is not None and (counted or place in self._side.cells):
+                        self._joiner.cell(place).provider = counted
+        for place, cell in self._side.cells.items():
+            told = self._told.get(place.customer)
+            if isinstance(told, Read) and told.window != self._window:
+                cell.window = told.window
+            label, _ = reads.get((place.meter, place.part), ("", ""))
+            unread = told if isinstance(told, Unread) else None if told is None else told.unread.get(label)
+            if told is None:
+                unread = Unread(kind=UnreadKind.UNSUPPORTED, why="no link names the customer there")
+            if unread is not None:
+                cell.provider, cell.unread = None, unread
+                cell.reasons.clear()
+            else:
+                self._explain(place)
+
+    def _explain(self, place: Place) -> None:
+        cell, tally = self._side.cells[place], self._tallies.get(place, _Tally())
+        provider = cell.provider or Decimal(0)
+        if tally.absolute:
+            cell.reasons.clear()
+            if provider != cell.recorded:  # a running value replaces what came before it: sums say nothing
+                cell.put(Why.CAPABILITY, EXACT.subtract(provider, cell.recorded), "")
+            return
+        explained = sum((one.quantity for one in cell.reasons.values()), Decimal(0))
+        rest = EXACT.subtract(EXACT.subtract(provider, cell.recorded), explained)
+        if rest == 0:
+            return
+        missing = _combination(tally.open, -rest)
+        if missing is None:
+            cell.put(Why.UNEXPLAINED, rest, "")
+            return
+        for quantity, event_id in missing:
+            cell.put(Why.IN_FLIGHT, -quantity, event_id)
+
+
+def _combination(given: list[tuple[Decimal, str]], total: Decimal) -> list[tuple[Decimal, str]] | None:
+    """Return deliveries in doubt that come to a sum exactly, the fewest that do; `None`: none do."""
+    reached: dict[Decimal, list[tuple[Decimal, str]]] = {Decimal(0): []}
+    for one in given:
+        for known, chosen in list(reached.items()):
+            made = EXACT.add(known, one[0])
+            if made not in reached or len(reached[made]) > len(chosen) + 1:
+                reached[made] = [*chosen, one]
+    return reached.get(total)

@@ -1,0 +1,209 @@
+"""The ledger's side of a comparison: every stored event of a window, as each destination was given it."""
+
+from collections.abc import Iterator, Mapping
+from datetime import timedelta
+from decimal import Decimal
+
+from adapters import Binding, Link
+from canonical_schema import DeliveryStatus, ErrorCode, Event, Kind
+from gateway.bindings import BindingRow
+from gateway.catalogue import Catalogue
+from gateway.intake import slices
+from gateway.ledger import Code, Track
+from gateway.merge import View
+from gateway.readback import name_of
+from gateway.reconciling._model import EXACT, Ours, Scope, Standing
+from gateway.reconciling.spill import Spill
+from gateway.rendering import Turned, usages
+from gateway.service import Gateway
+from gateway.stored import stored
+from gateway.times import from_micros, to_micros
+
+__all__ = ["EDGE", "Label", "Labels", "LedgerSide", "labels_of"]
+
+EDGE = timedelta(hours=1)
+"""Looked at beyond both ends of the window, to tell what lies on its other side from what is lost."""
+
+Label = tuple[str, str, Decimal]
+"""Meter, part and scale of one row of a binding's quantity."""
+
+
+class Labels:
+    """How one destination's rows are found again: a label for each row of each meter's binding."""
+
+    def __init__(self, catalogue: Catalogue, destination: str, meters: Mapping[str, tuple[BindingRow, ...]]) -> None:
+        self.bindings: dict[str, Binding] = {}
+        """By label, what can be read."""
+        self.places: dict[tuple[str, str], Label] = {}
+        """By label and measure."""
+        self.scales: dict[tuple[str, str], Decimal] = {}
+        """By meter and part."""
+        self.named: dict[str, tuple[object, ...]] = {}
+        """By label, the provider's name of it: labels that share one are shown the same rows."""
+        self.reads: dict[tuple[str, str], tuple[str, str]] = {}
+        """By meter and part, the label and the measure under which it is read."""
+        self.unreadable: list[str] = []
+        """Meters whose names there come from events, so that nobody can ask for them."""
+        self.meters = frozenset(meters)
+        for meter, rows in meters.items():
+            seen: dict[str, int] = {}
+            for number, row in enumerate(rows):
+                label = f"{meter}#{number}"
+                if (binding := row.readable) is None:
+                    self.unreadable.append(meter)
+                else:
+                    self.bindings[label] = binding
+                    self.named[label] = tuple(getattr(binding, name) for name in binding.names)
+                for measure in row.takes() or ("",):
+                    part = _part(measure, seen)
+                    self.places[label, measure] = (meter, part, row.scale)
+                    self.scales[meter, part] = row.scale
+                    self.reads[meter, part] = (label, measure)
+
+
+def labels_of(catalogue: Catalogue, meters: Mapping[str, Mapping[str, tuple[BindingRow, ...]]], name: str) -> Labels:
+    """Return the labels of one destination. `meters`: the bindings of each, by destination."""
+    return Labels(catalogue, name, {meter: bound[name] for meter, bound in meters.items() if name in bound})
+
+
+def _part(measure: str, seen: dict[str, int]) -> str:
+    """Return the name of a measure's figure: a second row of one quantity gets a number."""
+    seen[measure] = seen.get(measure, 0) + 1
+    return measure if seen[measure] == 1 else f"{measure or 'quantity'}-{seen[measure]}"
+
+
+class LedgerSide:
+    """Reads the ledger once, for all the destinations of a comparison."""
+
+    def __init__(self, gateway: Gateway, scope: Scope, labels: Mapping[str, Labels]) -> None:
+        self._gateway = gateway
+        self._scope = scope
+        self._labels = labels
+        self._wide = scope.window.widened(EDGE)
+        self.spills = {name: Spill(Ours) for name in labels}
+        self.links: dict[str, dict[Link, str]] = {name: {} for name in labels}
+        """Each customer's links that events of the window fall under, with whose they are."""
+        self.known: dict[str, dict[str, str]] = {name: {} for name in labels}
+        """Our name of a customer by the provider's."""
+        self.events = 0
+        self.trimmed = 0
+        """Batches of which only ids and statuses are left, so that nothing of them can be added up."""
+
+    async def read(self) -> None:
+        """Read every event of the window, and a little beyond."""
+        scope = self._scope
+        async for view in stored(self._gateway.ledger, scope.tenant):
+            snapshot = view.snapshot
+            if snapshot.remains is not None and snapshot.remains.trimmed:
+                received = from_micros(snapshot.received)
+                self.trimmed += received >= scope.window.start
+                continue
+            chosen = [index for index in range(len(snapshot.events)) if self._wanted(view, index)]
+            if not chosen:
+                continue
+            await self._gateway.book.learn(scope.tenant, {snapshot.events[index].customer for index in chosen})
+            tracks = {track.destination: track for track in snapshot.tracks if track.destination in self._labels}
+            errors = {name: dict(_errors(track)) for name, track in tracks.items()}
+            async for part in slices(len(chosen)):
+                for index in chosen[part.start : part.stop]:
+                    event, received = snapshot.events[index], snapshot.received_at(index)
+                    self.events += 1
+                    for name, track in tracks.items():
+                        if event.meter in self._labels[name].meters:
+                            self._take(name, event, received, Code(track.codes[index]), errors[name].get(index))
+
+    def _wanted(self, view: View, index: int) -> bool:
+        event, scope = view.snapshot.events[index], self._scope
+        if scope.customer is not None and event.customer != scope.customer:
+            return False
+        if scope.meter is not None and event.meter != scope.meter:
+            return False
+        return (event.timestamp or from_micros(view.snapshot.received_at(index))) in self._wide
+
+    def _take(self, name: str, event: Event, received: int, code: Code, error: ErrorCode | None) -> None:
+        standing = standing_of(code, error)
+        if standing is None:
+            return
+        for ours in self._ours(name, event, received, standing):
+            self.spills[name].put(ours.key, ours)
+
+    def _ours(self, name: str, event: Event, received: int, standing: Standing) -> Iterator[Ours]:
+        catalogue, when = self._gateway.catalogue, from_micros(received)
+        made = usages(catalogue, name, self._scope.tenant, event, when)
+        labels, at = self._labels[name], to_micros(event.timestamp or when)
+        absolute = event.kind is Kind.ABSOLUTE
+        if isinstance(made, Turned):
+            given = {"": event.quantity} if event.quantities is None else event.quantities
+            for measure, quantity in given.items():
+                if (scale := labels.scales.get((event.meter, measure))) is not None:
+                    amount = EXACT.multiply(Decimal(1) if quantity is None else quantity, scale)
+                    yield Ours(
+                        "", event.customer, event.meter, measure, at, amount, standing, received, "", event.id, absolute
+                    )
+            return
+        seen: dict[str, int] = {}
+        for _, key, usage in made:
+            if usage is None:
+                continue
+            theirs = name_of(usage.link)
+            self.links[name].setdefault(usage.link, event.customer)
+            self.known[name].setdefault(theirs, event.customer)
+            for measure in usage.measures:
+                yield Ours(
+                    key,
+                    event.customer,
+                    event.meter,
+                    _part(measure.name, seen),
+                    to_micros(usage.timestamp),
+                    measure.quantity,
+                    standing,
+                    received,
+                    theirs,
+                    event.id,
+                    absolute,
+                )
+
+    def close(self) -> None:
+        """Let go of what lies on disk."""
+        for spill in self.spills.values():
+            spill.__exit__(None, None, None)
+
+
+def standing_of(code: Code, error: ErrorCode | None) -> Standing | None:
+    """Return what a delivery's status means for figures; `None`: it is not meant for this destination."""
+    if code is Code.NONE:
+        return None
+    match code.status:
+        case DeliveryStatus.ACCEPTED | DeliveryStatus.DUPLICATE:
+            return Standing.DELIVERED
+        case DeliveryStatus.PENDING | DeliveryStatus.RETRYING:
+            return Standing.PENDING
+        case DeliveryStatus.BLOCKED:
+            unmapped = error in {ErrorCode.UNMAPPED_CUSTOMER, ErrorCode.UNKNOWN_METER}
+            return Standing.UNMAPPED if unmapped else Standing.PENDING
+        case DeliveryStatus.UNKNOWN:
+            return Standing.UNKNOWN
+        case DeliveryStatus.REJECTED | DeliveryStatus.DEAD:
+            return _REFUSED.get(error, Standing.REJECTED) if error is not None else Standing.REJECTED
+        case DeliveryStatus.FILTERED:
+            return None
+
+
+_REFUSED: Mapping[ErrorCode, Standing] = {
+    ErrorCode.QUANTITY_NOT_REPRESENTABLE: Standing.CAPABILITY,
+    ErrorCode.UNSUPPORTED: Standing.CAPABILITY,
+    ErrorCode.OUTSIDE_TIME_WINDOW: Standing.LATE,
+    ErrorCode.EXPIRED: Standing.LATE,
+    ErrorCode.UNMAPPED_CUSTOMER: Standing.UNMAPPED,
+    ErrorCode.UNKNOWN_CUSTOMER: Standing.UNMAPPED,
+    ErrorCode.UNKNOWN_SUBSCRIPTION: Standing.UNMAPPED,
+    ErrorCode.UNKNOWN_BINDING: Standing.UNMAPPED,
+    ErrorCode.UNKNOWN_METER: Standing.UNMAPPED,
+}
+
+
+def _errors(track: Track) -> Iterator[tuple[int, ErrorCode]]:
+    for group, members in track.work:
+        if group.error is not None:
+            for index in members:
+                yield index, group.error["code"]
