@@ -18,7 +18,16 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from canonical_schema import ErrorCode, Event, format_time
-from gateway import __version__, corrections_api, customers_api, erasing, migration_api, period_api, repair_api
+from gateway import (
+    __version__,
+    corrections_api,
+    customers_api,
+    erasing,
+    migration_api,
+    period_api,
+    reconciling_api,
+    repair_api,
+)
 from gateway.access import tenant_of
 from gateway.corrections import shown
 from gateway.destinations import described
@@ -65,6 +74,7 @@ def create_app(gateway: Gateway) -> ASGIApp:
             *erasing.routes(gateway),
             *migration_api.routes(gateway),
             *period_api.routes(gateway),
+            *reconciling_api.routes(gateway),
             *customers_api.routes(gateway),
             *corrections_api.routes(gateway),
             Route("/livez", api.livez, methods=["GET"]),

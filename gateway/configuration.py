@@ -5,6 +5,7 @@ that the destination's adapter declares; what is wrong with any of it is found a
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from decimal import Decimal
 from functools import cached_property
 from typing import Annotated, Literal, Self, TypeVar, cast
 
@@ -152,6 +153,9 @@ class Meter(Section):
 
     aggregation: Aggregation = Field(default="sum", description="How the events of a period make one figure.")
     unit: str | None = Field(default=None, min_length=1, description="What is counted; informative.")
+    tolerance: Decimal | None = Field(
+        default=None, ge=0, description="How far a provider's figure may be off when both are compared; in this unit."
+    )
     bindings: Mapping[str, tuple[InstanceOf[BindingRow], ...]] = Field(
         default_factory=dict[str, tuple[BindingRow, ...]],
         description="By destination. Absent: every destination, by the meter's own name; present: only those named.",

@@ -18,7 +18,7 @@ from gateway.ledger import Code, Part, WorkState
 from gateway.rendering import Turned, encoded, render
 from gateway.times import from_micros
 
-__all__ = ["SOON", "Rows", "Situation", "Waits", "difference", "rendered", "situation"]
+__all__ = ["SOON", "Rows", "Situation", "Waits", "difference", "rendered", "saying", "situation"]
 
 SOON = timedelta(milliseconds=100)
 PATIENCE = timedelta(seconds=15)
@@ -105,7 +105,7 @@ def rendered(
         return Turned(Code.ZERO if have else Code.VOIDED)
     adapter = catalogue.destinations[destination].adapter
     if found.carrier is None:
-        return _made(catalogue, destination, tenant, _saying(correction, correction.id, want), received, now, "new row")
+        return _made(catalogue, destination, tenant, saying(correction, correction.id, want), received, now, "new row")
     way, meter = adapter.door.corrections, catalogue.meter(correction.meter)
     aggregation = "sum" if meter is None else meter.aggregation
     match way:
@@ -114,14 +114,14 @@ def rendered(
                 hint = f"it is switched off: set destinations.{destination}.settings.{way.setting}"
                 return _unsupported(adapter, f"amends what it has, and {hint}")
             target = want or dict.fromkeys(have, _NONE)
-            said = _saying(correction, found.carrier.event.id, target)
+            said = saying(correction, found.carrier.event.id, target)
             return _made(catalogue, destination, tenant, said, received, now, "amend")
         case Deltas() if aggregation in way.aggregations:
             delta = difference(have, want)
             if any(each < 0 for each in delta.values()) and (problem := _negatives(adapter, destination, way)):
                 return _unsupported(adapter, problem)
             return _made(
-                catalogue, destination, tenant, _saying(correction, correction.id, delta), received, now, "delta"
+                catalogue, destination, tenant, saying(correction, correction.id, delta), received, now, "delta"
             )
         case TakeBack() if aggregation in way.aggregations:
             if want:
@@ -146,7 +146,7 @@ def difference(before: Quantities, after: Quantities) -> Quantities:
     return {name: each for name, each in made.items() if each}
 
 
-def _saying(correction: Event, event_id: str, quantities: Quantities) -> Event:
+def saying(correction: Event, event_id: str, quantities: Quantities) -> Event:
     """Return an event as it is rendered for a correction."""
     plainly = PLAIN in quantities
     return msgspec.structs.replace(

@@ -8,7 +8,9 @@ from typing import TypeVar
 
 from adapters import (
     Ask,
+    Billed,
     Binding,
+    CanReadCharges,
     CanReadUsage,
     Fault,
     Link,
@@ -63,6 +65,13 @@ class Reader:
             return Read(window=window)
         wanted = Wanted(window=window, bindings=bindings, link=link, now=self._clock.now())
         return await self.ask(self._adapter.read_usage(wanted, take))
+
+    async def charges(self, window: Window, link: Link) -> Billed | Unread | None:
+        """Read what one customer will be charged; `None`: this provider cannot be asked."""
+        if not isinstance(self._adapter, CanReadCharges):
+            return None
+        wanted = Wanted(window=window, bindings={}, link=link, now=self._clock.now())
+        return await self.ask(self._adapter.read_charges(wanted, lifetime=False))
 
     async def ask(self, asked: Ask[T | Unread]) -> T | Unread:
         """Return the answer to anything that the adapter can ask."""

@@ -44,6 +44,9 @@ app.command(
 )
 app.command("gateway.cli.backfill:backfill", name="backfill", help="Fill a destination in with history.")
 app.command("gateway.cli.close:close", name="close", help="Tell whether a billing period is complete, and close it.")
+app.command(
+    "gateway.cli.reconcile:reconcile", name="reconcile", help="Hold the ledger and the vendors against each other."
+)
 app.command("gateway.cli.simulate:simulate", name="simulate", help="Run simulated vendors for your own tests.")
 
 

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from adapters import Unread, Window
+from adapters import Link, Unread, Window
 
 __all__ = [
     "EXACT",
@@ -96,6 +96,8 @@ class Ours(msgspec.Struct, array_like=True):
     """The provider's name of the customer; empty where there is none."""
     id: str
     absolute: bool = False
+    replaces: bool = False
+    """A correction of the row of this key: its quantity is what the row says now."""
 
 
 class Theirs(msgspec.Struct, array_like=True):
@@ -120,6 +122,8 @@ class Scope:
     destinations: tuple[str, ...]
     customer: str | None = None
     meter: str | None = None
+    against: str | None = None
+    """The destination that the first one is held against, as well as the ledger."""
     accept: frozenset[Why] = frozenset()
     """Reasons that somebody has looked at and takes for explained."""
 
@@ -195,6 +199,8 @@ class Side:
     requests: int = 0
     rows: int = 0
     window: Window | None = None
+    links: list[Link] = field(default_factory=list[Link], repr=False)
+    """Of the one customer that was asked about."""
 
 
 def in_unit(quantity: Decimal, scale: Decimal) -> Decimal:

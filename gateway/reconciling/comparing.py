@@ -8,10 +8,11 @@ from adapters import Link, Read, Take, Unread, UnreadKind, UsageRow, Window
 from canonical_schema import ErrorCode
 from gateway.errors import RequestRefused
 from gateway.readback import Reader, name_of
-from gateway.reconciling._model import Cell, Scope, Side, Theirs
+from gateway.reconciling._model import Cell, Scope, Side, Theirs, Why
 from gateway.reconciling.counting import Counters
 from gateway.reconciling.joining import Joiner
 from gateway.reconciling.ledger_side import EDGE, Labels, LedgerSide, labels_of
+from gateway.reconciling.pairing import Pair, paired
 from gateway.reconciling.spill import PARTS, Spill
 from gateway.service import Gateway
 from gateway.times import to_micros
@@ -28,6 +29,7 @@ class Comparison:
     sides: dict[str, Side] = field(default_factory=dict[str, Side])
     events: int = 0
     trimmed: int = 0
+    pair: Pair | None = None
 
 
 def scope_of(
@@ -37,6 +39,8 @@ def scope_of(
     destinations: tuple[str, ...] = (),
     customer: str | None = None,
     meter: str | None = None,
+    against: str | None = None,
+    accept: frozenset[Why] = frozenset(),
 ) -> Scope:
     """Return what to compare; without destinations, all that have a binding for what is asked about.
 
@@ -47,6 +51,10 @@ def scope_of(
         raise RequestRefused(400, ErrorCode.INVALID_REQUEST, "from: must be before to")
     if meter is not None and meter not in meters:
         raise RequestRefused(400, ErrorCode.UNKNOWN_METER, f"meter: {meter[:64]!r} is not in the catalogue")
+    if against is not None and (len(destinations) != 1 or against in destinations):
+        detail = "against: holds one destination against another: name the one, and the other"
+        raise RequestRefused(400, ErrorCode.INVALID_REQUEST, detail)
+    destinations = (*destinations, *([] if against is None else [against]))
     for name in destinations:
         if name not in catalogue.destinations:
             raise RequestRefused(400, ErrorCode.INVALID_REQUEST, f"destination: {name[:64]!r} is not configured")
@@ -54,7 +62,15 @@ def scope_of(
     bound = {name for one in asked for name in one.bindings}
     serves = {name for name, one in catalogue.destinations.items() if one.tenants is None or tenant in one.tenants}
     chosen = destinations or tuple(name for name in catalogue.destinations if name in bound & serves)
-    return Scope(tenant=tenant, window=window, destinations=chosen, customer=customer, meter=meter)
+    return Scope(
+        tenant=tenant,
+        window=window,
+        destinations=chosen,
+        customer=customer,
+        meter=meter,
+        against=against,
+        accept=accept,
+    )
 
 
 async def compare(gateway: Gateway, scope: Scope) -> Comparison:
@@ -70,6 +86,8 @@ async def compare(gateway: Gateway, scope: Scope) -> Comparison:
         made.events, made.trimmed = ours.events, ours.trimmed
         for name in scope.destinations:
             made.sides[name] = await _Destination(gateway, scope, name, labels[name], ours).compare()
+        if scope.against is not None:
+            made.pair = paired(made.sides, labels, ours.alone, scope.destinations[0], scope.against)
     finally:
         ours.close()
     return made
@@ -165,7 +183,8 @@ class _Destination:
             named.setdefault(tuple(getattr(link, name) for name in link.names), link)
         for link in named.values():
             self._ours.known[self._name].setdefault(name_of(link), customer)
-        return list(named.values())
+        self._side.links = list(named.values())
+        return self._side.links
 
     async def _by_customer(self, reader: Reader, joiner: Joiner, settled: int) -> None:
         side = self._side

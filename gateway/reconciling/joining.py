@@ -3,6 +3,8 @@
 from collections.abc import Iterable, Mapping, Sequence
 from decimal import Decimal
 
+import msgspec
+
 from adapters import Window
 from gateway.reconciling._model import EXACT, Cell, Ours, Place, Side, Standing, Theirs, Why
 from gateway.reconciling.ledger_side import Labels
@@ -52,7 +54,7 @@ class Joiner:
             meter, part, _ = self._labels.places[row.label, row.measure]
             listed.setdefault((row.key, meter, part), []).append(row)
         used = set[tuple[object, ...]]()
-        for one in ours:
+        for one in _folded(ours):
             rows = listed.pop((one.key, one.meter, one.part), []) if one.key else []
             used.update(self._shown_as(row) for row in rows)
             self._compare(one, rows)
@@ -103,6 +105,8 @@ class Joiner:
             return
         cell.record(ours)
         if not right:
+            if not ours.quantity:
+                return  # taken back, and gone there
             elsewhere = [row for row in rows if not self._within(row.at)]
             cell.put(Why.BOUNDARY if elsewhere else self._missing(ours), -ours.quantity, ours.id)
             return
@@ -137,6 +141,21 @@ class Joiner:
     def _add(cell: Cell, rows: Sequence[Theirs]) -> None:
         for row in rows:
             cell.provider = EXACT.add(cell.provider or Decimal(0), row.quantity)
+
+
+def _folded(ours: Iterable[Ours]) -> list[Ours]:
+    """Return what each row should say by now: a correction of a row takes its place."""
+    made: list[Ours] = []
+    places: dict[tuple[str, str, str], int] = {}
+    for one in ours:
+        identity = (one.key, one.meter, one.part)
+        if one.key and one.replaces and identity in places:
+            place = places[identity]
+            made[place] = msgspec.structs.replace(made[place], quantity=one.quantity)
+        else:
+            places[identity] = len(made)
+            made.append(one)
+    return made
 
 
 def is_rounded(ours: Decimal, theirs: Decimal, *, exact: bool) -> bool:

@@ -4,15 +4,19 @@ from collections.abc import Iterator, Mapping
 from datetime import timedelta
 from decimal import Decimal
 
-from adapters import Binding, Link
+import msgspec
+
+from adapters import Amend, Binding, Deltas, Link, TakeBack
 from canonical_schema import DeliveryStatus, ErrorCode, Event, Kind
 from gateway.bindings import BindingRow
 from gateway.catalogue import Catalogue
+from gateway.chain import Look
+from gateway.correcting import Situation, difference, saying, situation
 from gateway.intake import slices
 from gateway.ledger import Code, Track
 from gateway.merge import View
 from gateway.readback import name_of
-from gateway.reconciling._model import EXACT, Ours, Scope, Standing
+from gateway.reconciling._model import EXACT, Difference, Ours, Place, Scope, Standing, in_unit
 from gateway.reconciling.spill import Spill
 from gateway.rendering import Turned, usages
 from gateway.service import Gateway
@@ -85,6 +89,8 @@ class LedgerSide:
         """Each customer's links that events of the window fall under, with whose they are."""
         self.known: dict[str, dict[str, str]] = {name: {} for name in labels}
         """Our name of a customer by the provider's."""
+        self.alone: dict[str, dict[Place, Difference]] = {name: {} for name in labels}
+        """By destination, what the other one of a pair was never meant to have. In the meter's unit."""
         self.events = 0
         self.trimmed = 0
         """Batches of which only ids and statuses are left, so that nothing of them can be added up."""
@@ -104,13 +110,20 @@ class LedgerSide:
             await self._gateway.book.learn(scope.tenant, {snapshot.events[index].customer for index in chosen})
             tracks = {track.destination: track for track in snapshot.tracks if track.destination in self._labels}
             errors = {name: dict(_errors(track)) for name, track in tracks.items()}
+            look = Look(self._gateway.ledger)
             async for part in slices(len(chosen)):
                 for index in chosen[part.start : part.stop]:
                     event, received = snapshot.events[index], snapshot.received_at(index)
                     self.events += 1
+                    meant: dict[str, list[Ours]] = {}
                     for name, track in tracks.items():
-                        if event.meter in self._labels[name].meters:
-                            self._take(name, event, received, Code(track.codes[index]), errors[name].get(index))
+                        standing = standing_of(Code(track.codes[index]), errors[name].get(index))
+                        if standing is not None and event.meter in self._labels[name].meters:
+                            meant[name] = await self._ours(look, name, event, received, standing)
+                            for ours in meant[name]:
+                                self.spills[name].put(ours.key, ours)
+                    if self._scope.against is not None and len(meant) == 1:
+                        self._count_alone(*meant.popitem())
 
     def _wanted(self, view: View, index: int) -> bool:
         event, scope = view.snapshot.events[index], self._scope
@@ -120,26 +133,63 @@ class LedgerSide:
             return False
         return (event.timestamp or from_micros(view.snapshot.received_at(index))) in self._wide
 
-    def _take(self, name: str, event: Event, received: int, code: Code, error: ErrorCode | None) -> None:
-        standing = standing_of(code, error)
-        if standing is None:
-            return
-        for ours in self._ours(name, event, received, standing):
-            self.spills[name].put(ours.key, ours)
+    def _count_alone(self, name: str, meant: list[Ours]) -> None:
+        for ours in meant:
+            if from_micros(ours.at) in self._scope.window:
+                place = Place(ours.customer, ours.meter, ours.part)
+                scale = self._labels[name].scales.get((ours.meter, ours.part), Decimal(1))
+                self.alone[name].setdefault(place, Difference()).add(in_unit(ours.quantity, scale), ours.id)
 
-    def _ours(self, name: str, event: Event, received: int, standing: Standing) -> Iterator[Ours]:
+    async def _ours(self, look: Look, name: str, event: Event, received: int, standing: Standing) -> list[Ours]:
+        """Return what an event, or a correction, should come to at a destination."""
+        said = event.corrects
+        if said is None:
+            return list(self._rows(name, event, received, standing))
+        plainly = list(self._plain(name, event, received, standing))
+        if standing not in {Standing.DELIVERED, Standing.UNKNOWN}:
+            return plainly
+        chain = await look.chain(self._scope.tenant, said.of, said.number)
+        if chain is None:
+            return plainly
+        found = situation(await look.stands(chain, name), event, self._gateway.clock.now())
+        if not isinstance(found, Situation):
+            return plainly
+        carrier = found.carrier
+        if carrier is None:
+            return list(self._rows(name, saying(event, event.id, said.after), received, standing))
+        match self._gateway.catalogue.destinations[name].adapter.door.corrections:
+            case Deltas():
+                row = saying(event, event.id, difference(found.have, said.after))
+                return list(self._rows(name, row, received, standing))
+            case Amend() if standing is Standing.DELIVERED:
+                row = saying(event, carrier.event.id, said.after or dict.fromkeys(found.have, Decimal(0)))
+                return [
+                    msgspec.structs.replace(one, replaces=True) for one in self._rows(name, row, received, standing)
+                ]
+            case TakeBack() if standing is Standing.DELIVERED:
+                gone = self._rows(name, saying(event, carrier.event.id, found.have), received, standing)
+                return [msgspec.structs.replace(one, quantity=Decimal(0), replaces=True) for one in gone]
+            case _:
+                return plainly
+
+    def _plain(self, name: str, event: Event, received: int, standing: Standing) -> Iterator[Ours]:
+        """Give an event's measures as they are, without the rows that they would be."""
+        labels, at = self._labels[name], to_micros(event.timestamp or from_micros(received))
+        absolute = event.kind is Kind.ABSOLUTE
+        given = {"": event.quantity} if event.quantities is None else event.quantities
+        for measure, quantity in given.items():
+            if (scale := labels.scales.get((event.meter, measure))) is not None:
+                amount = EXACT.multiply(Decimal(1) if quantity is None else quantity, scale)
+                yield Ours(
+                    "", event.customer, event.meter, measure, at, amount, standing, received, "", event.id, absolute
+                )
+
+    def _rows(self, name: str, event: Event, received: int, standing: Standing) -> Iterator[Ours]:
         catalogue, when = self._gateway.catalogue, from_micros(received)
         made = usages(catalogue, name, self._scope.tenant, event, when)
-        labels, at = self._labels[name], to_micros(event.timestamp or when)
         absolute = event.kind is Kind.ABSOLUTE
         if isinstance(made, Turned):
-            given = {"": event.quantity} if event.quantities is None else event.quantities
-            for measure, quantity in given.items():
-                if (scale := labels.scales.get((event.meter, measure))) is not None:
-                    amount = EXACT.multiply(Decimal(1) if quantity is None else quantity, scale)
-                    yield Ours(
-                        "", event.customer, event.meter, measure, at, amount, standing, received, "", event.id, absolute
-                    )
+            yield from self._plain(name, event, received, standing)
             return
         seen: dict[str, int] = {}
         for _, key, usage in made:

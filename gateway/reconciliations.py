@@ -1,0 +1,153 @@
+"""Comparisons that were asked for: kept in the ledger, made one after the other in the background."""
+
+import asyncio
+from datetime import datetime, timedelta
+from typing import Any, Literal
+
+import msgspec
+
+from adapters import Window
+from canonical_schema import ErrorCode, format_time
+from gateway.catalogue import DEFAULT_TENANT
+from gateway.errors import GatewayError, RequestRefused
+from gateway.ledger import Document
+from gateway.reconciling._model import Scope, Why
+from gateway.reconciling.comparing import compare, scope_of
+from gateway.reconciling.report import report
+from gateway.service import Gateway
+from gateway.times import from_micros, to_micros
+from gateway.tokens import token
+
+__all__ = ["KIND", "Reconciliation", "Reconciliations", "Wanted"]
+
+KIND = "reconciliation"
+REPORT = "reconciliation report"
+LOOK = timedelta(seconds=30)
+"""Between two looks at what other processes were asked for."""
+
+State = Literal["queued", "running", "done", "failed"]
+
+
+class Wanted(msgspec.Struct, frozen=True, kw_only=True):
+    """What to compare."""
+
+    start: datetime
+    end: datetime
+    destinations: tuple[str, ...] = ()
+    against: str | None = None
+    customer: str | None = None
+    meter: str | None = None
+    accept: tuple[str, ...] = ()
+
+
+class Reconciliation(msgspec.Struct, kw_only=True):
+    """One comparison that was asked for."""
+
+    id: str
+    tenant: str
+    wanted: Wanted
+    created: int
+    state: State = "queued"
+    finished: int | None = None
+    why: str | None = None
+
+
+class Reconciliations:
+    """The comparisons of one gateway."""
+
+    def __init__(self, gateway: Gateway) -> None:
+        self._gateway = gateway
+        self._chore = gateway.chore(KIND, self.step)
+        self._done = asyncio.Condition()
+
+    async def begin(self, tenant: str, wanted: Wanted) -> Reconciliation:
+        """Note down what to compare. Raises RequestRefused for what cannot be."""
+        self._scope(tenant, wanted)
+        now = to_micros(self._gateway.clock.now())
+        asked = Reconciliation(id=f"rec_{now:016x}_{token()[:8]}", tenant=tenant, wanted=wanted, created=now)
+        await self._gateway.ledger.keep([_document(asked)])
+        self._chore.wake()
+        return asked
+
+    async def waited(self, asked: Reconciliation, seconds: float) -> Reconciliation:
+        """Return it when it is done, or as it stands after a while."""
+        try:
+            async with asyncio.timeout(seconds), self._done:
+                while (asked := await self.get(asked.tenant, asked.id)).finished is None:
+                    await self._done.wait()
+        except TimeoutError:
+            pass
+        return asked
+
+    async def get(self, tenant: str, name: str) -> Reconciliation:
+        """Return one. Raises RequestRefused where there is none of this id."""
+        body = await self._gateway.ledger.document(KIND, tenant, name)
+        if body is None:
+            raise RequestRefused(404, ErrorCode.NOT_FOUND, "no reconciliation of this tenant has this id")
+        return msgspec.json.decode(body, type=Reconciliation)
+
+    async def shown(self, asked: Reconciliation) -> dict[str, Any]:
+        """Return one with its report, where there is one."""
+        body = await self._gateway.ledger.document(REPORT, asked.tenant, asked.id)
+        return {
+            "id": asked.id,
+            "state": asked.state,
+            "created": format_time(from_micros(asked.created)),
+            **({} if asked.finished is None else {"finished": format_time(from_micros(asked.finished))}),
+            **({} if asked.why is None else {"why": asked.why}),
+            **({} if body is None else {"report": msgspec.Raw(body)}),
+        }
+
+    async def step(self) -> datetime | None:
+        """Make the oldest comparison that is not made."""
+        waiting = [one for tenant in self._tenants() for one in await self._open(tenant)]
+        if not waiting:
+            return self._gateway.clock.now() + LOOK
+        await self._make(min(waiting, key=lambda one: one.created))
+        return self._gateway.clock.now()
+
+    async def _make(self, asked: Reconciliation) -> None:
+        asked.state = "running"
+        await self._gateway.ledger.keep([_document(asked)])
+        made: list[Document] = []
+        try:
+            found = await compare(self._gateway, self._scope(asked.tenant, asked.wanted))
+            body = msgspec.json.encode(report(found, self._gateway.configuration.meters))
+            made.append(Document(kind=REPORT, tenant=asked.tenant, name=asked.id, body=body))
+            asked.state = "done"
+        except GatewayError as error:  # what was asked for is not configured any more
+            asked.state, asked.why = "failed", str(error)
+        except OSError as error:  # no room for what lies on disk meanwhile
+            asked.state, asked.why = "failed", f"{type(error).__name__}: {error.strerror}"
+        asked.finished = to_micros(self._gateway.clock.now())
+        await self._gateway.ledger.keep([*made, _document(asked)])
+        async with self._done:
+            self._done.notify_all()
+
+    def _scope(self, tenant: str, wanted: Wanted) -> Scope:
+        return scope_of(
+            self._gateway,
+            tenant,
+            Window(start=wanted.start, end=wanted.end),
+            wanted.destinations,
+            wanted.customer,
+            wanted.meter,
+            wanted.against,
+            frozenset(Why(one) for one in wanted.accept),
+        )
+
+    async def _open(self, tenant: str) -> list[Reconciliation]:
+        found: list[Reconciliation] = []
+        after: str | None = None
+        while page := await self._gateway.ledger.documents(KIND, tenant, after, 100):
+            decoded = [msgspec.json.decode(one.body or b"", type=Reconciliation) for one in page]
+            found += [one for one in decoded if one.finished is None]
+            after = page[-1].name
+        return found
+
+    def _tenants(self) -> list[str]:
+        return sorted({DEFAULT_TENANT, *(key.tenant for key in self._gateway.configuration.auth.keys)})
+
+
+def _document(asked: Reconciliation) -> Document:
+    return Document(kind=KIND, tenant=asked.tenant, name=asked.id, body=msgspec.json.encode(asked))
