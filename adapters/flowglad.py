@@ -211,7 +211,8 @@ class Flowglad(Adapter[Settings, PriceBinding, SubscriptionLink]):
                 named = ((kind, row.get(kind)) for kind in ("priceId", "usageMeterId"))
                 for meter in next((meters[one] for one in named if one in meters), ()):
                     key, customer = str(row.get("transactionId")), str(row.get("subscriptionId"))
-                    take(UsageRow(meter, "", key, customer, instant, amount, str(row.get("id"))))
+                    measure = wanted.bindings[meter].quantity or ""
+                    take(UsageRow(meter, measure, key, customer, instant, amount, str(row.get("id"))))
             following = around.get("nextCursor")
             if not around.get("hasMore") or not rows:
                 absent = {name: _unlisted(binding) for name, binding in wanted.bindings.items()}

@@ -5,6 +5,7 @@ from datetime import datetime, timedelta
 from typing import Any, Literal
 
 import msgspec
+import structlog
 
 from adapters import Window
 from canonical_schema import ErrorCode, format_time
@@ -17,6 +18,8 @@ from gateway.reconciling.report import report
 from gateway.service import Gateway
 from gateway.times import from_micros, to_micros
 from gateway.tokens import token
+
+log = structlog.get_logger("gateway.reconciliations")
 
 __all__ = ["KIND", "Reconciliation", "Reconciliations", "Wanted"]
 
@@ -117,8 +120,9 @@ class Reconciliations:
             asked.state = "done"
         except GatewayError as error:  # what was asked for is not configured any more
             asked.state, asked.why = "failed", str(error)
-        except OSError as error:  # no room for what lies on disk meanwhile
-            asked.state, asked.why = "failed", f"{type(error).__name__}: {error.strerror}"
+        except Exception as error:  # noqa: BLE001  one comparison that fails must not stand before all later ones
+            log.error("reconciliation.failed", id=asked.id, error=type(error).__name__)
+            asked.state, asked.why = "failed", f"it could not be made: {type(error).__name__}"
         asked.finished = to_micros(self._gateway.clock.now())
         await self._gateway.ledger.keep([*made, _document(asked)])
         async with self._done:

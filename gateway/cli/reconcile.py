@@ -110,8 +110,8 @@ def _rows(report: Mapping[str, Any]) -> Iterator[list[str]]:
                 one.get("difference", ""), str(one["events"]),
             ]  # fmt: skip
             unread = cast("Mapping[str, str]", one.get("unread", {})).get("why", "")
-            for reason in one["reasons"] or [{}]:
-                found = cast("Mapping[str, Any]", reason)
+            reasons: list[dict[str, Any]] = one["reasons"] or [{}]
+            for found in reasons:
                 yield [
                     *known,
                     found.get("class", ""),
@@ -138,9 +138,7 @@ def _tell(name: str, report: Mapping[str, Any]) -> None:
         )
     for comparison in report["comparisons"]:
         counts = ", ".join(f"{counted['figures']:,} {why}" for why, counted in comparison["classes"].items())
-        say(
-            f"  {comparison['left']} and {comparison['right']}: {comparison['figures_count']:,} figures: {counts or 'none'}"
-        )
+        say(f"  {comparison['left']} and {comparison['right']}: {comparison['figures_count']:,} figures; {counts}")
         different = [one for one in comparison["figures"] if one["class"] != "match"]
         for one in different[:SHOWN]:
             _tell_figure(one)

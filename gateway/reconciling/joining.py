@@ -108,7 +108,8 @@ class Joiner:
             if not ours.quantity:
                 return  # taken back, and gone there
             elsewhere = [row for row in rows if not self._within(row.at)]
-            cell.put(Why.BOUNDARY if elsewhere else self._missing(ours), -ours.quantity, ours.id)
+            moved = Why.LATE if ours.received >= self._end else Why.BOUNDARY
+            cell.put(moved if elsewhere else self._missing(ours), -ours.quantity, ours.id)
             return
         first, *more = sorted(right, key=lambda row: (row.quantity != ours.quantity, row.at != ours.at))
         if ours.standing is Standing.REJECTED:
@@ -123,9 +124,9 @@ class Joiner:
         """Return why what the ledger has is not listed."""
         if ours.standing is not Standing.DELIVERED:
             return _NOT_THERE[ours.standing]
-        if ours.received > self._settled:
-            return Why.IN_FLIGHT
-        return Why.LATE if ours.received >= self._end else Why.ONLY_HERE
+        if ours.received <= self._settled:
+            return Why.ONLY_HERE  # however late it came, it should show by now
+        return Why.LATE if ours.received >= self._end else Why.IN_FLIGHT
 
     def _shown_as(self, row: Theirs) -> tuple[object, ...]:
         """Return what is the same where several of our meters share one of theirs: they are shown one row each."""

@@ -33,7 +33,7 @@ def report(made: Comparison, meters: Mapping[str, Meter]) -> dict[str, Any]:
             kept["figures"] += counted["figures"]
             kept["events"] += counted["events"]
     unread = sum(one["unread"] for one in comparisons)
-    nothing = sum(side.unread is not None or bool(side.missing) for side in made.sides.values())
+    nothing = sum(_in_trouble(side) for side in made.sides.values())
     return {
         "from": format_time(made.scope.window.start),
         "to": format_time(made.scope.window.end),
@@ -49,6 +49,10 @@ def report(made: Comparison, meters: Mapping[str, Meter]) -> dict[str, Any]:
         "destinations": [_destination(name, side) for name, side in made.sides.items()],
         "comparisons": comparisons,
     }
+
+
+def _in_trouble(side: Side) -> bool:
+    return side.unread is not None or any(why.kind is UnreadKind.TROUBLE for why in side.missing.values())
 
 
 def _destination(name: str, side: Side) -> dict[str, Any]:

@@ -256,7 +256,7 @@ def _usage_v0(row: StoredRow) -> Row:
             for charge in row.charges
         ],
         "billing": None,
-        "refund": None,
+        "refund": {"reason": "taken back"} if row.withdrawn else None,
     }
 
 
