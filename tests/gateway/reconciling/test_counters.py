@@ -1,0 +1,64 @@
+"""A vendor that only counts: sums are held against sums, and what is in doubt explains exactly what it comes to."""
+
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from tests.gateway.conftest import CONTRACT, Asking, House, MovableClock, event
+
+pytestmark = pytest.mark.anyio
+
+
+async def reconciled(asking: Asking, clock: MovableClock) -> dict[str, Any]:
+    """Reconcile the vendor's current period; return its figures by customer."""
+    now = clock.now()
+    start = now.replace(day=1, hour=0, minute=0, second=0, microsecond=0)
+    asked = {
+        "from": start.isoformat(),
+        "to": (start + timedelta(days=32)).replace(day=1).isoformat(),
+        "destinations": ["wingback"],
+        "meter": "api_calls",
+    }
+    answer = await asking.client.post("/v1/reconciliations", json=asked)
+    assert 201 == answer.status_code, answer.text
+    report = answer.json()["report"]
+    return {one["customer"]: one for one in report["comparisons"][0]["figures"]} | {"report": report}
+
+
+async def test_a_counter_that_says_what_was_sent_matches(asking: Asking, clock: MovableClock) -> None:
+    await asking.send([event("e1"), event("e2", quantity="0.5"), event("e3", customer="stranger", quantity=4)])
+    found = await reconciled(asking, clock)
+    assert ("match", "3.5", "3.5") == tuple(found["acme"][name] for name in ("class", "left", "right"))
+    assert ("capability", "4", False) == (
+        found["stranger"]["class"],
+        found["stranger"]["left"],
+        "right" in found["stranger"],
+    )
+
+
+@pytest.mark.parametrize("stored", [True, False])
+async def test_a_delivery_in_doubt_explains_its_own_quantity_alone(
+    asking: Asking, clock: MovableClock, stored: bool
+) -> None:
+    await asking.send([event("e1"), event("e2", quantity=9)])
+    asking.vendors["wingback"].fail("lost_answer")
+    await asking.send(event("doubt", quantity=5))
+    if not stored:
+        asking.vendors["wingback"].tamper(lambda stock: stock.forget(lambda row: row.quantity == 5))
+    clock.ahead = timedelta(minutes=30)
+    found = await reconciled(asking, clock)
+    assert 0 == found["report"]["unexplained"]
+    reasons = [(one["class"], one["quantity"], one["ids"]) for one in found["acme"]["reasons"]]
+    assert ([] if stored else [("in_flight", "-5", ["doubt"])]) == reasons
+
+
+async def test_a_counter_that_is_off_is_unexplained(house: House, clock: MovableClock) -> None:
+    async with house() as asking:
+        await asking.send([event("e1"), event("lost", quantity=4)])
+        asking.vendors["wingback"].tamper(lambda stock: stock.forget(lambda row: row.quantity == 4))
+        clock.ahead = timedelta(minutes=30)
+        found = await reconciled(asking, clock)
+        assert [("unexplained", "-4")] == [(one["class"], one["quantity"]) for one in found["acme"]["reasons"]]
+        assert 1 == found["report"]["unexplained"]
+        assert CONTRACT not in str(found)
