@@ -1,0 +1,95 @@
+"""The guide to moving is true: each configuration in it can be used, each command can be given, and most are."""
+
+import json
+import re
+import shlex
+import subprocess
+import sys
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gateway.cli import app
+from gateway.configuration_file import loads
+from gateway.simulator import SimulatedProvider
+from tests.scenarios.conftest import ROOT, Service, event
+
+GUIDE = (ROOT / "docs" / "migrating.md").read_text("utf-8")
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```$", GUIDE, re.DOTALL | re.MULTILINE)
+
+
+COMMANDS = [line for block in blocks("sh") for line in block.splitlines() if line.strip()]
+
+
+class Keys(dict[str, str]):
+    """An environment in which every key is set."""
+
+    def __missing__(self, name: str) -> str:
+        return f"value of {name}"
+
+    def __contains__(self, name: object) -> bool:
+        return True
+
+
+@pytest.mark.parametrize("text", blocks("yaml"))
+def test_every_configuration_of_the_guide_can_be_used(text: str) -> None:
+    assert loads(text, Keys()).destinations
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_of_the_guide_can_be_given(command: str, tmp_path: Path) -> None:
+    tokens = shlex.split(command)[1:]
+    (tmp_path / "gateway.yaml").write_text("")
+    tokens = [str(tmp_path / token) if token == "gateway.yaml" else token for token in tokens]
+    _, _, ignored = app.parse_args(tokens, exit_on_error=False, print_error=False)
+    assert not ignored
+
+
+def ran(service: Service, command: str, *more: str) -> tuple[int, Any]:
+    """Run a command of the guide against the gateway; return its exit code and what it says to machines."""
+    words = [sys.executable, "-m", "gateway", *shlex.split(command)[1:], "--url", str(service.client.base_url), *more]
+    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode in {0, 3, 4}, done.stderr
+    return done.returncode, json.loads(done.stdout) if "--json" in more else done.stderr
+
+
+def named(words: str) -> str:
+    """Return the command of the guide that begins with these words."""
+    return next(line for line in COMMANDS if line.startswith(f"usage-gateway {words}"))
+
+
+def test_the_commands_do_what_the_guide_says(service: Service, vendors: dict[str, SimulatedProvider]) -> None:
+    whole = service.configuration
+    now = datetime.now(UTC)
+    whole["destinations"] = {name: whole["destinations"][name] for name in ("flowglad", "flexprice")}
+    whole["destinations"]["trial"] = {**whole["destinations"].pop("flexprice"), "mode": "off"}
+    bindings = whole["meters"]["api_calls"]["bindings"]
+    whole["meters"]["api_calls"]["bindings"] = {"flowglad": bindings["flowglad"], "trial": bindings["flexprice"]}
+    whole["customers"] = {name: {"flowglad": links["flowglad"]} for name, links in whole["customers"].items()}
+    service.start()
+    sent = [event(f"e{n}", 2, timestamp=(now - timedelta(minutes=n + 1)).isoformat()) for n in range(40)]
+    assert 40 == service.send(sent, "?ack=required").json()["summary"]["delivered"]
+    service.stop()
+
+    whole["destinations"]["trial"]["mode"] = "shadow"
+    service.start()
+    code, report = ran(service, named("preflight"), "--json")
+    assert (0, 40) == (code, report["ready"]["events"])
+    assert set() == {row.key for row in vendors["flexprice"].stored}
+    code, job = ran(service, named("backfill"), "--json")
+    assert (0, "done", 40) == (code, job["state"], job["counts"]["fed"])
+    service.settled()
+    assert {f"e{n}" for n in range(40)} == {row.key for row in vendors["flexprice"].stored}
+    code, job = ran(service, named("backfill"), "--json")
+    assert (0, 40) == (code, job["counts"]["there_already"])
+    code, _ = ran(service, named("links coverage"))
+    assert 0 == code
+    month = f"{now:%Y-%m}"
+    code, report = ran(service, named("close").replace("2026-11", month), "--json")
+    assert (3, False, 0) == (code, report["ended"], report["billed_twice_count"])
+    service.stop()
