@@ -87,6 +87,14 @@ def test_the_commands_do_what_the_guide_says(service: Service, vendors: dict[str
     assert {f"e{n}" for n in range(40)} == {row.key for row in vendors["flexprice"].stored}
     code, job = ran(service, named("backfill"), "--json")
     assert (0, 40) == (code, job["counts"]["there_already"])
+    code, compared = ran(
+        service,
+        named("reconcile")
+        .replace("2026-11-01", f"{now - timedelta(days=1):%Y-%m-%d}")
+        .replace("2026-12-01", f"{now + timedelta(days=1):%Y-%m-%d}"),
+        "--json",
+    )
+    assert 0 == code, compared
     code, _ = ran(service, named("links coverage"))
     assert 0 == code
     month = f"{now:%Y-%m}"
