@@ -143,6 +143,13 @@ async def test_every_event_of_a_move_is_billed_once_whatever_its_day_and_wheneve
         for day in range(21, 28):
             when = move.day(2, day)
             await move.use(asking, when - timedelta(hours=1), f"feb{day:02}")
+        move.clock.ahead += timedelta(days=1)  # what a vendor has only queued would show by now
+        for name in ("trial", "flowglad"):
+            asked = {"from": "2027-02-01T00:00:00Z", "to": "2027-02-27T00:00:00Z", "destinations": [name]}
+            told = (await asking.client.post("/v1/reconciliations", json=asked)).json()
+            assert ("done", 0, True) == (told["state"], told["report"]["unexplained"], told["report"]["complete"]), told
+            (compared,) = told["report"]["comparisons"]
+            assert [("78", "78")] * len(CUSTOMERS) == [(one["left"], one["right"]) for one in compared["figures"]]
     assert Counter(dict.fromkeys(move.sent, 1)) == move.keys("trial")
     assert move.vendors["flowglad"].billed() == {(f"sub_{name}", "api_calls"): 81 for name in CUSTOMERS}, (
         "the old vendor bills on"
