@@ -82,6 +82,8 @@ class Lane:
             delivery.max_in_flight,
             delivery.retry,
             self._jitter,
+            destination=name,
+            limits=ledger.limits,
         )
         self._wake = asyncio.Event()
         self._sending: set[asyncio.Task[None]] = set()
@@ -149,9 +151,8 @@ class Lane:
 
     async def turn(self) -> None:
         """Return when one more request may leave by the rate limits, and count it."""
-        while wait := self.pace.wait(0, now := self._clock.now()):
+        while wait := await self.pace.take(0, now := self._clock.now()):
             await self._clock.wait(asyncio.Event(), now + wait)
-        self.pace.spend(0)
 
     async def correct(self, batch: int) -> None:
         """Carry out what a batch of corrections can do without sending anything, between two steps."""
@@ -242,7 +243,6 @@ class Lane:
     async def _step(self) -> datetime | None:
         self._wake.clear()
         now, pace = self._clock.now(), self.pace
-        pace.sharers = self._ledger.processes
         waiting = pace.not_before is not None and now < pace.not_before
         if self._stranded:
             if self._sending:  # it ends, and then all that is being sent is what was stranded
@@ -303,10 +303,8 @@ class Lane:
             return bool(turned)
         (shipment, *_) = packed(items, rows, 2**31 if by_row else door.max_bytes)
         count = sum(len(item.rows()) for item in shipment)
-        if not by_row:
-            if wait := pace.wait(count, now):
-                return now + wait
-            pace.spend(count)
+        if not by_row and (wait := await pace.take(count, now)):
+            return now + wait
         await self._intend(shipment, works, now)
         task = asyncio.create_task((self._withdrawer if withdrawn else self._shipper).ship(shipment))
         self._sending.add(task)

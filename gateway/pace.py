@@ -1,5 +1,6 @@
 """How much a lane may send, and when: the vendor's rate limits, a window that adapts, a breaker that probes."""
 
+import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -7,6 +8,7 @@ from enum import StrEnum
 
 from adapters import Rate
 from gateway.configuration_sections import Retry
+from gateway.ledger import Flow, Limits
 from gateway.verdict import backoff
 
 __all__ = ["Breaker", "Heard", "Pace"]
@@ -48,13 +50,18 @@ class _Bucket:
     flow: float
     """Tokens a second."""
     tokens: float
+    name: str = ""
     at: datetime | None = None
 
     @classmethod
-    def of(cls, limit: int, per: timedelta) -> "_Bucket":
+    def of(cls, what: str, limit: int, per: timedelta) -> "_Bucket":
         # A window opens on at most `capacity` tokens and less than `limit - capacity + 1` flow in before it closes.
         capacity = float(max(1, limit // BURST))
-        return cls(capacity, (limit - capacity + 1) / per.total_seconds(), capacity)
+        seconds = per.total_seconds()
+        return cls(capacity, (limit - capacity + 1) / seconds, capacity, f"{what}/{seconds:g}")
+
+    def flow_of(self, amount: float) -> Flow:
+        return Flow(self.name, self.capacity, self.flow, amount)
 
     def wait(self, amount: float, now: datetime) -> timedelta:
         """Return how long until `amount` can be spent; more than fits waits for a full bucket."""
@@ -72,10 +79,23 @@ class Pace:
     """One lane's pace. Pure but for what it remembers: the clock and the dice are given to it."""
 
     def __init__(
-        self, rates: Sequence[Rate], max_in_flight: int, retry: Retry, jitter: Callable[[float], float]
+        self,
+        rates: Sequence[Rate],
+        max_in_flight: int,
+        retry: Retry,
+        jitter: Callable[[float], float],
+        *,
+        destination: str = "",
+        limits: Limits | None = None,
     ) -> None:
-        self._requests = [_Bucket.of(rate.requests, rate.per) for rate in rates]
-        self._rows = [_Bucket.of(rate.rows, rate.per) for rate in rates if rate.rows is not None]
+        """`limits`: where the rate limits are counted for all processes; absent: here, for this one alone."""
+        self._requests = [_Bucket.of("requests", rate.requests, rate.per) for rate in rates]
+        self._rows = [_Bucket.of("rows", rate.rows, rate.per) for rate in rates if rate.rows is not None]
+        self._destination = destination
+        self._limits = limits
+        self._leave: datetime | None = None
+        """Until when the shared limits have no room."""
+        self._asking = asyncio.Lock()
         self._max = max_in_flight
         self._retry = retry
         self._jitter = jitter
@@ -86,8 +106,6 @@ class Pace:
         self.faults = 0
         """Requests in a row without a usable answer."""
         self.refused = False
-        self.sharers = 1
-        """Processes that send to this provider: each has its part of the rate limits."""
         self.not_before: datetime | None = None
         """When the next request may leave: our own backoff, or the server's word."""
 
@@ -105,17 +123,36 @@ class Pace:
         return max(0, (1 if self.faults or self.refused else int(self.window)) - in_flight)
 
     def wait(self, rows: int, now: datetime) -> timedelta:
-        """Return how long a request of `rows` has to wait for the vendor's rate limits."""
-        waits = [bucket.wait(self.sharers, now) for bucket in self._requests]
-        waits += [bucket.wait(rows * self.sharers, now) for bucket in self._rows]
+        """Return how long a request of `rows` has to wait for the vendor's rate limits, as far as is known here."""
+        if self._limits is not None:
+            return timedelta(0) if self._leave is None else max(self._leave - now, timedelta(0))
+        waits = [bucket.wait(1, now) for bucket in self._requests]
+        waits += [bucket.wait(rows, now) for bucket in self._rows]
         return max(waits, default=timedelta(0))
 
-    def spend(self, rows: int) -> None:
-        """Count a request that leaves."""
+    async def take(self, rows: int, now: datetime) -> timedelta:
+        """Count a request that leaves now, or return how long it has to wait for the vendor's rate limits."""
+        if wait := self.wait(rows, now):
+            return wait
+        if self._limits is None or not self._requests:
+            self._spend(rows)
+            return wait
+        if self._leave is None:
+            return await self._ask(self._limits, rows, now)
+        async with self._asking:  # those that waited together ask one by one, until one has to wait again
+            return self.wait(rows, now) or await self._ask(self._limits, rows, now)
+
+    async def _ask(self, limits: Limits, rows: int, now: datetime) -> timedelta:
+        flows = [bucket.flow_of(1) for bucket in self._requests] + [bucket.flow_of(rows) for bucket in self._rows]
+        wait = await limits.spend(self._destination, flows)
+        self._leave = now + wait if wait else None
+        return wait
+
+    def _spend(self, rows: int) -> None:
         for bucket in self._requests:
-            bucket.spend(self.sharers)
+            bucket.spend(1)
         for bucket in self._rows:
-            bucket.spend(rows * self.sharers)
+            bucket.spend(rows)
 
     def heard(
         self, what: Heard, began: datetime, now: datetime, *, busy: bool, retry_after: timedelta | None = None

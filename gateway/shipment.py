@@ -305,9 +305,8 @@ class Shipper:
         Returns until when nothing may leave, where the lane pauses.
         """
         while (until := self._paused(now := self._clock.now())) is None and rows:
-            if not (wait := self._pace.wait(rows, now)):
-                self._pace.spend(rows)
-                break
+            if not (wait := await self._pace.take(rows, now)):
+                return self._paused(self._clock.now())  # others may have heard something meanwhile
             await self._clock.wait(asyncio.Event(), now + wait)
         return until
 

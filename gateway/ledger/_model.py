@@ -7,9 +7,10 @@ Delivered events leave nothing but their byte and the attempts. Times are micros
 """
 
 from collections.abc import Mapping, Sequence
+from datetime import timedelta
 from enum import IntEnum, StrEnum
 from hashlib import blake2b
-from typing import Protocol, overload
+from typing import NamedTuple, Protocol, overload
 
 import msgspec
 
@@ -26,8 +27,10 @@ __all__ = [
     "Code",
     "Document",
     "Erasure",
+    "Flow",
     "Group",
     "Ledger",
+    "Limits",
     "Moved",
     "Part",
     "Plan",
@@ -400,6 +403,28 @@ class Moved(GatewayError):
     """Raised when work changed hands between looking and deciding: look again."""
 
 
+class Flow(NamedTuple):
+    """One limit, and what a request takes of it."""
+
+    name: str
+    """Tells it from the destination's other limits, and stays when its figures change."""
+    capacity: float
+    """How much may be spent at once; the rest flows in."""
+    a_second: float
+    amount: float
+
+
+class Limits(Protocol):
+    """Where requests are counted against a vendor's rate limits, for all processes that send to it."""
+
+    async def spend(self, destination: str, flows: Sequence[Flow]) -> timedelta:
+        """Count a request that leaves now, or return how long it has to wait and count nothing.
+
+        Never counts less than what leaves. Raises nothing: where nobody can say, it has to wait.
+        """
+        ...
+
+
 class Ledger(Protocol):
     """What every backend does. Each call is atomic and durable when it returns.
 
@@ -427,8 +452,8 @@ class Ledger(Protocol):
         ...
 
     @property
-    def processes(self) -> int:
-        """How many work on it now, this one too."""
+    def limits(self) -> "Limits | None":
+        """Where the rate limits are counted for all processes; `None` where there is one, which counts for itself."""
         ...
 
     async def open(self) -> None:

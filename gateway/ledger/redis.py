@@ -17,6 +17,7 @@ from gateway.ledger._redis.address import Address
 from gateway.ledger._redis.aging import Aging
 from gateway.ledger._redis.checking import Checking
 from gateway.ledger._redis.layout import PARTITIONS
+from gateway.ledger._redis.limiting import Limiting
 from gateway.ledger._redis.link import Link
 from gateway.ledger._redis.owners import HORIZON, Owners, here
 from gateway.ledger._redis.receiving import Receiving
@@ -32,7 +33,7 @@ log = structlog.get_logger("gateway.ledger")
 VERSION = 1
 
 
-class RedisLedger(Aging, Working, Routing, Checking, Receiving):
+class RedisLedger(Aging, Working, Routing, Checking, Receiving, Limiting):
     """A `Ledger` on a Redis server, a master with replicas, or a cluster. For many processes at a time."""
 
     shared = True
@@ -75,9 +76,9 @@ class RedisLedger(Aging, Working, Routing, Checking, Receiving):
         return self._owners.leads
 
     @property
-    def processes(self) -> int:
-        """How many processes share the ledger, as of the last heartbeat."""
-        return len(self._owners.living)
+    def limits(self) -> Limiting:
+        """What has left against the rate limits, counted for all processes."""
+        return self
 
     async def open(self) -> None:
         """Find the server, look whether it can be trusted, and begin the ledger where there is none.

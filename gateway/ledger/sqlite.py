@@ -56,7 +56,7 @@ class SqliteLedger:
 
     durability = "fsync"
     shared = False
-    processes = 1
+    limits = None
     fenced = False
     leads = True
 

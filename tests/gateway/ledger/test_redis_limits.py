@@ -1,0 +1,121 @@
+"""Rate limits that processes share: what all of them send together is never more than the vendor allows."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from datetime import UTC, datetime, timedelta
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+
+from adapters import Rate
+from gateway.configuration_sections import Retry
+from gateway.ledger import Flow
+from gateway.ledger._redis.address import Address
+from gateway.ledger._redis.limiting import UNSURE
+from gateway.ledger.redis import RedisLedger
+from gateway.pace import BURST, Pace
+from tests.redis_servers import Server
+
+LIMIT, SECONDS = 50, 1.0
+WANTED = 120
+RATE = Rate(requests=LIMIT, per=timedelta(seconds=SECONDS), rows=100 * LIMIT)
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[Server]:
+    one = Server(tmp_path / "server")
+    yield one
+    one.kill()
+
+
+@asynccontextmanager
+async def processes(server: Server, count: int) -> AsyncIterator[list[RedisLedger]]:
+    """Give as many ledgers as so many processes would open."""
+    async with AsyncExitStack() as stack:
+        ledgers = [RedisLedger(Address.read(f"redis://127.0.0.1:{server.port}/0")) for _ in range(count)]
+        for ledger in ledgers:
+            await ledger.open()
+            stack.push_async_callback(ledger.close)
+        yield ledgers
+
+
+def pace(ledger: RedisLedger, *rates: Rate) -> Pace:
+    return Pace(rates, 8, Retry(), lambda ceiling: ceiling, destination="one", limits=ledger.limits)
+
+
+async def test_three_processes_together_keep_the_limit_in_every_window_and_use_it(server: Server) -> None:
+    left: list[tuple[float, float]] = []
+    waits: list[float] = []
+
+    async def send(one: Pace) -> None:
+        while len(left) < WANTED:
+            before = time.monotonic()
+            if wait := await one.take(1, datetime.now(UTC)):
+                waits.append(wait.total_seconds())
+                await asyncio.sleep(waits[-1])
+            else:
+                left.append((before, time.monotonic()))
+
+    async with processes(server, 3) as ledgers:
+        began = time.monotonic()
+        await asyncio.gather(*(send(pace(ledger, RATE)) for ledger in ledgers for _ in range(2)))
+    for start, _ in left:  # each was counted between two instants: those that surely fall into the window
+        assert sum(start <= before and after < start + SECONDS for before, after in left) <= LIMIT
+    capacity = LIMIT // BURST
+    flow = (LIMIT - capacity + 1) / SECONDS
+    assert len(left) <= capacity + flow * (left[-1][1] - began) + 1e-3 * flow
+    # Nobody is told to wait for longer than one request takes to flow in: none of the limit lies idle.
+    assert waits
+    assert max(waits) <= 1 / flow + 1e-5
+
+
+async def test_what_one_process_spent_another_lacks(server: Server) -> None:
+    slow = Rate(requests=1000, per=timedelta(days=1), rows=200)
+    now = datetime.now(UTC)
+    async with processes(server, 2) as (one, other):
+        assert not await pace(one, slow).take(20, now)
+        second = pace(other, slow)
+        wait = await second.take(10, now)
+        assert timedelta(hours=1) < wait < timedelta(hours=1.4)  # 10 rows of the 181 that flow in within a day
+        assert wait == second.wait(1, now)
+        assert not await pace(other).take(10_000, now), "where no limit is declared, none is asked for"
+
+
+async def test_a_request_that_is_turned_away_takes_nothing(server: Server) -> None:
+    async with processes(server, 1) as (ledger,):
+        rows, requests = Flow("rows", 10, 1e-3, 10), Flow("requests", 5, 1e-3, 1)
+        assert not await ledger.limits.spend("a", [requests, rows])
+        for _ in range(20):
+            assert await ledger.limits.spend("a", [requests, rows])
+        for _ in range(4):
+            assert not await ledger.limits.spend("a", [requests])
+        assert await ledger.limits.spend("a", [requests])
+        assert not await ledger.limits.spend("b", [requests]), "another destination has limits of its own"
+
+
+async def test_a_debt_is_paid_before_the_next_one_leaves(server: Server) -> None:
+    async with processes(server, 1) as (ledger,):
+        assert not await ledger.limits.spend("a", [Flow("rows", 10, 1.0, 100)])
+        waits = [await ledger.limits.spend("a", [Flow("rows", 10, 1.0, amount)]) for amount in (1, 5, 100)]
+        assert all(earlier < later for earlier, later in pairwise(waits))
+        assert timedelta(seconds=80) < waits[0] <= timedelta(seconds=91)
+
+
+async def test_what_is_counted_is_bounded_and_lives_as_long_as_the_ledger(server: Server) -> None:
+    async with processes(server, 1) as (ledger,):
+        for amount in range(50):
+            await ledger.limits.spend("a", [Flow("rows/1", 10, 1e-3, amount), Flow("requests/1", 5, 1e-3, 1)])
+    assert 2 == server.command("HLEN", "{ug}:rl")
+    assert -1 == server.command("TTL", "{ug}:rl")
+    server.restart()
+    async with processes(server, 1) as (ledger,):
+        assert await ledger.limits.spend("a", [Flow("requests/1", 5, 1e-3, 6)])
+
+
+async def test_where_nobody_can_say_nothing_leaves(server: Server) -> None:
+    async with processes(server, 1) as (ledger,):
+        server.kill()
+        assert UNSURE == await ledger.limits.spend("a", [Flow("requests", 5, 1.0, 1)])
