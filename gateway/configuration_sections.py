@@ -194,6 +194,10 @@ class Delivery(Section):
         default=timedelta(seconds=30),
         description="How long a gateway that is told to stop lets requests in flight finish.",
     )
+    read_back: Span | None = Field(
+        default=timedelta(days=1),
+        description="How often usage is read back to settle deliveries in doubt, from midnight UTC on. Null: never.",
+    )
     retry: Retry = Retry()
 
 

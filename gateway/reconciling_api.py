@@ -14,6 +14,7 @@ from adapters import Window
 from canonical_schema import ErrorCode, format_time, parse_time, plain
 from gateway.access import tenant_of
 from gateway.asked import Asked, answer, body_of
+from gateway.confirming import Confirming
 from gateway.errors import RequestRefused
 from gateway.readback import Reader
 from gateway.reconciliations import Reconciliations, Wanted
@@ -68,6 +69,7 @@ class _Reconciling:
     def __init__(self, gateway: Gateway) -> None:
         self._gateway = gateway
         self._made = Reconciliations(gateway)
+        gateway.chore("read back", Confirming(gateway).step)
 
     async def begin(self, request: Request) -> Response:
         """Begin a comparison; the answer waits for it a while, unless `Prefer: respond-async`."""

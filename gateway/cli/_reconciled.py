@@ -17,7 +17,7 @@ body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 75rem
 h1 { font-size: 1.5rem; margin-bottom: 0 } h2 { font-size: 1.15rem; margin-top: 2.5rem }
 .verdict { font-size: 1.15rem; font-weight: 600; padding: .6rem 1rem; border-radius: .4rem; color: #fff }
 .good { background: #1a7f37 } .bad { background: #c0252d } .partial { background: #9a6700 }
-table { border-collapse: collapse; font-variant-numeric: tabular-nums }
+table { border-collapse: collapse; margin-top: 1rem; font-variant-numeric: tabular-nums }
 th, td { border: 1px solid var(--line); padding: .25rem .6rem; text-align: left; vertical-align: top }
 td.number { text-align: right } .map td { text-align: center; min-width: 5rem; color: #111 }
 .scroll { overflow-x: auto }

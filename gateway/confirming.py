@@ -1,0 +1,142 @@
+"""Settles deliveries in doubt by reading usage back: what a provider lists under our own key did arrive.
+
+Nothing is concluded from what is not listed, nor from a row that says something else than was sent.
+"""
+
+import contextlib
+from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+
+import msgspec
+import structlog
+
+from adapters import Unread, UsageRow, Window
+from canonical_schema import Event
+from gateway.errors import RequestRefused
+from gateway.ledger import WorkState
+from gateway.readback import Reader
+from gateway.reconciling.ledger_side import EDGE, labels_of
+from gateway.rendering import Turned, usages
+from gateway.repair import Actor, resolve
+from gateway.service import Gateway
+from gateway.times import from_micros, to_micros
+
+__all__ = ["Confirming"]
+
+log = structlog.get_logger("gateway.confirming")
+
+PAGE = 100
+DOUBTS = 10_000
+"""Deliveries of one destination that are looked for at a time; the others wait for the next."""
+_START = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+class _Doubt(msgspec.Struct):
+    """One delivery of which nobody knows whether it arrived."""
+
+    tenant: str
+    event: Event
+    said: dict[str, dict[tuple[str, str], Decimal]]
+    """By key, what each row says: by meter and measure."""
+    at: datetime
+
+
+class Confirming:
+    """Reads back from every destination that lists events and has deliveries in doubt, night after night."""
+
+    def __init__(self, gateway: Gateway) -> None:
+        self._gateway = gateway
+        self._every = gateway.configuration.delivery.read_back
+        self._due = None if self._every is None else self._next(self._every)
+
+    async def step(self) -> datetime | None:
+        """Read back where it is time to; between two times nothing is done."""
+        if self._every is None or self._due is None:
+            return None
+        if self._gateway.clock.now() >= self._due:
+            self._due = self._next(self._every)
+            for name in self._gateway.lanes:
+                await self.confirm(name)
+        return self._due
+
+    async def confirm(self, destination: str) -> int:
+        """Settle what can be proven to have arrived at one destination; return how many."""
+        read_back = self._gateway.catalogue.destinations[destination].adapter.door.read_back
+        if read_back is None or read_back.kind != "events":
+            return 0
+        doubts = await self._doubts(destination)
+        if not doubts:
+            return 0
+        wanted = {doubt.event.meter for doubt in doubts}
+        meters = {name: meter.bindings for name, meter in self._gateway.configuration.meters.items() if name in wanted}
+        labels = labels_of(self._gateway.catalogue, meters, destination)
+        keys = {key for doubt in doubts for key in doubt.said}
+        listed: dict[str, dict[tuple[str, str], dict[str, Decimal]]] = {}
+
+        def take(row: UsageRow) -> None:
+            if row.key in keys:
+                meter, _, _ = labels.places[row.meter, row.measure]
+                listed.setdefault(row.key, {}).setdefault((meter, row.measure), {})[row.version] = row.quantity
+
+        times = [doubt.at for doubt in doubts]
+        window = Window(start=min(times), end=max(times)).widened(EDGE)
+        reader = Reader(self._gateway, destination)
+        try:
+            told = await reader.usage(window, labels.bindings, None, take)
+        finally:
+            await reader.close()
+        if isinstance(told, Unread):
+            log.warning("readback.failed", destination=destination, kind=told.kind, doubts=len(doubts))
+            return 0
+        settled = 0
+        for doubt in doubts:
+            if all(_agrees(said, listed.get(key, {})) for key, said in doubt.said.items()):
+                settled += await self._settle(destination, doubt)
+        log.info("readback.done", destination=destination, doubts=len(doubts), settled=settled)
+        return settled
+
+    async def _settle(self, destination: str, doubt: _Doubt) -> bool:
+        actor = Actor(doubt.tenant, "read-back", "the provider lists it under its key, with what was sent")
+        now = to_micros(self._gateway.clock.now())
+        with contextlib.suppress(RequestRefused):  # somebody else has decided it meanwhile
+            await resolve(self._gateway.ledger, actor, doubt.event.id, destination, "accepted", now)
+            return True
+        return False
+
+    async def _doubts(self, destination: str) -> list[_Doubt]:
+        found: list[_Doubt] = []
+        after = 0
+        while len(found) < DOUBTS:
+            page = await self._gateway.ledger.walk(destination, WorkState.UNKNOWN, after, PAGE)
+            if not page:
+                break
+            after = page[-1].id
+            for work in page:
+                await self._gateway.catalogue.learn([(work.tenant, (event.customer for event in work.events))])
+                for place, event in enumerate(work.events):
+                    doubt = self._doubt(destination, work.tenant, event, from_micros(work.received_at(place)))
+                    found += [] if doubt is None else [doubt]
+        return found
+
+    def _doubt(self, destination: str, tenant: str, event: Event, received: datetime) -> _Doubt | None:
+        if event.corrects is not None:  # an amended row has the key of what it corrects: its being there proves nothing
+            return None
+        made = usages(self._gateway.catalogue, destination, tenant, event, received)
+        if isinstance(made, Turned):
+            return None
+        said: dict[str, dict[tuple[str, str], Decimal]] = {}
+        for _, key, usage in made:
+            if usage is not None:
+                said[key] = {(event.meter, measure.name): measure.quantity for measure in usage.measures}
+        return _Doubt(tenant, event, said, event.timestamp or received) if said else None
+
+    def _next(self, every: timedelta) -> datetime:
+        """Return the next time, the same ones whenever the process was started."""
+        now = self._gateway.clock.now()
+        return now + (every - (now - _START) % every)
+
+
+def _agrees(said: Mapping[tuple[str, str], Decimal], listed: Mapping[tuple[str, str], Mapping[str, Decimal]]) -> bool:
+    """Return whether every number that was sent stands there, in all of its copies."""
+    return all(set(listed.get(name, {}).values()) == {quantity} for name, quantity in said.items())
