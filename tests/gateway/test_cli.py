@@ -72,6 +72,7 @@ def test_the_commands_are_those_that_are_built_and_no_others(run: Run) -> None:
         "preflight",
         "providers",
         "send",
+        "reconcile",
         "serve",
         "simulate",
     } == names

@@ -1,5 +1,6 @@
 """Deliveries in doubt are settled by what a vendor lists, and by nothing else."""
 
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
@@ -43,10 +44,7 @@ def lost(stock: Stock) -> None:
 
 def another(stock: Stock) -> None:
     def less(row: StoredRow) -> StoredRow:
-        return StoredRow(**{
-            **{name: getattr(row, name) for name in row.__dataclass_fields__},
-            "charges": tuple(charge._replace(quantity=charge.quantity - 1) for charge in row.charges),
-        })  # fmt: skip
+        return replace(row, charges=tuple(one._replace(quantity=one.quantity - 1) for one in row.charges))
 
     stock.change(less)
 

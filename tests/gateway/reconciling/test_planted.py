@@ -76,6 +76,7 @@ async def test_what_is_everywhere_matches(asking: Asking, day: Day) -> None:
     await asking.send([day.event("e1"), day.event("e2", quantity="4"), day.event("x", meter="llm_call", quantity=None,
         quantities={"input": 5, "output": 7})])  # fmt: skip
     day.later()
+    report: dict[str, Any] = {}
     for name in LISTING:
         report = await day.reconcile(asking, destinations=[name])
         assert {} == reasons(report, name)
