@@ -71,8 +71,8 @@ def test_the_commands_are_those_that_are_built_and_no_others(run: Run) -> None:
         "ledger",
         "preflight",
         "providers",
-        "send",
         "reconcile",
+        "send",
         "serve",
         "simulate",
     } == names
