@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
@@ -32,7 +32,7 @@ def server(tmp_path: Path) -> Iterator[Server]:
 
 
 @asynccontextmanager
-async def processes(server: Server, count: int) -> AsyncIterator[list[RedisLedger]]:
+async def processes(server: Server, count: int) -> AsyncGenerator[list[RedisLedger]]:
     """Give as many ledgers as so many processes would open."""
     async with AsyncExitStack() as stack:
         ledgers = [RedisLedger(Address.read(f"redis://127.0.0.1:{server.port}/0")) for _ in range(count)]
