@@ -204,8 +204,8 @@ def free_port() -> int:
         return one.getsockname()[1]
 
 
-HISTORY = 3000
-KILLS = 6
+HISTORY = 6000
+KILLS = 5
 
 
 def test_gateway_and_command_may_be_killed_while_history_is_filled_in(
@@ -222,7 +222,7 @@ def test_gateway_and_command_may_be_killed_while_history_is_filled_in(
             lines.write(json.dumps(one) + "\n")
     command = [
         *(sys.executable, "-m", "gateway", "backfill", "--to", "flexprice", "--from", str(file)),
-        *("--reason", REASON, "--rate", "1000", "--url", f"http://127.0.0.1:{port}", "--json"),
+        *("--reason", REASON, "--rate", "500", "--url", f"http://127.0.0.1:{port}", "--json"),
     ]
     dice = random.Random(7)
     service.start()
