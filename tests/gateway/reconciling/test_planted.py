@@ -4,10 +4,11 @@ from collections.abc import Mapping
 from dataclasses import replace
 from datetime import datetime, timedelta
 from decimal import Decimal
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
+from adapters import Door, provider
 from gateway.simulator import StoredRow
 from gateway.simulator.world import Stock
 from tests.gateway.conftest import Asking, House, MovableClock, event
@@ -197,6 +198,20 @@ async def test_what_was_never_sent_says_why(asking: Asking, day: Day) -> None:
         ("stranger", "unmapped"): ("-5", ["unmapped"]),
         ("acme", "capability"): ("-0.5", ["fraction"]),
     } == reasons(report, "flowglad")
+    assert 0 == report["unexplained"]
+
+
+async def test_what_came_too_late_for_the_vendor_is_late(
+    house: House, day: Day, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    doors = cast("dict[str, Door]", provider("flowglad").spec.doors)
+    for profile, door in doors.items():
+        monkeypatch.setitem(doors, profile, replace(door, time=replace(door.time, past=HOUR)))
+    async with house() as asking:
+        await asking.send([day.event("e1", day.clock.now()), day.event("e2", quantity=4)])
+        day.later()
+        report = await day.reconcile(asking, destinations=["flowglad"])
+    assert {("acme", "late"): ("-4", ["e2"])} == reasons(report, "flowglad")
     assert 0 == report["unexplained"]
 
 
