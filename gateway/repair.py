@@ -16,6 +16,7 @@ __all__ = ["Actor", "Resolution", "resolve", "retry"]
 Resolution = Literal["accepted", "resend", "abandon"]
 Pick = Callable[[Work, int], bool]
 
+_LACKING = {Code.REJECTED: WorkState.REJECTED, Code.DEAD: WorkState.DEAD}
 _LETTERS = {WorkState.REJECTED: "rejected", WorkState.DEAD: "dead"}
 
 
@@ -32,6 +33,7 @@ async def resolve(
 ) -> tuple[int, Code]:
     """Decide one `unknown` delivery: it arrived, it did not and goes again, or it is given up.
 
+    Of several rows that is decided of those in doubt: where another was refused, the delivery still lacks it.
     Returns the event's ref and what the delivery is now.
 
     Raises RequestRefused where there is no such delivery, or it is not unknown.
@@ -81,6 +83,10 @@ def _decided(
         case "accepted":
             for part in doubtful:
                 part.code, part.error = Code.ACCEPTED, None
+            lacking = next((part for part in parts or () if part.code in _LACKING), None)
+            if lacking is not None:  # that one row arrived says nothing of another, which was refused
+                group = msgspec.structs.replace(before, state=_LACKING[lacking.code], doubt=0, error=lacking.error)
+                return lacking.code, group, parts
             return Code.ACCEPTED, None, parts if parts is not None and len(parts) > 1 else None
         case "resend":
             for part in doubtful:
