@@ -14,7 +14,7 @@ import structlog
 from adapters import Unread, UsageRow, Window
 from canonical_schema import Event
 from gateway.errors import RequestRefused
-from gateway.ledger import WorkState
+from gateway.ledger import Code, Work, WorkState
 from gateway.readback import Reader
 from gateway.reconciling.ledger_side import EDGE, labels_of
 from gateway.rendering import Turned, usages
@@ -30,6 +30,7 @@ PAGE = 100
 DOUBTS = 10_000
 """Deliveries of one destination that are looked for at a time; the others wait for the next."""
 _START = datetime(1970, 1, 1, tzinfo=UTC)
+_IN_DOUBT = frozenset({Code.UNKNOWN, Code.PENDING})
 
 
 class _Doubt(msgspec.Struct):
@@ -114,12 +115,12 @@ class Confirming:
             after = page[-1].id
             for work in page:
                 await self._gateway.catalogue.learn([(work.tenant, (event.customer for event in work.events))])
-                for place, event in enumerate(work.events):
-                    doubt = self._doubt(destination, work.tenant, event, from_micros(work.received_at(place)))
-                    found += [] if doubt is None else [doubt]
+                doubts = (self._doubt(destination, work, place) for place in range(len(work.members)))
+                found += [doubt for doubt in doubts if doubt is not None]
         return found
 
-    def _doubt(self, destination: str, tenant: str, event: Event, received: datetime) -> _Doubt | None:
+    def _doubt(self, destination: str, work: Work, place: int) -> _Doubt | None:
+        tenant, event, received = work.tenant, work.events[place], from_micros(work.received_at(place))
         if event.corrects is not None:  # an amended row has the key of what it corrects: its being there proves nothing
             return None
         made = usages(self._gateway.catalogue, destination, tenant, event, received)
@@ -129,7 +130,11 @@ class Confirming:
         for _, key, usage in made:
             if usage is not None:
                 said[key] = {(event.meter, measure.name): measure.quantity for measure in usage.measures}
-        return _Doubt(tenant, event, said, event.timestamp or received) if said else None
+        # By what was sent, and not by what would be sent today: every row in doubt has to be found.
+        sent = [part.key for part in (work.parts[place] if work.parts else ()) if part.code in _IN_DOUBT]
+        if not sent or not said.keys() >= set(sent):
+            return None
+        return _Doubt(tenant, event, {key: said[key] for key in sent}, event.timestamp or received)
 
     def _next(self, every: timedelta) -> datetime:
         """Return the next time, the same ones whenever the process was started."""
