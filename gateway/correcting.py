@@ -15,7 +15,7 @@ from canonical_schema import PLAIN, ErrorCode, ErrorItem, Event, Quantities
 from gateway.catalogue import Catalogue
 from gateway.chain import Stand, quantities_of
 from gateway.ledger import Code, Part, WorkState
-from gateway.rendering import Turned, encoded, render
+from gateway.rendering import Refused, Turned, check_period, encoded, render
 from gateway.times import from_micros
 
 __all__ = ["SOON", "Rows", "Situation", "Waits", "difference", "rendered", "saying", "situation"]
@@ -126,6 +126,10 @@ def rendered(
         case TakeBack() if aggregation in way.aggregations:
             if want:
                 return _unsupported(adapter, f"the {way.word} that has to come first did not succeed; {way.instead}")
+            try:  # it changes a bill as any other row does
+                check_period(catalogue, destination, tenant, correction.timestamp or received)
+            except Refused as refused:
+                return refused.turned
             return _withdrawal(adapter, way, correction, found.carrier)
         case Amend():
             return _unsupported(adapter, f"it cannot take an event back from a meter that aggregates by {aggregation}")

@@ -17,7 +17,7 @@ from gateway.bindings import BindingRow, Unbindable
 from gateway.catalogue import DEFAULT_TENANT, Catalogue
 from gateway.ledger import Code, Part
 
-__all__ = ["Refused", "Turned", "encoded", "link_of", "render", "usages"]
+__all__ = ["Refused", "Turned", "check_period", "encoded", "link_of", "render", "usages"]
 
 _EXACT = Context(prec=200, traps=[Inexact])
 _DERIVED = re.compile(r"ugw_[0-9a-f]{32}").fullmatch
@@ -101,9 +101,8 @@ def _usages(
     when = event.timestamp or received
     if now is not None:
         _check_time(adapter, door, when, received, now)
-    if now is not None and (period := catalogue.held(destination, tenant, when)) is not None:
-        message = f"period {period} is closed, and {destination} holds late usage: set late to send to let it go"
-        raise Refused(ErrorCode.OUTSIDE_TIME_WINDOW, message, Code.BLOCKED)
+    if now is not None:
+        check_period(catalogue, destination, tenant, when)
     link = link_of(catalogue, adapter, destination, tenant, event, when)
     measures = _measures(rows, event, absolute)
     groups = _grouped(door, measures)
@@ -132,6 +131,13 @@ def _usages(
         )
         made.append((name, key, usage))
     return made
+
+
+def check_period(catalogue: Catalogue, destination: str, tenant: str, when: datetime) -> None:
+    """Raise Refused where an instant falls in a closed period, and the destination holds what is late."""
+    if (period := catalogue.held(destination, tenant, when)) is not None:
+        message = f"period {period} is closed, and {destination} holds late usage: set late to send to let it go"
+        raise Refused(ErrorCode.OUTSIDE_TIME_WINDOW, message, Code.BLOCKED)
 
 
 def _check_time(adapter: AnyAdapter, door: Door, when: datetime, received: datetime, now: datetime) -> None:
