@@ -241,6 +241,9 @@ async def _steps(gateway: Gateway, look: Look, chain: Chain, wanted: Wanted, act
         takes_back = known is not None and isinstance(known.adapter.door.corrections, TakeBack)
         if takes_back and any(not stand.code.status.final or stand.code.status.success for stand in stands):
             refunds.append(name)
+    taken = correction_id(original.id, len(chain.events))
+    if await gateway.ledger.find(chain.tenant, taken) is not None:
+        raise _Refused(409, ErrorCode.CONFLICT, f"its correction would be {taken}, and another event has that id")
     if unknown:
         detail = f"it is unknown whether it arrived at {', '.join(unknown)}: resolve that first"
         raise _Refused(409, ErrorCode.CONFLICT, detail)
@@ -312,7 +315,19 @@ def _step(chain: Chain, number: int, action: CorrectionAction, after: Quantities
 async def _record(gateway: Gateway, actor: Actor, steps: Sequence[_Step]) -> Sequence[int] | None:
     """Record corrections with their audit; return their refs, `None` where some of their ids were taken meanwhile."""
     now = to_micros(gateway.clock.now())
-    audit = [
+    audit = _audit(actor, steps, now)
+    events, plans = [step.event for step in steps], [step.plan for step in steps]
+    claims = await gateway.ledger.record(actor.tenant, now, events, plans, audit)
+    if all(claim.kind is ClaimKind.NEW for claim in claims):
+        return [claim.ref for claim in claims]
+    # The audit goes with all of them or not at all, and those that are new will be carried out.
+    new = [step for step, claim in zip(steps, claims, strict=True) if claim.kind is ClaimKind.NEW]
+    await gateway.ledger.keep([], _audit(actor, new, now))
+    return None
+
+
+def _audit(actor: Actor, steps: Sequence[_Step], now: int) -> list[AuditRow]:
+    return [
         AuditRow(
             at=now,
             tenant=actor.tenant,
@@ -326,11 +341,6 @@ async def _record(gateway: Gateway, actor: Actor, steps: Sequence[_Step]) -> Seq
         for step in steps
         if (said := step.event.corrects) is not None and said.action != "refund"
     ]
-    events, plans = [step.event for step in steps], [step.plan for step in steps]
-    claims = await gateway.ledger.record(actor.tenant, now, events, plans, audit)
-    if any(claim.kind is not ClaimKind.NEW for claim in claims):
-        return None
-    return [claim.ref for claim in claims]
 
 
 def _words(quantities: Quantities) -> str:
