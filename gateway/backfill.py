@@ -4,6 +4,7 @@ Progress is a document, and an event that has a delivery at the destination gets
 goes on where it was, and what is fed twice is sent once.
 """
 
+import asyncio
 import uuid
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
@@ -14,6 +15,7 @@ import structlog
 
 from canonical_schema import ErrorCode, Event, format_time
 from gateway.catalogue import DEFAULT_TENANT, Catalogue
+from gateway.chain import Chain, Look, correction_id
 from gateway.errors import RequestRefused
 from gateway.ledger import AuditRow, ClaimKind, Code, Document, Plan, QueueDepth, ref_of, split_ref
 from gateway.merge import View
@@ -96,6 +98,8 @@ class Backfills:
     def __init__(self, gateway: Gateway) -> None:
         self._gateway = gateway
         self._chore = gateway.chore(KIND, self.step)
+        self._turn = asyncio.Lock()
+        """Whoever changes a job reads it, and keeps it, while nobody else does."""
         self._next: dict[str, datetime] = {}
         """When a job with a rate of its own may go on."""
 
@@ -110,6 +114,10 @@ class Backfills:
             raise RequestRefused(
                 400, ErrorCode.INVALID_REQUEST, f"to: {job.to[:64]!r} {state}: nothing can be sent there"
             )
+        async with self._turn:
+            return await self._begun(actor, job)
+
+    async def _begun(self, actor: Actor, job: Job) -> Job:
         for other in await self.jobs(actor.tenant):
             if (other.to, other.source, other.digest, other.wanted) != (job.to, job.source, job.digest, job.wanted):
                 continue
@@ -128,11 +136,12 @@ class Backfills:
 
     async def cancel(self, actor: Actor, job_id: str) -> Job:
         """End a job. What was fed is the lane's to finish."""
-        job = await self.job(actor.tenant, job_id)
-        if job.state == "running":
-            job.state, job.why = "cancelled", "by an operator"
-            await self._keep(job, actor, "cancelled")
-        return job
+        async with self._turn:
+            job = await self.job(actor.tenant, job_id)
+            if job.state == "running":
+                job.state, job.why = "cancelled", "by an operator"
+                await self._keep(job, actor, "cancelled")
+            return job
 
     async def job(self, tenant: str, job_id: str) -> Job:
         """Return a job. Raises RequestRefused where there is none of this id."""
@@ -155,6 +164,10 @@ class Backfills:
 
         Raises RequestRefused: 429 while the destination has enough to do, 409 where they do not follow on.
         """
+        async with self._turn:
+            return await self._taken(tenant, job_id, events, first, last=last)
+
+    async def _taken(self, tenant: str, job_id: str, events: Sequence[Event], first: int, *, last: bool) -> Job:
         job = await self.job(tenant, job_id)
         if job.state != "running":
             raise RequestRefused(
@@ -210,7 +223,12 @@ class Backfills:
         return min([await self._advance(job) for job in going], default=None)
 
     async def _advance(self, job: Job) -> datetime:
-        """Feed a slice of a job; return when to go on."""
+        """Feed a slice of a job, if it is still to go on; return when to come again."""
+        async with self._turn:
+            job = await self.job(job.tenant, job.id)
+            return await self._fed(job) if job.state == "running" else self._gateway.clock.now()
+
+    async def _fed(self, job: Job) -> datetime:
         now = self._gateway.clock.now()
         if job.to not in self._gateway.lanes:
             return now + LOOK
@@ -261,16 +279,53 @@ class Backfills:
         if view is None:
             return
         free: list[tuple[int, Plan]] = []
-        for index, plan in some:
-            if plan.live and self._elsewhere(job, view.codes(index)):
-                job.count("billed_elsewhere")
-            else:
-                free.append((index, plan))
-        if free:
-            members, plans = [index for index, _ in free], [plan for _, plan in free]
-            new = await self._gateway.ledger.extend(view.snapshot.batch, members, plans, to_micros(now))
-            job.count("fed", new)
-            job.count("there_already", len(free) - new)
+        look = Look(self._gateway.ledger)
+        async with self._gateway.correcting:  # what has no correction gets none before it has its delivery
+            for index, plan in some:
+                event = view.snapshot.events[index]
+                if (chain := await self._chain(look, job.tenant, event)) is not None:
+                    await self._extend_last(job, look, chain, event, plan, now)
+                elif plan.live and self._elsewhere(job, view.codes(index)):
+                    job.count("billed_elsewhere")
+                else:
+                    free.append((index, plan))
+            if free:
+                members, plans = [index for index, _ in free], [plan for _, plan in free]
+                new = await self._gateway.ledger.extend(view.snapshot.batch, members, plans, to_micros(now))
+                job.count("fed", new)
+                job.count("there_already", len(free) - new)
+
+    async def _chain(self, look: Look, tenant: str, event: Event) -> Chain | None:
+        """Return an event that was corrected, or is a correction, with all that belongs to it; `None` for others."""
+        if event.corrects is not None:
+            return await look.chain(tenant, event.corrects.of)
+        if await self._gateway.ledger.find(tenant, correction_id(event.id, 1)) is None:
+            return None
+        chain = await look.chain(tenant, event.id)
+        return None if chain is None or len(chain.events) == 1 else chain
+
+    async def _extend_last(self, job: Job, look: Look, chain: Chain, event: Event, plan: Plan, now: datetime) -> None:
+        """Feed an event that was corrected as what it says now: by its last correction, which brings all of it.
+
+        What came before it has never been there, as if it was taken back in time.
+        """
+        views = [await self._view(split_ref(ref)[0]) for ref in chain.refs]
+        codes = [{} if v is None else v.codes(split_ref(ref)[1]) for v, ref in zip(views, chain.refs, strict=True)]
+        if plan.live and any(self._elsewhere(job, one) for one in codes):
+            job.count("billed_elsewhere")
+            return
+        *earlier, last = chain.refs
+        batch, index = split_ref(last)
+        new = await self._gateway.ledger.extend(batch, [index], [plan], to_micros(now))
+        for ref in earlier if plan.live else ():
+            batch, index = split_ref(ref)
+            gone = Plan(filtered=((job.to, Code.VOIDED),))
+            await self._gateway.ledger.extend(batch, [index], [gone], to_micros(now))
+        job.count("fed", new)
+        if event.id == chain.events[-1].id:
+            job.count("there_already", 1 - new)
+        else:
+            job.count("corrected")
 
     def _elsewhere(self, job: Job, codes: Mapping[str, Code]) -> bool:
         """Return whether another destination of the group has billed an event, or may have, or will."""

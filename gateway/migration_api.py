@@ -35,7 +35,7 @@ class _Some(Asked):
         return Wanted(customer=self.customer, meter=self.meter, since=self.since, until=self.until)
 
 
-_Rate = Annotated[float, Field(gt=0, description="Events a second, at most.")]
+_Rate = Annotated[float, Field(ge=0.001, allow_inf_nan=False, description="Events a second, at most.")]
 
 
 class _Preflight(Asked):

@@ -1,0 +1,257 @@
+"""Where two features meet: what one of them promises holds while the other is at work."""
+
+import asyncio
+from collections.abc import Callable
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gateway.confirming import Confirming
+from gateway.ledger.check import add_up
+from tests.gateway.conftest import Asking, House, MovableClock, event
+
+pytestmark = pytest.mark.anyio
+
+REASON = {"reason": "we look"}
+
+
+def bound(*names: str) -> dict[str, Any]:
+    """Return a vendor of one row a request, whose memory for repeats is short, with a meter of several rows."""
+    rows = [{"event_type": name, "quantity": name} for name in names]
+    return {
+        "destinations": {"paygentic": {"settings": {"profile": "events", "dedupe_window": "1ms"}}},
+        "meters": {"api_calls": None, "trio": {"bindings": {"paygentic": rows}}},
+    }
+
+
+def trio(event_id: str, **quantities: int) -> dict[str, Any]:
+    return event(event_id, meter="trio", quantity=None, quantities=quantities)
+
+
+async def posted(asking: Asking, path: str, **body: Any) -> Any:
+    answer = await asking.client.post(path, json={**REASON, **body})
+    assert answer.is_success, answer.text
+    return answer.json()
+
+
+async def standing(asking: Asking, event_id: str, name: str = "paygentic") -> Any:
+    return (await asking.get(f"/v1/events/{event_id}"))["deliveries"][name]
+
+
+async def filled(asking: Asking, to: str = "flexprice") -> dict[str, int]:
+    """Fill a destination in from the ledger; return what was counted."""
+    job = await posted(asking, "/v1/backfills", to=to, source="ledger")
+    for _ in range(2000):
+        found = await asking.get(f"/v1/backfills/{job['id']}")
+        if found["state"] != "running":
+            assert "done" == found["state"]
+            return found["counts"]
+        await asyncio.sleep(0.002)
+    raise AssertionError("the backfill does not end")
+
+
+@pytest.fixture
+def sums(tmp_path: Path) -> Callable[[], None]:
+    """Add the ledger up: every delivery has exactly one status."""
+
+    def added() -> None:
+        assert [] == add_up(tmp_path / "ledger.db")["problems"]
+
+    return added
+
+
+# Deliveries of several rows, and what is found out about some of them.
+
+
+async def test_a_refused_row_is_not_forgotten_when_its_neighbour_is_resolved_as_arrived(
+    house: House, sums: Callable[[], None]
+) -> None:
+    async with house(bound("one", "two")) as asking:
+        vendor = asking.vendors["paygentic"]
+        vendor.known_meters = {"one"}
+        vendor.fail("lost_answer")
+        await asking.send(trio("p", one=3, two=5), query="?ack=stored")
+        await asking.settled("p")
+        assert "unknown" == (await standing(asking, "p"))["status"]
+        said = await posted(asking, "/v1/deliveries/resolve", id="p", destination="paygentic", resolution="accepted")
+        assert "rejected" == said["status"]
+        parts = (await standing(asking, "p"))["parts"]
+        assert ("accepted", "rejected") == (parts["one"]["status"], parts["two"]["status"])
+        sums()
+        vendor.known_meters = None
+        assert 1 == len((await posted(asking, "/v1/deliveries/retry", ids=["p"]))["retried"])
+        await asking.settled("p")
+        assert "accepted" == (await standing(asking, "p"))["status"]
+        assert {("cus_acme", "one"): 3, ("cus_acme", "two"): 5} == vendor.billed()
+        sums()
+
+
+async def test_reading_back_looks_for_every_row_that_was_sent_and_not_for_those_of_today(house: House) -> None:
+    async with house(bound("one", "two", "three")) as asking:
+        for fault in ("lost_answer", "lost_answer", "reset_before"):
+            asking.vendors["paygentic"].fail(fault)
+        await asking.send(trio("p", one=3, two=4, three=5), query="?ack=stored")
+        await asking.settled("p")
+        assert "unknown" == (await standing(asking, "p"))["status"]
+    async with house(bound("one", "two")) as asking:
+        assert 0 == await Confirming(asking.gateway).confirm("paygentic")
+        assert "unknown" == (await standing(asking, "p"))["status"]
+    async with house(bound("one", "two", "three")) as asking:
+        assert 0 == await Confirming(asking.gateway).confirm("paygentic"), "the third is not there"
+
+
+# Corrections, and who has taken their ids, or closed their month.
+
+
+async def test_an_id_that_is_taken_leaves_one_event_out_and_every_other_on_record(asking: Asking) -> None:
+    await asking.send([event("e1"), event("e2")])
+    await asking.send(event("e1~c1", meter="logins", quantity=None))
+    said = await posted(asking, "/v1/corrections", filter={"meter": "api_calls"}, action="void")
+    assert (1, ["e1"]) == (said["corrected"], [one["id"] for one in said["skipped"]])
+    assert [1] == [one["events"] for one in said["impact"]]
+    trail = [(row["action"], row["target"]) for row in (await asking.get("/v1/audit"))["data"]]
+    assert [("void", "e2")] == trail
+    assert {"void": True} == (await asking.get("/v1/events/e2"))["current"]
+
+
+async def test_a_refund_is_held_as_late_as_any_other_row(house: House, clock: MovableClock) -> None:
+    held = {"destinations": {"paygentic": {"late": "hold"}}}
+    first = clock.now().replace(day=1, hour=0, minute=0, second=0, microsecond=0)
+    async with house(held) as asking:
+        await asking.send(event("e1", timestamp=(first - timedelta(hours=2)).isoformat()))
+        assert (await posted(asking, f"/v1/periods/{first - timedelta(days=1):%Y-%m}/close"))["closed"]
+        said = await posted(asking, "/v1/events/e1/void")
+        refund = said["deliveries"]["paygentic"]
+        assert ("blocked", "outside_time_window") == (refund["status"], refund["error"]["code"])
+        assert {("cus_acme", "bm_calls"): 3} == asking.vendors["paygentic"].billed()
+    async with house() as asking:  # it goes where it may
+        await asking.settled("e1~c1")
+        assert "accepted" == (await standing(asking, "e1~c1"))["status"]
+        assert not any(asking.vendors["paygentic"].billed().values())
+
+
+# History that was corrected, filled in.
+
+CALLS = {"bindings": {"flowglad": {"price_slug": "calls"}, "flexprice": {}}}
+OLD: dict[str, Any] = {
+    "destinations": {"paygentic": None, "wingback": None, "flexprice": {"mode": "off"}},
+    "meters": {"api_calls": None, "jobs": None, "logins": None, "llm_call": None, "calls": CALLS},
+    "customers": {"acme": {"paygentic": None, "wingback": None}},
+}
+
+
+def moved(clock: MovableClock) -> dict[str, Any]:
+    """Return the configuration after a move: one group, and the new vendor takes what is of the last day."""
+    cut = (clock.now() - timedelta(days=1)).isoformat()
+    group = {"group": "billing"}
+    return {
+        **OLD,
+        "destinations": {"paygentic": None, "wingback": None, "flowglad": group, "flexprice": group},
+        "routes": [{"destination": "flowglad", "until": cut}, {"destination": "flexprice", "from": cut}],
+    }
+
+
+async def corrected(asking: Asking, event_id: str, **asked: Any) -> Any:
+    what = "correct" if asked else "void"
+    return await posted(asking, f"/v1/events/{event_id}/{what}", **asked)
+
+
+async def test_a_correction_that_its_vendor_refused_is_not_billed_by_the_next_one(
+    house: House, clock: MovableClock
+) -> None:
+    async with house(OLD) as asking:
+        await asking.send(event("e1", meter="calls"))
+        assert "failed" == (await corrected(asking, "e1", quantity=2))["status"]
+    async with house(moved(clock)) as asking:
+        assert {"billed_elsewhere": 2} == await filled(asking)
+        assert {} == asking.vendors["flexprice"].billed()
+        assert {("sub_acme", "calls"): 3} == asking.vendors["flowglad"].billed()
+
+
+async def test_what_a_correction_billed_in_place_of_its_event_is_not_filled_in_as_the_event(
+    house: House, clock: MovableClock
+) -> None:
+    unlinked = {**OLD, "customers": {"acme": None}}
+    async with house(unlinked) as asking:
+        await asking.send(event("e1", meter="calls"))
+        assert "blocked" == (await standing(asking, "e1", "flowglad"))["status"]
+        await corrected(asking, "e1", quantity=5)
+    async with house(OLD) as asking:
+        await asking.settled("e1~c1")
+        assert {("sub_acme", "calls"): 5} == asking.vendors["flowglad"].billed()
+    async with house(moved(clock)) as asking:
+        assert {"billed_elsewhere": 2} == await filled(asking)
+        assert {} == asking.vendors["flexprice"].billed()
+
+
+async def test_what_was_voided_before_it_left_is_filled_in_nowhere(house: House, sums: Callable[[], None]) -> None:
+    async with house({**OLD, "customers": {"acme": None}}) as asking:
+        await asking.send([event("e1", meter="calls"), event("e2", meter="calls", customer="other")])
+        await corrected(asking, "e1")
+    async with house(OLD) as asking:
+        await asking.send(event("e3", meter="calls"))
+    apart = {**OLD, "destinations": {**OLD["destinations"], "flexprice": {}}}
+    async with house(apart) as asking:
+        assert {"fed": 3, "corrected": 1, "there_already": 1} == await filled(asking)
+        await asking.settled("e3")
+        await asking.settled("e1~c1")
+        assert {("acme", "calls"): 3, ("other", "calls"): 3} == asking.vendors["flexprice"].billed()
+        assert {"e2", "e3"} == {row.key for row in asking.vendors["flexprice"].stored}
+        sums()
+
+
+async def test_what_was_replaced_is_filled_in_as_it_says_now_and_can_be_corrected_there(
+    house: House, sums: Callable[[], None]
+) -> None:
+    async with house(OLD) as asking:
+        await asking.send(event("e1", meter="calls"))
+        await corrected(asking, "e1", quantity=9)
+    amends = {"settings": {"allow_amend": True}}
+    async with house({**OLD, "destinations": {**OLD["destinations"], "flexprice": amends}}) as asking:
+        for _ in range(2):  # again: nothing is left to do
+            await filled(asking)
+            await asking.settled("e1~c1")
+            assert {("acme", "calls"): 9} == asking.vendors["flexprice"].billed()
+        await corrected(asking, "e1", quantity=11)
+        assert {("acme", "calls"): 11} == asking.vendors["flexprice"].billed()
+        assert {("sub_acme", "calls"): 11} == asking.vendors["flowglad"].billed()
+        sums()
+
+
+async def test_a_job_that_was_cancelled_stays_cancelled_whatever_it_was_at(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with house(OLD) as asking:
+        for number in range(3):
+            await asking.send(event(f"e{number}", meter="calls"))
+    async with house({**OLD, "destinations": {**OLD["destinations"], "flexprice": {}}}) as asking:
+        extend, at_it, may_go = asking.gateway.ledger.extend, asyncio.Event(), asyncio.Event()
+
+        async def slow(*args: Any) -> int:
+            at_it.set()
+            await may_go.wait()
+            return await extend(*args)
+
+        monkeypatch.setattr(asking.gateway.ledger, "extend", slow)
+        job = await posted(asking, "/v1/backfills", to="flexprice", source="ledger")
+        await at_it.wait()
+        cancelling = asyncio.create_task(posted(asking, f"/v1/backfills/{job['id']}/cancel"))
+        for _ in range(20):
+            await asyncio.sleep(0)
+        may_go.set()
+        assert "cancelled" == (await cancelling)["state"]
+        await asking.settled("e0")
+        for _ in range(100):
+            await asyncio.sleep(0)
+        assert "cancelled" == (await asking.get(f"/v1/backfills/{job['id']}"))["state"]
+
+
+@pytest.mark.parametrize("rate", ["1e-300", "1e999"])
+@pytest.mark.parametrize("path", ["/v1/backfills", "/v1/preflights"])
+async def test_a_rate_that_is_none_is_refused(asking: Asking, path: str, rate: str) -> None:
+    more = '"source": "ledger", "reason": "x", ' if path == "/v1/backfills" else ""
+    body = f'{{"to": "flexprice", {more}"rate": {rate}}}'
+    answer = await asking.client.post(path, content=body, headers={"content-type": "application/json"})
+    assert (400, "invalid_request") == (answer.status_code, answer.json()["code"])
