@@ -4,7 +4,7 @@ Reads the ledger from its first event to its last. What is settled is added up b
 customer and meter, so that memory grows with the trouble and not with the usage.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from datetime import datetime, timedelta
 from decimal import Context, Decimal
 from typing import Any
@@ -12,9 +12,11 @@ from typing import Any
 import msgspec
 
 from canonical_schema import DeliveryStatus, ErrorCode, Event, format_time, plain
+from gateway.chain import Look
+from gateway.correcting import Situation, difference, saying, situation
 from gateway.errors import RequestRefused
 from gateway.intake import slices
-from gateway.ledger import AuditRow, Code, Document
+from gateway.ledger import AuditRow, Code, Document, split_ref
 from gateway.merge import View
 from gateway.periods import KIND, Period
 from gateway.repair import Actor
@@ -65,8 +67,8 @@ class _Tally:
         self.since: datetime | None = None
         """When the oldest full record was received; what was trimmed before was settled."""
 
-    def add(self, view: View, index: int, *, late: bool) -> None:
-        """Count one event of the period."""
+    def add(self, view: View, index: int, before: "_Before", *, late: bool) -> None:
+        """Count one event of the period; `before` tells of what it corrects."""
         event = view.snapshot.events[index]
         live = view.live(index)
         if not any(code not in _NO_WAY for code in live.values()):
@@ -78,22 +80,32 @@ class _Tally:
             if status in _OPEN:
                 self.open.setdefault((name, event.customer, event.meter, status), _Sum()).add(event)
             else:
-                self.settled.setdefault((name, event.meter, status), _Sum()).add(event)
+                self.settled.setdefault((name, event.meter, status), _Sum()).add(before.brought.get(name, event))
             if late:
                 self.late.setdefault((name, event.customer, event.meter), _Sum()).add(event)
-        self._once(event, live)
+        bills = {name for name, code in live.items() if code in _BILLS}
+        self._once(event, bills | before.bills if bills else bills)
 
-    def _once(self, event: Event, live: Mapping[str, Code]) -> None:
-        """Note an event that two of a group bill, or may."""
+    def _once(self, event: Event, bills: Collection[str]) -> None:
+        """Note an event that two of a group bill, or may; it together with what it corrects."""
         billing: dict[str, list[str]] = {}
-        for name, code in live.items():
-            if code in _BILLS and name in self._groups:
+        for name in bills:
+            if name in self._groups:
                 billing.setdefault(self._groups[name], []).append(name)
         for group, names in billing.items():
             if len(names) > 1:
                 self.twice_count += 1
                 if len(self.twice) < NAMED:
                     self.twice.append({"id": event.id, "group": group, "destinations": sorted(names)})
+
+
+class _Before(msgspec.Struct):
+    """What came before a correction."""
+
+    bills: set[str] = msgspec.field(default_factory=set[str])
+    """Where an event that it corrects is billed, or may be."""
+    brought: dict[str, Event] = msgspec.field(default_factory=dict[str, Event])
+    """What it added, where it arrived: all of it where nothing of the event had."""
 
 
 class Closing:
@@ -120,7 +132,8 @@ class Closing:
                     received = from_micros(view.snapshot.received_at(index))
                     when = view.snapshot.events[index].timestamp or received
                     if period.holds(when):
-                        tally.add(view, index, late=received >= period.end)
+                        before = await self._before(view, index)
+                        tally.add(view, index, before, late=received >= period.end)
         problems = len(tally.open) + len(tally.unrouted) + tally.twice_count
         return {
             "object": "period",
@@ -141,6 +154,26 @@ class Closing:
             "billed_twice": tally.twice,
             "billed_twice_count": tally.twice_count,
         }
+
+    async def _before(self, view: View, index: int) -> _Before:
+        """Return what is known of the event that a correction corrects; nothing for other events."""
+        event, made = view.snapshot.events[index], _Before()
+        if event.corrects is None:
+            return made
+        look = Look(self._gateway.ledger)
+        chain = await look.chain(view.snapshot.tenant, event.corrects.of, event.corrects.number)
+        if chain is None:
+            return made
+        for ref in chain.refs:
+            batch, place = split_ref(ref)
+            if (snapshot := await look.snapshot(batch)) is not None:
+                made.bills |= {name for name, code in View(snapshot).live(place).items() if code in _BILLS}
+        for name, code in view.live(index).items():
+            if code.status.success:
+                found = situation(await look.stands(chain, name), event, self._gateway.clock.now())
+                if isinstance(found, Situation):
+                    made.brought[name] = saying(event, event.id, difference(found.have, event.corrects.after))
+        return made
 
     async def close(self, actor: Actor, period: Period, *, accept_open: bool) -> dict[str, Any]:
         """Close a period that is complete, or that is closed as it stands; return its report, which stays for ever.
