@@ -42,7 +42,7 @@ async def body_of(request: Request, model: type[Model], *, exact: bool = False) 
             raise RequestRefused(413, ErrorCode.PAYLOAD_TOO_LARGE, f"the body is larger than {MAX_BODY} bytes")
     try:
         return model.model_validate(_EXACT.decode(body)) if exact else model.model_validate_json(bytes(body))
-    except (msgspec.DecodeError, InvalidOperation):
+    except (msgspec.DecodeError, InvalidOperation, RecursionError):
         raise RequestRefused(400, ErrorCode.INVALID_REQUEST, "body: is no JSON") from None
     except ValidationError as error:
         problems = "; ".join(

@@ -113,7 +113,7 @@ class _Customers:
         asked = await body_of(request, _Put)
         if asked.id is not None and asked.id != customer:
             raise RequestRefused(400, ErrorCode.INVALID_REQUEST, "id: is not the customer of the address")
-        if len(customer) > 255:
+        if not 1 <= len(customer) <= 255:
             raise RequestRefused(400, ErrorCode.INVALID_REQUEST, "customer: must be a string of 1 to 255 characters")
         sources = asked.sources or {}
         links = {name: rows for name, rows in asked.links.items() if sources.get(name) != "configuration"}

@@ -37,7 +37,7 @@ class Period(msgspec.Struct, frozen=True):
 def period_of(month: str, zone: str) -> Period:
     """Return a month in a time zone. Raises ValueError for what is no month, and for a zone that nobody knows."""
     match = re.fullmatch(r"(\d{4})-(0[1-9]|1[0-2])", month, re.ASCII)
-    if match is None or match[1] in {"0000", "9999"}:
+    if match is None or match[1] in {"0000", "0001", "9999"}:
         raise ValueError(f"period: {month[:16]!r} is no month: write it like 2026-11")
     try:
         there = ZoneInfo(zone)

@@ -2,7 +2,7 @@
 
 import asyncio
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 
 from adapters import Link, Read, Take, Unread, UnreadKind, UsageRow, Window
 from canonical_schema import ErrorCode
@@ -18,6 +18,8 @@ from gateway.service import Gateway
 from gateway.times import to_micros
 
 __all__ = ["Comparison", "compare", "scope_of"]
+
+_EARLIEST, _LATEST = datetime(1970, 1, 1, tzinfo=UTC), datetime(9999, 1, 1, tzinfo=UTC)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -49,6 +51,8 @@ def scope_of(
     catalogue, meters = gateway.catalogue, gateway.configuration.meters
     if window.start >= window.end:
         raise RequestRefused(400, ErrorCode.INVALID_REQUEST, "from: must be before to")
+    if window.start < _EARLIEST or window.end > _LATEST:  # it is looked at a little beyond both ends, in other zones
+        raise RequestRefused(400, ErrorCode.INVALID_REQUEST, "from, to: must be in the years 1970 to 9998")
     if meter is not None and meter not in meters:
         raise RequestRefused(400, ErrorCode.UNKNOWN_METER, f"meter: {meter[:64]!r} is not in the catalogue")
     if against is not None and (len(destinations) != 1 or against in destinations):
