@@ -11,6 +11,8 @@ from canonical_schema import ErrorCode, Event
 from gateway.access import tenant_of
 from gateway.asked import Asked, Reason, answer, body_of, key_name
 from gateway.backfill import Backfills, Job, Wanted, new_id, shown
+from gateway.chain import Look, correction_id
+from gateway.correcting import saying
 from gateway.errors import RequestRefused
 from gateway.intake import decoded, parse_in_slices, slices, too_large
 from gateway.preflight import Preflight
@@ -104,8 +106,24 @@ class _Migration:
                 for index in part:
                     event, received = view.snapshot.events[index], from_micros(view.snapshot.received_at(index))
                     if wanted.takes(event, event.timestamp or received):
-                        made.add(tenant, event, received)
+                        says = await self._says(tenant, event)
+                        if says is not None:
+                            made.add(tenant, says, received)
         return answer(made.report(asked.rate))
+
+    async def _says(self, tenant: str, event: Event) -> Event | None:
+        """Return an event as it would be filled in; `None` for one that a later correction stands for, or that is void.
+
+        What was corrected is fed by its last correction alone, with all that it says now.
+        """
+        made = event.corrects
+        of, number = (event.id, 0) if made is None else (made.of, made.number)
+        later = await Look(self._gateway.ledger).event(tenant, correction_id(of, number + 1))
+        if later is not None and later[2].corrects is not None:
+            return None
+        if made is None:
+            return event
+        return saying(event, event.id, made.after) if made.after else None
 
     async def backfills(self, request: Request) -> Response:
         if request.method == "GET":

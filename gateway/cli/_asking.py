@@ -11,7 +11,9 @@ from gateway.cli._out import CommandFailed
 __all__ = ["LOCAL", "Key", "Reason", "Url", "ask"]
 
 Url = Annotated[str, Parameter("--url", help="Where the gateway listens.")]
-Key = Annotated[str | None, Parameter("--key", env_var="USAGE_GATEWAY_KEY", help="A key with the scope admin.")]
+Key = Annotated[
+    str | None, Parameter("--key", env_var="USAGE_GATEWAY_KEY", help="A key with the scope admin; events:read to look.")
+]
 Reason = Annotated[str, Parameter("--reason", help="Why; kept in the audit trail.")]
 LOCAL = "http://127.0.0.1:8080"
 

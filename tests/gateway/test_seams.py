@@ -9,7 +9,9 @@ from typing import Any
 import pytest
 
 from gateway.confirming import Confirming
+from gateway.ledger import Plan, split_ref
 from gateway.ledger.check import add_up
+from gateway.times import to_micros
 from tests.gateway.conftest import Asking, House, MovableClock, event
 
 pytestmark = pytest.mark.anyio
@@ -255,3 +257,71 @@ async def test_a_rate_that_is_none_is_refused(asking: Asking, path: str, rate: s
     body = f'{{"to": "flexprice", {more}"rate": {rate}}}'
     answer = await asking.client.post(path, content=body, headers={"content-type": "application/json"})
     assert (400, "invalid_request") == (answer.status_code, answer.json()["code"])
+
+
+async def test_a_preflight_counts_what_is_corrected_once_as_it_says_now(house: House) -> None:
+    async with house(OLD) as asking:
+        await asking.send([event("e1", meter="calls"), event("e2", meter="calls"), event("e3", meter="calls")])
+        await corrected(asking, "e1", quantity=9)
+        await corrected(asking, "e1", quantity=7)
+        await corrected(asking, "e2")
+    async with house({**OLD, "destinations": {**OLD["destinations"], "flexprice": {}}}) as asking:
+        said = await asking.client.post("/v1/preflights", json={"to": "flexprice"})
+        assert [] == said.json()["refused"]
+        assert (2, "10") == (said.json()["ready"]["events"], said.json()["ready"]["quantity"])
+
+
+# The report of a month, and events that were corrected in it.
+
+
+async def test_a_report_says_what_each_vendor_has_of_a_replacement(house: House, clock: MovableClock) -> None:
+    when = clock.now().isoformat()
+    async with house({**OLD, "customers": {"acme": None}}) as asking:
+        await asking.send([event("e1", meter="calls", timestamp=when), event("e2", meter="calls", timestamp=when)])
+        await corrected(asking, "e1", quantity=5)
+    async with house(OLD) as asking:
+        await asking.settled("e1~c1")
+        await asking.settled("e2")
+        await corrected(asking, "e2", quantity=4)
+        assert {("sub_acme", "calls"): 9} == asking.vendors["flowglad"].billed()
+        settled = (await asking.get(f"/v1/periods/{clock.now():%Y-%m}"))["settled"]
+        assert ["9"] == [one["quantities"]["quantity"] for one in settled if one["status"] == "accepted"]
+
+
+async def test_a_report_finds_an_event_that_one_vendor_bills_and_its_correction_that_another_does(
+    house: House, clock: MovableClock
+) -> None:
+    when = (clock.now() - timedelta(minutes=1)).isoformat()
+    async with house(OLD) as asking:
+        await asking.send(event("e1", meter="calls", timestamp=when))
+        await corrected(asking, "e1", quantity=2)
+    async with house(moved(clock)) as asking:  # as by hand, past all that keeps it from happening
+        ref = await asking.gateway.ledger.find("default", "e1~c1")
+        assert ref is not None
+        batch, index = split_ref(ref)
+        await asking.gateway.ledger.extend(batch, [index], [Plan(live=("flexprice",))], to_micros(clock.now()))
+        asking.gateway.wake("flexprice")
+        await asking.settled("e1~c1")
+        assert {("acme", "calls"): 2} == asking.vendors["flexprice"].billed()
+        report = await asking.get(f"/v1/periods/{clock.now():%Y-%m}")
+        (twice,) = report["billed_twice"]
+        assert ("e1~c1", ["flexprice", "flowglad"]) == (twice["id"], twice["destinations"])
+
+
+# What nobody means.
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "body"),
+    [
+        ("POST", "/v1/events/e1/correct", "[" * 100_000),
+        ("GET", "/v1/periods/0001-01?timezone=Asia/Tokyo", ""),
+        ("GET", "/v1/usage?customer=acme&meter=api_calls&from=0001-01-01&to=9999-12-31", ""),
+        ("POST", "/v1/reconciliations", '{"from": "0001-01-01T00:00:00Z", "to": "9999-12-31T00:00:00Z"}'),
+        ("PUT", "/v1/customers/", '{"links": {"flowglad": [{"subscription_id": "s"}]}}'),
+    ],
+)
+async def test_what_makes_no_sense_is_refused_in_words(asking: Asking, method: str, path: str, body: str) -> None:
+    answer = await asking.client.request(method, path, content=body, headers={"content-type": "application/json"})
+    assert (400, "invalid_request") == (answer.status_code, answer.json()["code"])
+    assert "application/problem+json" == answer.headers["content-type"]
