@@ -273,7 +273,7 @@ async def test_a_compressed_answer_is_read() -> None:
     assert ({"ok": True}, b'{"ok": true}') == (reply.json, reply.body)
 
 
-@pytest.mark.parametrize("body", [b"<html>", b"", b'{"a": 1', b"\xff\xfe\x00", b"NaN"])
+@pytest.mark.parametrize("body", [b"<html>", b"", b'{"a": 1', b"\xff\xfe\x00", b"NaN", b"[" * 100_000])
 async def test_a_body_that_is_no_json_is_told_apart_from_none(body: bytes) -> None:
     async with serving(scripted(answered("200 OK", body=body))) as url:
         (reply,) = await sent(url)
