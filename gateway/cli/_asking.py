@@ -28,6 +28,10 @@ def ask(url: str, key: str | None, method: str, path: str, body: Mapping[str, An
             f"{url}: no gateway answers there ({type(error).__name__}): start it, or name it with --url"
         ) from None
     if answer.is_error:
-        problem = answer.json()
-        raise CommandFailed(f"{problem['code']}: {problem['detail']}")
+        try:
+            problem = answer.json()
+            said = f"{problem['code']}: {problem['detail']}"
+        except (ValueError, KeyError, TypeError):  # a proxy's own words, say
+            raise CommandFailed(f"{url}: {answer.status_code}, and not in a gateway's words: is it one?") from None
+        raise CommandFailed(said)
     return answer

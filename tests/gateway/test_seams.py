@@ -6,8 +6,11 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 
+from gateway.cli._asking import ask
+from gateway.cli._out import CommandFailed
 from gateway.confirming import Confirming
 from gateway.ledger import Plan, split_ref
 from gateway.ledger.check import add_up
@@ -325,3 +328,10 @@ async def test_what_makes_no_sense_is_refused_in_words(asking: Asking, method: s
     answer = await asking.client.request(method, path, content=body, headers={"content-type": "application/json"})
     assert (400, "invalid_request") == (answer.status_code, answer.json()["code"])
     assert "application/problem+json" == answer.headers["content-type"]
+
+
+@pytest.mark.parametrize("body", ["<html>Bad Gateway", "[]", '{"error": "no"}'])
+def test_a_proxy_that_answers_in_the_gateways_place_is_named(body: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(httpx, "request", lambda *_, **__: httpx.Response(502, text=body))  # type: ignore[misc]
+    with pytest.raises(CommandFailed, match="http://proxy: 502"):
+        ask("http://proxy", None, "GET", "/v1/backfills")
