@@ -1,6 +1,6 @@
 """What each provider says and hears: one file a provider, data and one pure translation. No I/O."""
 
-from adapters._asks import Ask, CanFind, CanProbe, Found, Health, Presence, Sought, Welcome, health_of
+from adapters._asks import Ask
 from adapters._base import Adapter, AnyAdapter, encode_row, provider, providers
 from adapters._corrections import Amend, Corrections, Deltas, TakeBack
 from adapters._dialects import EchoedRows, IndexedFailures, OneVerdict, TwoLists
@@ -28,7 +28,6 @@ from adapters._spec import (
     FaultKind,
     HeaderKey,
     KeyRule,
-    Lookup,
     Measure,
     Outcome,
     ProviderSpec,
@@ -56,8 +55,6 @@ __all__ = [
     "Bearer",
     "Billed",
     "Binding",
-    "CanFind",
-    "CanProbe",
     "CanReadCharges",
     "CanReadUsage",
     "Charged",
@@ -69,17 +66,13 @@ __all__ = [
     "Envelope",
     "Fault",
     "FaultKind",
-    "Found",
     "HeaderKey",
-    "Health",
     "IndexedFailures",
     "KeyRule",
     "Link",
-    "Lookup",
     "Measure",
     "OneVerdict",
     "Outcome",
-    "Presence",
     "ProviderSpec",
     "QuantityRule",
     "Rate",
@@ -93,7 +86,6 @@ __all__ = [
     "Rule",
     "Sent",
     "Settings",
-    "Sought",
     "Source",
     "State",
     "Take",
@@ -105,10 +97,8 @@ __all__ = [
     "Usage",
     "UsageRow",
     "Wanted",
-    "Welcome",
     "Window",
     "encode_row",
-    "health_of",
     "provider",
     "providers",
     "settle",

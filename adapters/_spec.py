@@ -28,7 +28,6 @@ __all__ = [
     "HeaderKey",
     "JsonValue",
     "KeyRule",
-    "Lookup",
     "Measure",
     "Outcome",
     "ProviderSpec",
@@ -376,17 +375,6 @@ class Rule:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Lookup:
-    """What looking a row up by our key is worth."""
-
-    settles: timedelta
-    """How long after the last request that may have stored it a row can still come to light."""
-    proves_absence: bool
-    """Whether what is not there after that time was never stored. Where not, only a find settles anything."""
-    source: Source
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class ReadBack:
     """What reading usage back is worth."""
 
@@ -443,10 +431,6 @@ class Door:
     """Those that the vendor's meters can express."""
     corrections: Corrections | None = None
     """What the vendor lets us do about usage that it has. `None`: nothing that is known."""
-    probe: Source | None = None
-    """Where the harmless read was seen that tells whether our credentials are good; `None`: none is known."""
-    lookup: Lookup | None = None
-    """How a row is found again by our key; `None`: it cannot be."""
     read_back: ReadBack | None = None
     """What usage can be read back; `None`: none."""
     inventory: Source | None = None

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from datetime import timedelta
 from typing import Any
 
-from adapters import Dedupe, Door, Lookup, ProviderSpec, QuantityRule, Rate, ReadBack, TimeRule
+from adapters import Dedupe, Door, ProviderSpec, QuantityRule, Rate, ReadBack, TimeRule
 from adapters._models import format_duration
 from adapters._spec import Grade, Refusal
 from gateway.correction_words import correction_facts, correction_words
@@ -49,8 +49,6 @@ def capabilities(spec: ProviderSpec, door: Door) -> dict[str, Any]:
             for name, span in (("past", door.time.past), ("future", door.time.future))
             if span is not None
         },
-        "probe": None if door.probe is None else door.probe.grade,
-        "lookup": None if door.lookup is None else _lookup(door.lookup),
         "customers": None if door.customers is None else door.customers.grade,
         "corrections": correction_facts(door),
         "read_back": _read_back(door.read_back),
@@ -59,7 +57,7 @@ def capabilities(spec: ProviderSpec, door: Door) -> dict[str, Any]:
         "weakest_fact": spec.weakest,
         "cautions": list(spec.cautions),
     }
-    for name in ("window", "probe", "lookup", "customers"):
+    for name in ("window", "customers"):
         if not made[name]:
             del made[name]
     made["quantity"] = {name: value for name, value in made["quantity"].items() if value is not None}
@@ -117,8 +115,6 @@ def facts(spec: ProviderSpec, door: Door) -> dict[str, str]:
         "Taking usage back": correction_words(door),
         "Reading usage back": _read_back(door.read_back),
         "Time": _time(door.time),
-        "Found again by key": _found_again(door.lookup),
-        "Credentials are tried by": "a delivery" if door.probe is None else "a harmless read",
         "Meter, by": _names(door.binding.names, door.binding.default),
         "Customer, by": _names(door.link.names, door.link.default),
         "Customers looked up": "no" if door.customers is None else f"by our own id ({door.customers.grade})",
@@ -142,21 +138,6 @@ def _time(rule: TimeRule) -> str:
     ]
     finest = f"to the {_RESOLUTIONS.get(rule.resolution, str(rule.resolution))}"
     return "; ".join([finest, *([f"at most {' and '.join(bounds)}"] if bounds else [])])
-
-
-def _lookup(lookup: Lookup) -> dict[str, Any]:
-    return {
-        "settles": format_duration(lookup.settles),
-        "absence": "proven" if lookup.proves_absence else "not proven",
-        "grade": lookup.source.grade,
-    }
-
-
-def _found_again(lookup: Lookup | None) -> str:
-    if lookup is None:
-        return "no"
-    absent = "what is absent then was never stored" if lookup.proves_absence else "absence proves nothing"
-    return f"yes, {format_duration(lookup.settles)} later; {absent}"
 
 
 def _graded(spec: ProviderSpec) -> str:
