@@ -12,8 +12,6 @@ from gateway.ledger._model import (
     Erasure,
     Flow,
     Group,
-    Ledger,
-    Limits,
     Moved,
     Part,
     Plan,
@@ -28,6 +26,7 @@ from gateway.ledger._model import (
     ref_of,
     split_ref,
 )
+from gateway.ledger._protocol import Ledger, Limits
 from gateway.ledger.sqlite import SqliteLedger
 
 __all__ = [

@@ -6,7 +6,7 @@ from typing import Any
 
 from gateway.configuration_sections import LedgerSettings
 from gateway.errors import LedgerUnavailable
-from gateway.ledger._model import Ledger
+from gateway.ledger._protocol import Ledger
 from gateway.ledger.check import add_up
 from gateway.ledger.sqlite import SqliteLedger
 
