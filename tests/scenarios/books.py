@@ -1,0 +1,177 @@
+"""What senders were promised and what vendors have, kept beside the gateway and held against its ledger."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from decimal import Decimal
+from itertools import chain
+from typing import Any, NamedTuple
+
+from adapters import Row
+from canonical_schema import Event
+from gateway.ledger import Code, Snapshot, SqliteLedger, WorkState
+from gateway.ledger.check import add_up
+from gateway.simulator import SimulatedProvider
+from gateway.simulator.faults import FAULTS
+from gateway.simulator.reading import label
+
+__all__ = ["Books", "Stand", "stands_of"]
+
+Place = tuple[str, str]
+"""An event's id and a destination."""
+
+
+class Stand(NamedTuple):
+    """How one event stands at one destination, by the ledger."""
+
+    event: Event
+    code: Code
+    state: WorkState | None
+    """Where it is not done."""
+    doubt: int
+
+    @property
+    def value(self) -> Decimal:
+        """What the provider has of the event once it took this."""
+        said = self.event.corrects
+        if said is not None:
+            return sum(said.after.values(), Decimal(0))
+        assert self.event.quantity is not None
+        return self.event.quantity
+
+    @property
+    def may_be_there(self) -> bool:
+        """Whether nobody knows if the provider has it."""
+        return self.code is Code.UNKNOWN or self.state is WorkState.SENDING or self.doubt > 0
+
+
+def stands_of(snapshots: Sequence[Snapshot]) -> dict[str, dict[str, Stand]]:
+    """Return every event's deliveries, by id and destination."""
+    found: dict[str, dict[str, Stand]] = {}
+    for snapshot in snapshots:
+        for event in snapshot.events:
+            assert event.id not in found, f"{event.id} is stored twice"
+            found[event.id] = {}
+        for track in snapshot.tracks:
+            groups = {index: group for group, members in track.work for index in members}
+            for index, (event, byte) in enumerate(zip(snapshot.events, track.codes, strict=True)):
+                if byte != Code.NONE:
+                    group = groups.get(index)
+                    state, doubt = (None, 0) if group is None else (group.state, group.doubt)
+                    found[event.id][track.destination] = Stand(event, Code(byte), state, doubt)
+    return found
+
+
+class Books:
+    """What was acknowledged and what was seen. `hold` raises AssertionError for whatever does not fit it."""
+
+    def __init__(self, vendors: Mapping[str, SimulatedProvider]) -> None:
+        self._vendors = vendors
+        self.sent: dict[str, Event] = {}
+        """What was acknowledged, as it was sent."""
+        self._corrected: dict[str, Event] = {}
+        """The ledger's corrections, as they were first seen."""
+        self._promised: set[str] = set()
+        """Ids of corrections that were acknowledged."""
+        self._owed: dict[str, frozenset[str]] = {}
+        """Where each event has a delivery."""
+        self._done: set[Place] = set()
+        """What the ledger said to be with a vendor."""
+        self._rows: dict[Place, Row] = {}
+        """Rows as the vendors first stored them."""
+        self._read = dict.fromkeys(vendors, 0)
+
+    def acknowledge(self, events: Sequence[Event], results: Sequence[Mapping[str, Any]]) -> None:
+        """Take note of what the gateway answered about new events."""
+        for event, result in zip(events, results, strict=True):
+            assert (result["id"], result["stored"], result["replayed"]) == (event.id, True, False), result
+            self.sent[event.id] = event
+            self._owed[event.id] = frozenset(result["deliveries"])
+
+    def acknowledge_correction(self, answer: Mapping[str, Any]) -> None:
+        """Take note of what the gateway answered about a correction."""
+        self._promised.add(answer["id"])
+        if "refund" in answer:
+            self._promised.add(answer["refund"]["id"])
+
+    async def hold(self, ledger: SqliteLedger) -> dict[str, dict[str, Stand]]:
+        """Hold the ledger and the vendors against all that is known; return how everything stands."""
+        summed = add_up(ledger.path)
+        assert not summed["problems"], summed["problems"]
+        snapshots = await ledger.snapshots(await ledger.batches_after(0, 1000))
+        stands = stands_of(list(snapshots.values()))
+        self._nothing_vanished(stands, list(snapshots.values()))
+        counted: Counter[str] = Counter(chain.from_iterable(stands.values()))
+        added = {name: one["deliveries"] for name, one in summed["destinations"].items() if one["deliveries"]}
+        assert counted == added, f"{dict(counted)} deliveries are there, and {added} are counted"
+        assert len(stands) == summed["events"], f"{len(stands)} events are there, and {summed['events']} are counted"
+        for name, vendor in self._vendors.items():
+            self._nothing_twice(name, vendor, stands)
+            self._unchanged(name, vendor)
+        self._bills_fit(stands)
+        return stands
+
+    def _nothing_vanished(self, stands: Mapping[str, Mapping[str, Stand]], snapshots: Sequence[Snapshot]) -> None:
+        stored = {event.id: event for snapshot in snapshots for event in snapshot.events}
+        corrections = {event_id: event for event_id, event in stored.items() if event.corrects is not None}
+        kept = {event_id: event for event_id, event in stored.items() if event_id not in corrections}
+        assert kept.keys() == self.sent.keys(), f"acknowledged: {sorted(self.sent)}, stored: {sorted(kept)}"
+        assert kept == self.sent, "an event is stored that is not as it was sent"
+        seen = {event_id: corrections.get(event_id) for event_id in self._corrected}
+        assert seen == self._corrected, "a correction is not as it was"
+        assert self._promised <= corrections.keys(), "a correction was acknowledged, and is lost"
+        self._corrected = corrections
+        for event_id, at in stands.items():
+            owed = self._owed.get(event_id, frozenset())
+            assert owed <= at.keys(), f"{event_id} has no delivery any more to {set(owed) - at.keys()}"
+            self._owed[event_id] = frozenset(at)
+            for name, stand in at.items():
+                place = event_id, name
+                if stand.code.status.success:
+                    self._done.add(place)
+                assert place not in self._done or stand.code.status.success, f"{place} was done, and is {stand.code!r}"
+
+    def _nothing_twice(self, name: str, vendor: SimulatedProvider, stands: Mapping[str, Mapping[str, Stand]]) -> None:
+        held = Counter(str(row.key) for row in vendor.stored)
+        assert not {key: count for key, count in held.items() if count > 1}, f"{name} bills twice"
+        strange = [key for key in held if name not in stands.get(key, {})]
+        assert not strange, f"{name} has {strange}, of which the ledger knows nothing"
+
+    def _unchanged(self, name: str, vendor: SimulatedProvider) -> None:
+        """What a vendor once stored is sent again as it was, unless it was corrected."""
+        calls, self._read[name] = vendor.calls[self._read[name] :], len(vendor.calls)
+        held = {row.key for row in vendor.stored}
+        corrected = {event.corrects.of for event in self._corrected.values() if event.corrects is not None}
+        doors = {door.path: door for door in vendor.spec.doors.values()}
+        for call in calls:
+            for row in call.rows if call.path in doors else ():
+                key = label(doors[call.path], row)
+                if key in held and key not in corrected and (call.fault is None or FAULTS[call.fault].stores):
+                    first = self._rows.setdefault((name, key), row)
+                    assert first == row, f"{name} has {key}, and got it with other content"
+
+    def _bills_fit(self, stands: Mapping[str, Mapping[str, Stand]]) -> None:
+        """Every vendor bills of every event what the ledger says; where that is in doubt, what it may be."""
+        chains: dict[str, list[str]] = {event_id: [event_id] for event_id in self.sent}
+        for event in sorted(self._corrected.values(), key=lambda event: event.corrects.number if event.corrects else 0):
+            assert event.corrects is not None
+            chains[event.corrects.of].append(event.id)
+        for name, vendor in self._vendors.items():
+            billed: dict[str, Decimal] = {}
+            for row in vendor.stored:
+                if not row.withdrawn:
+                    billed[row.key] = sum((charge.quantity for charge in row.charges), Decimal(0))
+            for event_id, ids in chains.items():
+                ways = [stands[one][name] for one in ids if name in stands[one]]
+                bill = sum((billed.get(one, Decimal(0)) for one in ids), Decimal(0))
+                assert bill in _possible(ways), f"{name} bills {bill} of {event_id}, and the ledger says {ways}"
+
+
+def _possible(stands: Sequence[Stand]) -> set[Decimal]:
+    """Return what a vendor may bill of an event and its corrections."""
+    may = {Decimal(0)}
+    for stand in stands:
+        if stand.code.status.success:
+            may = {stand.value}
+        elif stand.may_be_there:
+            may.add(stand.value)
+    return may

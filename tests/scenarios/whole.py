@@ -1,0 +1,369 @@
+"""A whole gateway on disk, four simulated vendors and a clock that stands still, with everything that befalls them.
+
+Nothing runs by itself, so every interleaving is one that a failing example can show again.
+"""
+
+import asyncio
+import contextlib
+import json
+import tempfile
+from collections.abc import Mapping, Sequence
+from datetime import timedelta
+from decimal import Decimal
+from pathlib import Path
+from random import Random
+from typing import Any, Literal, NamedTuple
+
+import yaml
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from canonical_schema import Event
+from gateway.configuration import Configuration
+from gateway.configuration_file import loads
+from gateway.corrections import correct
+from gateway.errors import RequestRefused
+from gateway.ledger import Code, SqliteLedger
+from gateway.listing import Filter
+from gateway.repair import Actor, resolve, retry
+from gateway.service import Gateway
+from gateway.simulator import SimulatedProvider
+from gateway.times import to_micros
+from tests.gateway.clocks import START, ManualClock
+from tests.gateway.lanes import CONTRACT
+from tests.gateway.ledger.conftest import SqliteStore
+from tests.scenarios.books import Books, Stand
+
+__all__ = ["FAULTS", "VENDORS", "Setup", "Whole"]
+
+VENDORS = ("flowglad", "flexprice", "paygentic", "wingback")
+CUSTOMERS = ("acme", "globex")
+FAULTS = (
+    "lost_answer",
+    "reset_before",
+    "reset_after",
+    "crash_after",
+    "half_answer",
+    "malformed",
+    "timeout",
+    "refused",
+    "throttled",
+    "unavailable",
+    "proxy_error",
+    "unauthorized",
+    "partial",
+)
+ACTOR = Actor("default", "ada", "as it was seen at the vendor")
+NAMED = {
+    "flowglad": "price_slug",
+    "flexprice": "event_name",
+    "events": "event_type",
+    "usage-v0": "billable_metric_id",
+    "wingback": "feature_slug",
+}
+CUT = START + timedelta(hours=8)
+
+
+class Setup(NamedTuple):
+    """A configuration, as far as it changes."""
+
+    mode: tuple[str, Literal["live", "shadow", "off"]] = ("flowglad", "live")
+    """What one destination does; the others are live."""
+    renamed: bool = False
+    """Whether the vendors know the meter by another name."""
+    bound: frozenset[str] = frozenset(VENDORS)
+    """Which destinations have a name for the meter."""
+    routes: Literal["none", "customers", "shares", "from"] = "none"
+    negative: bool = True
+    """Whether Wingback takes what is below zero."""
+
+
+SETUPS = st.builds(
+    Setup,
+    mode=st.tuples(st.sampled_from(VENDORS), st.sampled_from(["live", "shadow", "off"])),
+    renamed=st.booleans(),
+    bound=st.just(frozenset(VENDORS)) | st.sampled_from(VENDORS).map(lambda name: frozenset(VENDORS) - {name}),
+    routes=st.sampled_from(["none", "customers", "shares", "from"]),
+    negative=st.booleans(),
+)
+
+
+def configured(setup: Setup, profile: str) -> Configuration:
+    """Return the configuration."""
+    settings: dict[str, dict[str, Any]] = {name: {"api_key": "k"} for name in VENDORS}
+    settings["paygentic"] |= {"profile": profile, "merchant_id": "org_1"}
+    settings["wingback"]["allow_negative"] = setup.negative
+    modes = dict.fromkeys(VENDORS, "live") | dict([setup.mode])
+    links = {"flowglad": {"subscription_id": "sub_1"}, "wingback": {"customer_id": CONTRACT}}
+    meter = "bm_other" if setup.renamed else "bm_calls"
+    data: dict[str, Any] = {
+        "destinations": {
+            name: {"provider": name, "rate": "none", "settings": settings[name], "mode": modes[name]}
+            for name in VENDORS
+        },
+        "meters": {"calls": {"bindings": {name: {NAMED[_door(name, profile)]: meter} for name in sorted(setup.bound)}}},
+        "customers": {name: links | {"paygentic": {"customer_id": f"cus_{name}"}} for name in CUSTOMERS},
+        "routes": _routes(setup.routes),
+        "delivery": {"retry": {"first": "1s", "max": "1m", "give_up": "1h", "attempts": 4}},
+    }
+    return loads(yaml.safe_dump(data), {})
+
+
+def _door(name: str, profile: str) -> str:
+    return profile if name == "paygentic" else name
+
+
+def _routes(kind: str) -> list[dict[str, Any]]:
+    """Let two destinations share: each bills some of the events."""
+    first, second = {"destination": "flowglad"}, {"destination": "wingback"}
+    match kind:
+        case "customers":
+            return [first | {"customers": ["acme"]}, second | {"except": ["acme"]}]
+        case "shares":
+            return [first | {"percent": 50, "mode": "shadow"}, first | {"percent": 50}]
+        case "from":
+            return [first | {"until": CUT.isoformat()}, second | {"from": CUT.isoformat()}]
+        case _:
+            return []
+
+
+class Still(Gateway):
+    """A gateway whose lanes and chores go on only as they are told."""
+
+    def _run(self) -> None:
+        pass
+
+
+class Whole(RuleBasedStateMachine):
+    """Does anything that senders, vendors, operators and power cuts do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._folder = tempfile.TemporaryDirectory()
+        self._store = SqliteStore(Path(self._folder.name))
+        self._runner = asyncio.Runner()
+        self.clock = ManualClock()
+        self.vendors = {name: SimulatedProvider(name, clock=self.clock.now) for name in VENDORS}
+        self.books = Books(self.vendors)
+        self.setup = Setup()
+
+    @initialize(profile=st.sampled_from(["events", "usage-v0"]))
+    def begin(self, profile: str = "events") -> None:
+        """Start, with one of Paygentic's two doors."""
+        self.profile = profile
+        self._runner.run(self._open())
+
+    def ledger(self) -> SqliteLedger:
+        """Return the ledger that the next gateway opens."""
+        return self._store.ledger()
+
+    async def _open(self) -> None:
+        mounts = {name: vendor.transport() for name, vendor in self.vendors.items()}
+        configuration = configured(self.setup, self.profile)
+        self._used = self.ledger()
+        self.gateway = Still(configuration, self._used, clock=self.clock, mounts=mounts, rng=Random(7))
+        await self.gateway.open()
+
+    # What senders do.
+
+    @rule(
+        quantities=st.lists(st.integers(1, 9), min_size=1, max_size=4),
+        trouble=st.none() | st.tuples(st.sampled_from(VENDORS), st.sampled_from(FAULTS)),
+        then=st.sampled_from(["begin", "work", "wait"]),
+        customer=st.sampled_from(CUSTOMERS),
+    )
+    def send(
+        self,
+        quantities: Sequence[int],
+        trouble: tuple[str, str] | None = None,
+        then: str = "wait",
+        customer: str = "acme",
+    ) -> None:
+        """New events are acknowledged; what they meet on their way comes soon enough to be met."""
+        if trouble is not None:
+            self.fail(*trouble, times=1)
+        first = len(self.books.sent)
+        events = [self._event(f"e{first + place}", quantity, customer) for place, quantity in enumerate(quantities)]
+        self.books.acknowledge(events, self._accept(events))
+        if then == "work":
+            self.work()
+        elif then == "begin":
+            for name in VENDORS:
+                self.begin_to_send(name)
+
+    @rule(vendor=st.sampled_from(VENDORS), fault=st.sampled_from(FAULTS), quantity=st.integers(1, 9))
+    def meet_trouble(self, vendor: str, fault: str, quantity: int) -> None:
+        """One event, and one fault on its way."""
+        self.send([quantity], (vendor, fault), "work")
+
+    @rule(fault=st.sampled_from(FAULTS), quantity=st.integers(1, 9))
+    def meet_trouble_where_repeats_are_not_told(self, fault: str, quantity: int) -> None:
+        """The vendor that bills every repeat deserves the most of it."""
+        self.send([quantity], ("wingback", fault), "work")
+
+    @precondition(lambda self: self.books.sent)
+    @rule(dice=st.randoms(use_true_random=False))
+    def repeat(self, dice: Random) -> None:
+        """What was sent before is known."""
+        some = dice.sample(sorted(self.books.sent), min(3, len(self.books.sent)))
+        result = self._accept([self.books.sent[event_id] for event_id in some])
+        assert [(True, True)] * len(some) == [(one["stored"], one["replayed"]) for one in result]
+
+    @precondition(lambda self: self.books.sent)
+    @rule(dice=st.randoms(use_true_random=False))
+    def contradict(self, dice: Random) -> None:
+        """Other content under a known id is a conflict."""
+        event_id = dice.choice(sorted(self.books.sent))
+        (result,) = self._accept([self._event(event_id, 100)])
+        assert ("conflict", False) == (result["status"], result["stored"])
+
+    def _event(self, event_id: str, quantity: int, customer: str = "acme") -> Event:
+        return Event(
+            id=event_id, customer=customer, meter="calls", quantity=Decimal(quantity), timestamp=self.clock.now()
+        )
+
+    def _accept(self, events: list[Event]) -> Any:
+        answer = self._runner.run(self.gateway.accept("default", events, "stored", 0))
+        return json.loads(answer.json())["results"]
+
+    # What vendors do.
+
+    @rule(vendor=st.sampled_from(VENDORS), fault=st.sampled_from(FAULTS), times=st.integers(1, 3))
+    def fail(self, vendor: str, fault: str, times: int) -> None:
+        self.vendors[vendor].fail(fault, times=times)
+
+    # What the gateway does, a step at a time.
+
+    @rule(vendor=st.sampled_from(VENDORS))
+    def begin_to_send(self, vendor: str) -> None:
+        """Send what is due; the answers come when somebody waits for them."""
+        if vendor in self.gateway.lanes:
+            self._runner.run(self._step(vendor))
+
+    async def _step(self, vendor: str) -> None:
+        await self.gateway.lanes[vendor].step()
+
+    @rule()
+    def work(self) -> None:
+        self._runner.run(self._settle())
+
+    async def _settle(self, most: int = 80) -> None:
+        for lane in self.gateway.lanes.values():
+            for _ in range(most):
+                due = await lane.step()
+                busy = bool(lane._sending) or lane._wake.is_set()
+                await lane.idle()
+                if busy:
+                    continue
+                if due is None:
+                    break
+                self.clock.advance_to(due)
+
+    @rule(minutes=st.sampled_from([1, 30, 600]))
+    def pass_time(self, minutes: int) -> None:
+        self.clock.advance(timedelta(minutes=minutes))
+
+    # What operators do.
+
+    @rule(setup=SETUPS)
+    def restart(self, setup: Setup) -> None:
+        """Stop in good order, and go on with another configuration."""
+        self._runner.run(self._restart(setup))
+
+    async def _restart(self, setup: Setup) -> None:
+        await self.gateway.stop()
+        self.setup = setup
+        await self._open()
+
+    @rule(setup=SETUPS)
+    def reload(self, setup: Setup) -> None:
+        """Go on with another configuration without stopping; what is in flight is heard first."""
+        self._runner.run(self.gateway.reload(configured(setup, self.profile)))
+        self.setup = setup
+
+    @rule()
+    def lose_power(self) -> None:
+        self._runner.run(self._crash())
+
+    async def _crash(self) -> None:
+        self._store, old = self._store.cut(), self.gateway
+        await self._open()
+        await old.stop(timedelta(0))
+
+    @rule()
+    def decide(self) -> None:
+        """Resolve what is unknown as it stands at the vendor."""
+        self._runner.run(self._decide())
+
+    async def _decide(self) -> None:
+        now = to_micros(self.clock.now())
+        for event_id, at in (await self.books.hold(self._used)).items():
+            for name, stand in at.items():
+                if stand.code is Code.UNKNOWN:
+                    how = "accepted" if self._is_there(name, stand) else "resend"
+                    await resolve(self.gateway.ledger, ACTOR, event_id, name, how, now)
+
+    def _is_there(self, name: str, stand: Stand) -> bool:
+        """Return whether a person who looks at the vendor finds what was sent."""
+        held = {row.key: row for row in self.vendors[name].stored}
+        said = stand.event.corrects
+        if said is None or stand.event.id in held:
+            return stand.event.id in held
+        if name == "flexprice":  # it amends
+            return said.of in held and held[said.of].quantity == stand.value
+        if name == "paygentic" and self.profile == "usage-v0" and said.action != "replace":
+            carrier = [row for key, row in held.items() if key == said.of or key.startswith(f"{said.of}~")]
+            return all(row.withdrawn for row in carrier)
+        return False
+
+    @rule(status=st.sampled_from(["dead", "rejected"]), remap=st.booleans())
+    def try_again(self, status: str, remap: bool) -> None:
+        """Put letters back, as they were or by today's names."""
+        now = to_micros(self.clock.now())
+        self._runner.run(retry(self.gateway.ledger, ACTOR, Filter(status=status), remap=remap, now=now))
+
+    @precondition(lambda self: self.books.sent)
+    @rule(dice=st.randoms(use_true_random=False), quantity=st.integers(0, 9))
+    def correct(self, dice: Random, quantity: int) -> None:
+        """Void an event, or give it another quantity, where that can be."""
+        self._runner.run(self._correct(dice.choice(sorted(self.books.sent)), quantity))
+
+    async def _correct(self, event_id: str, quantity: int) -> None:
+        wanted: Mapping[str, Decimal] = {"": Decimal(quantity)} if quantity else {}
+        with contextlib.suppress(RequestRefused):
+            answer = await correct(self.gateway, ACTOR, event_id, dict(wanted), dry_run=False, wait=0)
+            self.books.acknowledge_correction(answer)
+
+    # What must hold.
+
+    @invariant()
+    def everything_fits(self) -> None:
+        if hasattr(self, "gateway"):
+            self._runner.run(self.books.hold(self._used))
+
+    def teardown(self) -> None:
+        try:
+            if hasattr(self, "gateway"):
+                self._runner.run(self._end())
+        finally:
+            self.close()
+
+    def close(self) -> None:
+        """Stop, whatever holds by then."""
+        if hasattr(self, "gateway"):
+            self._runner.run(self.gateway.stop(timedelta(0)))
+        self._runner.close()
+        self._folder.cleanup()
+
+    async def _end(self) -> None:
+        """With everybody well again, all that was acknowledged ends."""
+        for vendor in self.vendors.values():
+            vendor.clear()
+        await self._restart(Setup())
+        for _ in range(4):
+            await self._settle(200)
+            await self._decide()
+        await self._settle(200)
+        for event_id, at in (await self.books.hold(self._used)).items():
+            for name, stand in at.items():
+                assert stand.code.status.final, (event_id, name, stand)
