@@ -126,6 +126,7 @@ class Corrector:
                     members=[stand.index],
                     code=Code.VOIDED,
                     group=None,
+                    waiting=True,
                 )
             )
         round_.changes += changes
@@ -169,7 +170,9 @@ def _settled(work: Work, index: int, destination: str, found: Waits | Turned, no
     else:
         due, state, code = to_micros(now), _STATES.get(found.code), found.code
     group = None if state is None else msgspec.structs.replace(work.group, state=state, due=due, error=found.error)
-    return Change(work=work.id, batch=work.batch, destination=destination, members=[index], code=code, group=group)
+    return Change(
+        work=work.id, batch=work.batch, destination=destination, members=[index], code=code, group=group, waiting=True
+    )
 
 
 _STATES = {Code.BLOCKED: WorkState.BLOCKED, Code.REJECTED: WorkState.REJECTED, Code.DEAD: WorkState.DEAD}

@@ -46,6 +46,7 @@ def given_up(work: Work, title: str, now: datetime) -> list[Change]:
         code=Code.BLOCKED if group.state in {WorkState.BLOCKED, WorkState.HELD} else going,
         group=group,
         parts=None if work.parts is None else [work.parts[place] for place in left],
+        waiting=True,
     )
     return [*changes, stays]
 

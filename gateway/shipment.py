@@ -122,6 +122,7 @@ def moved(work: Work, places: Sequence[int], following: Next, now: datetime) -> 
         code=following.code,
         group=None if state is None else kept(work.group, following, state, now),
         parts=parts,
+        waiting=work.group.state is not WorkState.SENDING,
     )
     if change.group is not None and change.group.window is not None:
         closing(change.group, (deadline_of(work, place) for place in places))

@@ -118,7 +118,13 @@ class Unblocking:
                 code = Code.RETRYING if group.attempts else Code.PENDING
                 changes.append(
                     Change(
-                        work=work.id, batch=work.batch, destination=destination, members=members, code=code, group=ready
+                        work=work.id,
+                        batch=work.batch,
+                        destination=destination,
+                        members=members,
+                        code=code,
+                        group=ready,
+                        waiting=True,
                     )
                 )
         for change in changes:

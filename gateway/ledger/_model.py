@@ -261,6 +261,8 @@ class Change(msgspec.Struct, kw_only=True):
     """`None`: settled for good; nothing but the status stays."""
     parts: list[list[Part]] | None = None
     """Kept with the group, where it was rendered. In the order of `members`."""
+    waiting: bool = False
+    """Decided while it waited: where it is being sent by then, that is for its answer to decide."""
 
 
 class AttemptRow(msgspec.Struct, kw_only=True):

@@ -127,7 +127,8 @@ class Ledger(Protocol):
     ) -> None:
         """Write down what became of what was sent, or what a person decided.
 
-        Raises Moved, and writes nothing, where a piece of work no longer holds what is to be changed.
+        Raises Moved, and writes nothing, where a piece of work no longer holds what is to be changed, or is being
+        sent and was thought to wait.
         """
         ...
 

@@ -94,10 +94,11 @@ def settle(
     """Take members out of the work that held them, give them their status, and keep what is not done."""
     codes: dict[tuple[int, str], bytearray] = {}
     leaving: dict[int, list[int]] = {}
+    waiting = {change.work for change in changes if change.waiting}
     for change in changes:
         leaving.setdefault(change.work, []).extend(change.members)
     for work, members in leaving.items():  # once a piece of work, however many ways its members go
-        _take_out(connection, work, members)
+        _take_out(connection, work, members, waiting=work in waiting)
     for change in changes:
         if change.group is not None:
             _insert(connection, change.destination, change.batch, change.members, change.group, change.parts)
@@ -225,12 +226,17 @@ def unless_there(plan: Plan, known: Mapping[str, bytes], index: int) -> Plan:
     )
 
 
-def _take_out(connection: sqlite3.Connection, work: int, members: Sequence[int]) -> None:
-    """Take members out of a piece of work; nothing of it is left where they were all."""
-    row = connection.execute("SELECT members FROM work WHERE id = ?", (work,)).fetchone()
+def _take_out(connection: sqlite3.Connection, work: int, members: Sequence[int], *, waiting: bool = False) -> None:
+    """Take members out of a piece of work; nothing of it is left where they were all.
+
+    With `waiting` not out of one that is being sent.
+    """
+    row = connection.execute("SELECT members, state FROM work WHERE id = ?", (work,)).fetchone()
     if row is None:
         raise Moved(f"work {work} is gone")
-    (packed,) = row
+    packed, state = row
+    if waiting and state == WorkState.SENDING:
+        raise Moved(f"work {work} is being sent")
     if packed == pack_members(members):  # all of it, as it mostly is
         connection.execute("DELETE FROM work WHERE id = ?", (work,))
         return

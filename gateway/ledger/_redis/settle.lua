@@ -1,16 +1,17 @@
 -- Take members out of the work that held them, give them their status, keep what is not done, write down the
--- attempts. Answers {1}, or {0, number} where work no longer holds what is to be changed. With `check` alone
--- nothing is written: a settlement that spans partitions looks at all of them first.
+-- attempts. Answers {1}, or {0, number} where work no longer holds what is to be changed, or is being sent and was
+-- thought to wait. With `check` alone nothing is written: a settlement that spans partitions looks at all of them first.
 local token, partition, check = arg(), count(), arg()
 local before = answered(token)
 if before then return before end
 
 local leaving, keys = {}, { DEPTHS, COUNTS, META }
 for _ = 1, count() do
-    local batch, number, runs = arg(), arg(), arg()
+    local batch, number, runs, waiting = arg(), arg(), arg(), arg()
     local head = redis.call('HGET', work_key(batch), number)
     if not head then return { 0, number } end
     local work = read(head)
+    if waiting == '1' and work.state == 's' then return { 0, number } end
     local left = minus(work.runs, runs)
     if not left then return { 0, number } end
     leaving[#leaving + 1] = { batch = batch, number = number, head = head, work = work, left = left, runs = runs }

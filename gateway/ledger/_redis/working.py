@@ -321,9 +321,10 @@ def _settlement(
     leaving: dict[tuple[int, int], list[int]] = {}
     for change in changes:
         leaving.setdefault((change.batch, change.work), []).extend(change.members)
+    waiting = {(change.batch, change.work) for change in changes if change.waiting}
     arguments: list[Argument] = [len(leaving)]
     for (batch, work), members in leaving.items():
-        arguments += [batch, work, pack_runs(sorted(members))]
+        arguments += [batch, work, pack_runs(sorted(members)), int((batch, work) in waiting)]
     rows: list[Argument] = []
     arguments.append(len(changes))
     for change in changes:

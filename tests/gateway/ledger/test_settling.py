@@ -183,6 +183,19 @@ async def test_a_change_that_comes_too_late_changes_nothing(ledger: Ledger) -> N
     assert [] == (await ledger.snapshots([batch]))[batch].tracks[0].attempts
 
 
+async def test_what_was_decided_of_waiting_work_is_not_written_once_it_is_being_sent(ledger: Ledger) -> None:
+    batch = await recorded(ledger, "e1", "e2")
+    (seen,) = await taken(ledger)
+    held_by = (await ledger.intend([rendered(seen)], 5000))[0]  # another process of those that share it
+    decided = change(seen, seen.id, [0], Code.VOIDED)
+    decided.waiting = True
+    with pytest.raises(Moved):
+        await ledger.settle([decided], [])
+    assert {WorkState.SENDING: [0, 1]} == await places(ledger, batch)
+    await ledger.settle([change(seen, held_by, [0, 1], Code.ACCEPTED)], [])
+    assert [Code.ACCEPTED, Code.ACCEPTED] == await codes(ledger, batch)
+
+
 async def test_attempts_are_kept_in_order(ledger: Ledger) -> None:
     batch = await recorded(ledger, "e0", "e1")
     work, held_by = await sending(ledger)
