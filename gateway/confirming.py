@@ -14,7 +14,7 @@ import structlog
 from adapters import Unread, UsageRow, Window
 from canonical_schema import Event
 from gateway.errors import RequestRefused
-from gateway.ledger import Code, Work, WorkState
+from gateway.ledger import Code, Work, WorkState, split_ref
 from gateway.readback import Reader
 from gateway.reconciling.ledger_side import EDGE, labels_of
 from gateway.rendering import Turned, usages
@@ -22,7 +22,7 @@ from gateway.repair import Actor, resolve
 from gateway.service import Gateway
 from gateway.times import from_micros, to_micros
 
-__all__ = ["Confirming"]
+__all__ = ["Confirming", "Doubt"]
 
 log = structlog.get_logger("gateway.confirming")
 
@@ -33,7 +33,7 @@ _START = datetime(1970, 1, 1, tzinfo=UTC)
 _IN_DOUBT = frozenset({Code.UNKNOWN, Code.PENDING})
 
 
-class _Doubt(msgspec.Struct):
+class Doubt(msgspec.Struct):
     """One delivery of which nobody knows whether it arrived."""
 
     tenant: str
@@ -93,20 +93,24 @@ class Confirming:
         settled = 0
         for doubt in doubts:
             if all(_agrees(said, listed.get(key, {})) for key, said in doubt.said.items()):
-                settled += await self._settle(destination, doubt)
+                settled += await self.settle(destination, doubt)
         log.info("readback.done", destination=destination, doubts=len(doubts), settled=settled)
         return settled
 
-    async def _settle(self, destination: str, doubt: _Doubt) -> bool:
+    async def settle(self, destination: str, doubt: Doubt) -> bool:
+        """Take a delivery for arrived; return whether it was still in doubt."""
         actor = Actor(doubt.tenant, "read-back", "the provider lists it under its key, with what was sent")
         now = to_micros(self._gateway.clock.now())
         with contextlib.suppress(RequestRefused):  # somebody else has decided it meanwhile
-            await resolve(self._gateway.ledger, actor, doubt.event.id, destination, "accepted", now)
+            ref, _ = await resolve(self._gateway.ledger, actor, doubt.event.id, destination, "accepted", now)
+            batch, index = split_ref(ref)
+            if (lane := self._gateway.lanes.get(destination)) is not None:
+                await lane.settled(batch, [index])
             return True
         return False
 
-    async def _doubts(self, destination: str) -> list[_Doubt]:
-        found: list[_Doubt] = []
+    async def _doubts(self, destination: str) -> list[Doubt]:
+        found: list[Doubt] = []
         after = 0
         while len(found) < DOUBTS:
             page = await self._gateway.ledger.walk(destination, WorkState.UNKNOWN, after, PAGE)
@@ -119,7 +123,7 @@ class Confirming:
                 found += [doubt for doubt in doubts if doubt is not None]
         return found
 
-    def _doubt(self, destination: str, work: Work, place: int) -> _Doubt | None:
+    def _doubt(self, destination: str, work: Work, place: int) -> Doubt | None:
         tenant, event, received = work.tenant, work.events[place], from_micros(work.received_at(place))
         if event.corrects is not None:  # an amended row has the key of what it corrects: its being there proves nothing
             return None
@@ -134,7 +138,7 @@ class Confirming:
         sent = [part.key for part in (work.parts[place] if work.parts else ()) if part.code in _IN_DOUBT]
         if not sent or not said.keys() >= set(sent):
             return None
-        return _Doubt(tenant, event, {key: said[key] for key in sent}, event.timestamp or received)
+        return Doubt(tenant, event, {key: said[key] for key in sent}, event.timestamp or received)
 
     def _next(self, every: timedelta) -> datetime:
         """Return the next time, the same ones whenever the process was started."""

@@ -11,8 +11,8 @@ import pytest
 
 from gateway.cli._asking import ask
 from gateway.cli._out import CommandFailed
-from gateway.confirming import Confirming
-from gateway.ledger import Plan, split_ref
+from gateway.confirming import Confirming, Doubt
+from gateway.ledger import Plan, WorkState, split_ref
 from gateway.ledger.check import add_up
 from gateway.times import to_micros
 from tests.gateway.conftest import Asking, House, MovableClock, event
@@ -105,6 +105,25 @@ async def test_reading_back_looks_for_every_row_that_was_sent_and_not_for_those_
         assert "unknown" == (await standing(asking, "p"))["status"]
     async with house(bound("one", "two", "three")) as asking:
         assert 0 == await Confirming(asking.gateway).confirm("paygentic"), "the third is not there"
+
+
+async def test_a_running_value_that_is_found_to_have_arrived_lets_the_next_one_go(house: House) -> None:
+    async with house({"destinations": {"wingback": {"settings": {"allow_absolute": True}}}}) as asking:
+        asking.vendors["wingback"].fail("lost_answer")
+        for number in range(2):
+            await asking.send(event(f"a{number}", kind="absolute"), query="?ack=stored")
+        for _ in range(2000):
+            if "unknown" == (await standing(asking, "a0", "wingback"))["status"]:
+                break
+            await asyncio.sleep(0.001)
+        assert "pending" == (await standing(asking, "a1", "wingback"))["status"]
+        ref = await asking.gateway.ledger.find("default", "a0")
+        assert ref is not None
+        (work,) = await asking.gateway.ledger.walk("wingback", WorkState.UNKNOWN, 0, 1)
+        doubt = Doubt("default", work.events[0], {}, asking.gateway.clock.now())
+        assert await Confirming(asking.gateway).settle("wingback", doubt)
+        await asking.settled("a1")
+        assert "accepted" == (await standing(asking, "a1", "wingback"))["status"]
 
 
 # Corrections, and who has taken their ids, or closed their month.
