@@ -22,6 +22,7 @@ from gateway.chain import has_corrections
 from gateway.configuration_sections import Delivery
 from gateway.corrector import Corrector, withdrawing
 from gateway.deadlines import ended, given_up
+from gateway.errors import LedgerUnavailable
 from gateway.ledger import AttemptRow, Change, Code, Group, Ledger, Moved, Part, Portion, Work, WorkState, ref_of
 from gateway.order import Order
 from gateway.pace import Heard, Pace
@@ -248,8 +249,10 @@ class Lane:
         if self._stranded:
             if self._sending:  # it ends, and then all that is being sent is what was stranded
                 return None
-            await self._doubt(now)
-            self._stranded = False
+            # Where a part of the ledger is out of reach, what stands there waits for it, and nothing else does.
+            with contextlib.suppress(LedgerUnavailable):
+                await self._doubt(now)
+                self._stranded = False
         if pace.refused:
             await self._hold()
             if not waiting and not self._sending:

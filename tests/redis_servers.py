@@ -185,25 +185,62 @@ class Watched:
 
 
 class Cluster:
-    """Three masters and a replica of each."""
+    """Three masters, and a replica of each unless there are to be none."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, replicas: bool = True) -> None:
         settings = {"cluster-enabled": "yes", "cluster-node-timeout": "1000", "cluster-require-full-coverage": "no"}
-        self.servers = [Server(folder / f"node{number}", settings) for number in range(6)]
+        count = 6 if replicas else 3
+        self.servers = [Server(folder / f"node{number}", settings) for number in range(count)]
         self.masters, self.replicas = self.servers[:3], self.servers[3:]
-        names = [server.command("CLUSTER", "MYID").decode() for server in self.servers]
+        self.names = [server.command("CLUSTER", "MYID").decode() for server in self.servers]
         for number, server in enumerate(self.servers):
             server.command("CLUSTER", "SET-CONFIG-EPOCH", number + 1)
         for number, server in enumerate(self.masters):
             server.command("CLUSTER", "ADDSLOTSRANGE", 16384 * number // 3, 16384 * (number + 1) // 3 - 1)
         for server in self.servers[1:]:
             self.servers[0].command("CLUSTER", "MEET", "127.0.0.1", server.port)
-        settled(lambda: all(b"cluster_known_nodes:6" in one.raw("CLUSTER", "INFO") for one in self.servers))
-        for server, name in zip(self.replicas, names, strict=False):
+        known = f"cluster_known_nodes:{count}".encode()
+        settled(lambda: all(known in one.raw("CLUSTER", "INFO") for one in self.servers))
+        for server, name in zip(self.replicas, self.names, strict=False):
             settled(lambda server=server, name=name: server.accepts("CLUSTER", "REPLICATE", name))
         for server in self.replicas:
             settled(lambda server=server: b"master_link_status:up" in server.said("replication"))
         settled(lambda: all(b"cluster_state:ok" in one.raw("CLUSTER", "INFO") for one in self.servers))
+
+    def master_of(self, slot: int) -> int:
+        """Return which of the masters answers for a slot."""
+        for first, last, (_, port, *_), *_ in self.masters[0].command("CLUSTER", "SLOTS"):
+            if first <= slot <= last:
+                return next(place for place, server in enumerate(self.masters) if server.port == port)
+        raise AssertionError(f"nobody answers for slot {slot}")
+
+    def open_slot(self, slot: int, source: int, target: int) -> None:
+        """Begin to move a slot from one master to another."""
+        self.masters[target].command("CLUSTER", "SETSLOT", slot, "IMPORTING", self.names[source])
+        self.masters[source].command("CLUSTER", "SETSLOT", slot, "MIGRATING", self.names[target])
+
+    def carry(self, slot: int, source: int, target: int, most: int) -> int:
+        """Move so many keys of a slot, and return how many were moved."""
+        keys = self.masters[source].command("CLUSTER", "GETKEYSINSLOT", slot, most)
+        if keys:
+            port = self.masters[target].port
+            self.masters[source].command("MIGRATE", "127.0.0.1", port, "", 0, 5000, "KEYS", *keys)
+        return len(keys)
+
+    def close_slot(self, slot: int, target: int) -> None:
+        """End the move: the target has the slot, and everybody knows."""
+        others = [place for place in range(len(self.masters)) if place != target]
+        for place in (target, *others):
+            self.masters[place].command("CLUSTER", "SETSLOT", slot, "NODE", self.names[target])
+
+    def redirected(self, how: str) -> int:
+        """Return how often the masters sent somebody elsewhere: `MOVED`, `ASK` or `TRYAGAIN`."""
+        found = 0
+        for server in self.masters:
+            for line in server.said("errorstats").decode().splitlines():
+                if line.startswith(f"errorstat_{how}:count="):
+                    found += int(line.rpartition("=")[2])
+        return found
 
     def kill(self) -> None:
         """End all of them."""

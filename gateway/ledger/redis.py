@@ -63,6 +63,7 @@ class RedisLedger(Aging, Working, Routing, Checking, Receiving, Limiting):
         self._topology = Topology(address, timeout=timeout.total_seconds(), tls=tls or {})
         self._providers: Mapping[str, str] = {}
         self._beating: asyncio.Task[None] | None = None
+        self._taking_back: asyncio.Task[None] | None = None
         self._observer = observer
 
     @property
@@ -104,13 +105,15 @@ class RedisLedger(Aging, Working, Routing, Checking, Receiving, Limiting):
             raise
         if not self._observer:
             self._beating = asyncio.create_task(self._keep_beating())
+            self._taking_back = asyncio.create_task(self._keep_taking_back())
 
     async def close(self) -> None:
         """Finish what was asked for, say that this process is gone, and let go of the server."""
         links, self._links = self._links, ()
-        if self._beating is not None:
-            self._beating.cancel()
-            await asyncio.gather(self._beating, return_exceptions=True)
+        tasks = [task for task in (self._beating, self._taking_back) if task is not None]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
         await asyncio.gather(*self._calls, return_exceptions=True)
         self._links = links
         if links and not self._observer:
@@ -141,7 +144,6 @@ class RedisLedger(Aging, Working, Routing, Checking, Receiving, Limiting):
             await asyncio.sleep(max(0.05, self._owners.lease / 6))
             with contextlib.suppress(LedgerUnavailable):  # it is tried again; until then nothing new is sent
                 await self._beat()
-                await self._take_back()
 
     async def _beat(self) -> None:
         lease = round(self._owners.lease * 1000)

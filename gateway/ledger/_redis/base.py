@@ -16,6 +16,9 @@ __all__ = ["Base", "numbers", "pairs", "remains", "together"]
 
 T = TypeVar("T")
 
+PROMPT = 0.5
+"""Seconds for which a partition is waited for where the others can do without it."""
+
 
 class Base:
     """The partitions of a ledger that is open, what is at hand of its batches, and who shares it."""
@@ -27,6 +30,8 @@ class Base:
         self._calls: set[asyncio.Task[Any]] = set()
         self._alone: set[str] = set()
         """Destinations that the leading process alone sends to."""
+        self._late: dict[tuple[str, Link], asyncio.Task[Any]] = {}
+        """What partitions were asked and have not answered yet: none is asked that a second time meanwhile."""
 
     def _opened(self) -> Sequence[Link]:
         if not self._links:
@@ -41,6 +46,40 @@ class Base:
     async def _everywhere(self, ask: Callable[[Link], Awaitable[T]]) -> list[T]:
         """Ask every partition, all at the same time."""
         return await together(ask(link) for link in self._opened())
+
+    async def _reached(self, what: str, ask: Callable[[Link], Awaitable[T]]) -> tuple[list[T], bool]:
+        """Return what those partitions answer that can be reached, and whether that is all of them.
+
+        For what only reads, and is asked again and again: a master that is gone holds up nothing but its own part.
+        Raises LedgerUnavailable where none can be reached.
+        """
+        links = self._opened()
+        if len(links) == 1:
+            return [await ask(links[0])], True
+        asked = [self._asked(what, link, ask) for link in links if (what, link) not in self._late]
+        if asked:
+            await asyncio.wait(asked, timeout=PROMPT)
+        if not any(task.done() and task.exception() is None for task in asked):
+            late = [task for (other, _), task in self._late.items() if other == what]
+            if late:
+                await asyncio.wait(late)
+        failures = [failure for task in asked if task.done() and (failure := task.exception()) is not None]
+        answers = [task.result() for task in asked if task.done() and task.exception() is None]
+        if not answers:
+            raise failures[0] if failures else LedgerUnavailable("no part of the ledger answers")
+        return answers, len(answers) == len(links)
+
+    def _asked(self, what: str, link: Link, ask: Callable[[Link], Awaitable[T]]) -> asyncio.Task[T]:
+        async def answer() -> T:
+            try:
+                return await ask(link)
+            finally:
+                del self._late[what, link]
+
+        task = self._late[what, link] = asyncio.create_task(answer())
+        self._calls.add(task)
+        task.add_done_callback(self._ended)
+        return task
 
     async def _whole(self, write: Coroutine[Any, Any, T]) -> T:
         """Finish what is begun, also where the one who wanted it goes away."""

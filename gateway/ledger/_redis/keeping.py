@@ -78,7 +78,9 @@ class Keeping(Base):
 
     async def depth(self) -> Mapping[str, QueueDepth]:
         depths: defaultdict[str, QueueDepth] = defaultdict(QueueDepth)
-        for answer in await self._everywhere(lambda link: link.run("depth")):
+        answers: list[list[bytes]]
+        answers, _ = await self._reached("depth", lambda link: link.run("depth"))
+        for answer in answers:
             for field, count, since, deadline in zip(*(answer[at::4] for at in range(4)), strict=True):
                 if (what := _WAITS.get(field[:1])) is None:
                     continue

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -55,11 +56,18 @@ class Owners:
         self._intents = 0
         self.lost: dict[bytes, float] = {}
         """Intents that nobody can say were written down, since when. What they name was not sent."""
+        self.missing = asyncio.Event()
+        """Set where there is one more of them."""
 
     def intent(self) -> bytes:
         """Return this process's name with the next of its intents."""
         self._intents = (self._intents + 1) % 2**24
         return self.name + self._intents.to_bytes(3, "big")
+
+    def lose(self, intent: bytes) -> None:
+        """Take note of an intent that nobody can say was written down."""
+        self.lost[intent] = time.monotonic()
+        self.missing.set()
 
     def heard(self, answer: Any) -> None:
         """Take notice of an answer to a heartbeat."""

@@ -1,9 +1,11 @@
 """Work: taken, about to be sent, settled, held and let go."""
 
+import asyncio
+import contextlib
 import os
 import time
 from collections import defaultdict
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Mapping, Sequence
 from itertools import pairwise
 
 import msgspec
@@ -36,6 +38,8 @@ AT_ONCE = 200
 """Pieces of work that one script goes through: nobody waits longer for it than a few milliseconds."""
 LAG = 2_000_000
 """Microseconds for which work that is due is left to the process that brought it."""
+SOON = 0.5
+"""Seconds after which it is first looked whether an intent that was lost was written down after all."""
 REMEMBERED = 600.0
 """Seconds after which an intent that was lost is certainly nowhere on its way any more."""
 _PAST = b"".join(STATES[state] for state in (WorkState.READY, WorkState.BLOCKED, WorkState.HELD, WorkState.WAITING))
@@ -49,7 +53,14 @@ class Working(Base):
         if destination in self._alone and not self._owners.leads:
             return []
         mine = self._mine(destination)
-        answers = await self._everywhere(lambda link: link.run("take", destination, now, limit, *mine))
+
+        def ask(link: Link) -> Awaitable[list[bytes]]:
+            return link.run("take", destination, now, limit, *mine)
+
+        if destination in self._alone:  # the next in order may be where nobody answers
+            answers = await self._everywhere(ask)
+        else:
+            answers, _ = await self._reached(f"take {destination}", ask)
         taken: list[Work] = []
         room = limit
         for work, _ in sorted(await self._told(answers), key=_urgency):
@@ -63,19 +74,23 @@ class Working(Base):
         return taken
 
     async def overdue(self, destination: str, now: int, limit: int) -> tuple[Sequence[Work], int | None]:
-        answers = await self._everywhere(lambda link: link.run("overdue", destination, _PAST, limit + 1))
+        answers, _ = await self._reached(
+            f"overdue {destination}", lambda link: link.run("overdue", destination, _PAST, limit + 1)
+        )
         works = [work for work, _ in sorted(await self._told(answers), key=_urgency)]
         past = [work for work in works[:limit] if work.group.deadline is not None and work.group.deadline < now]
         return past, works[len(past)].group.deadline if len(past) < len(works) else None
 
     async def next_due(self, destination: str) -> int | None:
-        mine = self._mine(destination)
-        answers: list[bytes] = await self._everywhere(lambda link: link.run("due", destination, *mine))
+        now, mine = time.time_ns() // 1000, self._mine(destination)
+        answers, all_of_it = await self._reached(
+            f"due {destination}", lambda link: link.run("due", destination, now, *mine)
+        )
         soonest = min((int(found) for found in answers if found), default=None)
-        if self._owners.share[1] == 1:
+        if all_of_it and self._owners.share[1] == 1 and not self._owners.lost:
             return soonest
-        # Nobody is told of what others bring: look now and then.
-        again = time.time_ns() // 1000 + LAG // 2
+        # Nobody is told of what others bring, of what is out of reach, of what is taken back: look now and then.
+        again = now + LAG // 2
         return again if soonest is None else min(soonest, again)
 
     async def intend(self, portions: Sequence[Portion], now: int) -> Sequence[int]:
@@ -101,20 +116,40 @@ class Working(Base):
         except Moved:
             raise
         except BaseException:
-            self._owners.lost[intent] = time.monotonic()
+            self._owners.lose(intent)
             raise
 
-    async def _take_back(self) -> None:
-        """Make ready again what was to be sent, was perhaps written down, and was never sent."""
+    async def _keep_taking_back(self) -> None:
+        """Take back what was lost, soon at first: it may have been written down late."""
+        pause = SOON
+        while True:
+            await self._owners.missing.wait()
+            self._owners.missing.clear()
+            while self._owners.lost:
+                await asyncio.sleep(pause)
+                again = not await self._take_back() or self._owners.missing.is_set()
+                self._owners.missing.clear()
+                pause = SOON if again else min(2 * pause, self._owners.lease / 6)
+
+    async def _take_back(self) -> bool:
+        """Make ready again what was to be sent, was perhaps written down, and was never sent.
+
+        Returns whether that could be looked at everywhere.
+        """
         lost = self._owners.lost
         for intent in [one for one, since in lost.items() if time.monotonic() - since > REMEMBERED]:
             del lost[intent]
-        fields = [one for answer in await self._everywhere(lambda link: link.ask("HKEYS", ":n")) for one in answer]
-        for name in {field[1:].decode() for field in fields if field[:1] == STATES[WorkState.SENDING]} if lost else ():
-            async for answer in self._pages(name, STATES[WorkState.SENDING]):
-                changes = [_unsent(work) for work, owner in await self._told([answer]) if owner in lost]
-                if changes:
-                    await self.settle(changes, [])
+        sending, reached = STATES[WorkState.SENDING], 0
+        for link in self._opened():
+            with contextlib.suppress(LedgerUnavailable, Moved):
+                fields: list[bytes] = await link.ask("HKEYS", ":n")
+                for name in [field[1:].decode() for field in fields if field[:1] == sending]:
+                    async for answer in self._pages(name, sending, [link]):
+                        changes = [_unsent(work) for work, owner in await self._told([answer]) if owner in lost]
+                        if changes:
+                            await self.settle(changes, [])
+                reached += 1
+        return reached == len(self._opened())
 
     def alone(self, destination: str) -> bool:
         self._alone.add(destination)
@@ -185,7 +220,7 @@ class Working(Base):
             work
             async for answer in self._pages(destination, STATES[state])
             for work, owner in await self._told([answer])
-            if owner[:OWNER] not in living
+            if owner[:OWNER] not in living and owner not in self._owners.lost
         ]
         return sorted(works, key=lambda work: work.id)
 
@@ -239,9 +274,11 @@ class Working(Base):
     async def _beat(self) -> None:
         raise NotImplementedError
 
-    async def _pages(self, destination: str, state: bytes) -> AsyncIterator[Sequence[bytes]]:
-        """Give the work in one state, a page at a time."""
-        for link in self._opened():
+    async def _pages(
+        self, destination: str, state: bytes, links: Sequence[Link] = ()
+    ) -> AsyncIterator[Sequence[bytes]]:
+        """Give the work in one state, a page at a time; in all partitions unless some are named."""
+        for link in links or self._opened():
             after = 0
             while answer := await link.run("walk", destination, state, after, AT_ONCE):
                 yield answer

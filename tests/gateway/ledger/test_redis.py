@@ -1,6 +1,7 @@
 """What holds because the ledger is on a Redis server: honesty at the start, commands that come twice, trouble."""
 
 import asyncio
+import time
 from collections import Counter
 from collections.abc import Iterator
 from datetime import timedelta
@@ -241,6 +242,29 @@ async def test_two_processes_never_hold_the_same_work(server: Server) -> None:
         assert [] == list(await other.abandoned("a"))
         server.command("ZREM", "{ug}:o", one._owners.name)  # not heard of for too long
         assert sorted(ids) == sorted(work.id for work in await other.abandoned("a"))
+    finally:
+        await one.close()
+        await other.close()
+
+
+async def test_a_process_looks_again_when_there_is_something_for_it_to_take_and_not_before(server: Server) -> None:
+    one, other = RedisLedger(address(server)), RedisLedger(address(server))
+    await one.open()
+    await other.open()
+    try:
+        await one.held("a", WorkState.SENDING)  # each hears of the other
+        now = time.time_ns() // 1000
+        for number in range(8):
+            await recorded(one, f"e{number}", received=now - 3_000_000)
+        works = await one.take("a", now, 100)
+        assert 4 == len(works), "a share of what waits for longer, whoever brought it"
+        await one.intend([rendered(work) for work in works], now)
+        assert [] == list(await one.take("a", now, 100))
+        due = await one.next_due("a")
+        assert due is not None
+        assert due > now, "what it brought is the other's by now: there is nothing to be busy with"
+        assert 4 == len(await other.take("a", now, 100))
+        assert 4 == len(await one.take("a", now + 7_000_001, 100)), "nobody took it for long"
     finally:
         await one.close()
         await other.close()
