@@ -135,7 +135,9 @@ class Confirming:
             if usage is not None:
                 said[key] = {(event.meter, measure.name): measure.quantity for measure in usage.measures}
         # By what was sent, and not by what would be sent today: every row in doubt has to be found.
-        sent = [part.key for part in (work.parts[place] if work.parts else ()) if part.code in _IN_DOUBT]
+        # What the ledger was restored over may have gone by rows that nobody remembers: then by those of today.
+        rows = None if work.parts is None else work.parts[place]
+        sent = list(said) if rows is None else [part.key for part in rows if part.code in _IN_DOUBT]
         if not sent or not said.keys() >= set(sent):
             return None
         return Doubt(tenant, event, {key: said[key] for key in sent}, event.timestamp or received)

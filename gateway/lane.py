@@ -27,6 +27,7 @@ from gateway.ledger import AttemptRow, Change, Code, Group, Ledger, Moved, Part,
 from gateway.order import Order
 from gateway.pace import Heard, Pace
 from gateway.rendering import Turned, encoded, render
+from gateway.restored import Restored
 from gateway.shipment import FRAME, Item, Judge, Shipper, deadline_of, moved, packed, regroup
 from gateway.stencils import Stencils
 from gateway.times import Clock, from_micros, to_micros
@@ -68,8 +69,11 @@ class Lane:
         clock: Clock,
         delivery: Delivery,
         rng: random.Random | None = None,
+        restored: Restored | None = None,
     ) -> None:
+        """`restored`: whether the ledger is one from a copy; absent: it is not."""
         self.name = name
+        self._restored = restored or Restored()
         self.health = Health()
         self._adapter = catalogue.destinations[name].adapter
         self._catalogue = catalogue
@@ -293,6 +297,7 @@ class Lane:
             works = await self._corrector.prepared(works, now)
             if not works:
                 return True
+        works = self._restored.doubted(works)
         withdrawn = [work for work in works if self._corrector.withdraws(work)]
         if withdrawn:  # by a door of its own; the others are taken again
             works, by_row, rows = withdrawn, True, 1 if pace.faults else SINGLES

@@ -31,6 +31,7 @@ from gateway.links import Change as LinkChange
 from gateway.lookups import Lookups
 from gateway.merge import View, closing, refused
 from gateway.periods import Periods, closed
+from gateway.restored import Restored
 from gateway.retention import Keeper
 from gateway.routing import apart
 from gateway.times import Clock, SystemClock, from_micros, to_micros
@@ -86,6 +87,7 @@ class Gateway:
         self._rng = rng
         self._reloading = asyncio.Lock()
         self.periods = Periods()
+        self.restored = Restored()
         self.correcting = asyncio.Lock()
         """Held from looking at what events say until what corrects them is recorded."""
         self._queue = Fullness(ledger)
@@ -130,6 +132,7 @@ class Gateway:
                 clock=self.clock,
                 delivery=configuration.delivery,
                 rng=self._rng,
+                restored=self.restored,
             )
 
     def key(self, destination: str) -> str | None:
@@ -156,6 +159,7 @@ class Gateway:
     async def open(self) -> None:
         """Open the ledger and take up what the last process left; nothing is sent yet."""
         await self.ledger.open()
+        await self.restored.read(self.ledger)
         await self.read_periods()
         await self._take_up()
 

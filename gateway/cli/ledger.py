@@ -4,7 +4,7 @@ import asyncio
 import os
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 from urllib.parse import quote
 
 from cyclopts import App, Parameter
@@ -16,6 +16,7 @@ from gateway.configuration_file import load
 from gateway.configuration_sections import LedgerSettings
 from gateway.ledger.backup import back_up
 from gateway.ledger.backup import restore as restored
+from gateway.ledger.doubting import doubt
 from gateway.ledger.opening import ledger_of
 from gateway.times import to_micros
 
@@ -60,13 +61,49 @@ def restore(
     say(f"{path}: {made['events']} events, as of {made['at']}", "green")
     if "moved" in made:
         hint(f"What was there is kept as {made['moved']}.")
-    say(f"Events accepted after {made['at']} are not in it. Where their senders send them again, they are new.")
-    say(f"{made['in_doubt']} deliveries may have been sent since: they go again only where the vendor tells repeats.")
+    say(f"Events accepted after {made['at']} are not in it: have their senders send them again.")
+    say(f"{made['in_doubt']} deliveries may have been sent since. These, and usage from before this moment that comes")
+    say("again, go only where the vendor tells repeats, and are unknown elsewhere. Usage without a timestamp is new.")
     if made["letters"]:
         say(f"{made['letters']} were rejected or dead: where somebody retried one since, it may have arrived.")
     if made["unrouted"]:
         say(f"{made['unrouted']} had no route: where they were given one since, they may have arrived.")
     return Exit.OK
+
+
+@ledger.command(name="restored")
+def say_so(
+    *,
+    config: ConfigFile,
+    taken: Annotated[datetime, Parameter(name="--as-of", help="When the copy was made: not later, in doubt earlier.")],
+    as_json: Json = False,
+) -> int:
+    """Say that the ledger was put back by other means: a Redis server's own files, a disk's or a machine's snapshot.
+
+    Stop every gateway first. Whatever was not delivered then may have been sent since. It is sent again only where the
+    vendor tells repeats, and else parked as unknown; so is usage from before this moment that comes again.
+    """
+    settings = load(config, os.environ).ledger
+    since, now = to_micros(taken if taken.tzinfo else taken.replace(tzinfo=UTC)), to_micros(datetime.now(UTC))
+    if since > now:
+        raise CommandFailed(f"--as-of: {taken} is still to come")
+    made = asyncio.run(_doubted(settings, since, now))
+    if as_json:
+        machine(made)
+    else:
+        say(f"as of {made['at']}: {made['in_doubt']} deliveries may have been sent since, and are in doubt", "green")
+    return Exit.OK
+
+
+async def _doubted(settings: LedgerSettings, taken: int, now: int) -> dict[str, Any]:
+    ledger = ledger_of(settings, timedelta(0))
+    await ledger.open()
+    try:
+        if (others := getattr(ledger, "others", 0)) > 0:
+            raise CommandFailed(f"{others} gateways have this ledger open: stop them first")
+        return await doubt(ledger, taken, now)
+    finally:
+        await ledger.close()
 
 
 @ledger.command

@@ -27,10 +27,12 @@ from gateway.ledger._model import (
     split_ref,
 )
 from gateway.ledger._protocol import Ledger, Limits
+from gateway.ledger._restored import RESTORE, RestoredAt
 from gateway.ledger.sqlite import SqliteLedger
 
 __all__ = [
     "PLACES",
+    "RESTORE",
     "AttemptRow",
     "AuditRow",
     "Change",
@@ -49,6 +51,7 @@ __all__ = [
     "Portion",
     "QueueDepth",
     "Remains",
+    "RestoredAt",
     "Run",
     "Snapshot",
     "SqliteLedger",

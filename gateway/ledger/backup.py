@@ -10,23 +10,13 @@ from typing import Any
 
 import msgspec
 
-from canonical_schema import ErrorCode, ErrorItem, format_time
+from canonical_schema import format_time
 from gateway.errors import LedgerUnavailable
-from gateway.ledger._model import AuditRow, WorkState
-from gateway.ledger._rows import pack_error
+from gateway.ledger._restored import BACKUP, Taken, doubted
 from gateway.ledger._schema import VERSION, upgrade
-from gateway.ledger._settling import note
 from gateway.times import from_micros
 
 __all__ = ["back_up", "restore"]
-
-_OPEN = (WorkState.READY, WorkState.SENDING, WorkState.WAITING, WorkState.BLOCKED, WorkState.HELD)
-_LETTERS = (WorkState.REJECTED, WorkState.DEAD)
-LOST_ANSWER = 2
-
-
-class _Taken(msgspec.Struct):
-    at: int
 
 
 def back_up(path: Path, to: Path, now: int) -> dict[str, Any]:
@@ -47,8 +37,7 @@ def back_up(path: Path, to: Path, now: int) -> dict[str, Any]:
         with _file(part) as copy:
             # Whoever restores it counts from before the first request that is not in it.
             copy.execute(
-                "INSERT OR REPLACE INTO documents VALUES ('backup', '', 'taken', ?)",
-                (msgspec.json.encode(_Taken(now)),),
+                "INSERT OR REPLACE INTO documents VALUES (?, '', 'taken', ?)", (BACKUP, msgspec.json.encode(Taken(now)))
             )
             events = _events(copy)
         _place(part, to)
@@ -68,56 +57,21 @@ def restore(path: Path, source: Path, now: int) -> dict[str, Any]:
         _copied(source, part)
         with _file(part) as copy:
             upgrade(copy)
-            row = copy.execute("SELECT body FROM documents WHERE kind = 'backup' AND name = 'taken'").fetchone()
+            row = copy.execute("SELECT body FROM documents WHERE kind = ? AND name = 'taken'", (BACKUP,)).fetchone()
             if row is None:
                 raise LedgerUnavailable(f"{source} is no backup: make one with `usage-gateway ledger backup`")
             (sound,) = copy.execute("PRAGMA quick_check(1)").fetchone()
             if sound != "ok":
                 raise LedgerUnavailable(f"{source} is damaged: {sound}")
-            taken = msgspec.json.decode(row[0], type=_Taken).at
+            taken = msgspec.json.decode(row[0], type=Taken).at
             copy.execute("BEGIN IMMEDIATE")
-            told = _doubted(copy, taken, now)
+            told = doubted(copy, taken, now, "ledger restore")
             copy.execute("COMMIT")
             events = _events(copy)
         aside = _aside(path, now)
         _place(part, path)
     moved = {} if aside is None else {"moved": str(aside)}
     return {"object": "ledger_restore", "at": format_time(from_micros(taken)), "events": events, **told, **moved}
-
-
-def _doubted(copy: sqlite3.Connection, taken: int, now: int) -> dict[str, Any]:
-    """Mark what may have been sent since the copy was made, and number further batches as none was numbered since."""
-    message = f"the ledger was restored from a backup of {format_time(from_micros(taken))}: it may have been sent since"
-    error = pack_error(ErrorItem(code=ErrorCode.PROVIDER_UNAVAILABLE, message=message, retryable=True))
-    found = dict(copy.execute("SELECT state, sum(length(members) / 2) FROM work GROUP BY state").fetchall())
-    copy.execute(
-        "UPDATE work SET doubt = ?1, sent = min(coalesce(sent, ?2), ?2), error = coalesce(error, ?3)"
-        f" WHERE state IN ({', '.join('?' for _ in _OPEN)})",
-        (LOST_ANSWER, taken, error, *_OPEN),
-    )
-    (last,) = copy.execute("SELECT coalesce(max(batch), 0) FROM batches").fetchone()
-    copy.execute(
-        "INSERT INTO batches (batch, tenant, received, size, body) VALUES (?, '', ?, 0, x'')",
-        (max(last + 1, now // 1000), now),
-    )
-    doubt = sum(found.get(state, 0) for state in _OPEN)
-    (unrouted,) = copy.execute("SELECT coalesce(sum(length(members) / 2), 0) FROM unrouted").fetchone()
-    row = AuditRow(
-        at=now,
-        tenant="default",
-        actor="ledger restore",
-        action="restore",
-        target=f"backup of {format_time(from_micros(taken))}",
-        reason="the ledger was restored from a backup",
-        after=f"{doubt} deliveries in doubt",
-    )
-    note(copy, [row])
-    return {
-        "in_doubt": doubt,
-        "unknown": found.get(WorkState.UNKNOWN, 0),
-        "letters": sum(found.get(state, 0) for state in _LETTERS),
-        "unrouted": unrouted,
-    }
 
 
 def _this_version(connection: sqlite3.Connection, path: Path) -> None:

@@ -77,6 +77,11 @@ class RedisLedger(Aging, Working, Routing, Checking, Receiving, Limiting):
         return self._owners.leads
 
     @property
+    def others(self) -> int:
+        """How many processes were heard of that share the ledger with this one."""
+        return len(self._owners.living) - 1
+
+    @property
     def limits(self) -> Limiting:
         """What has left against the rate limits, counted for all processes."""
         return self

@@ -3,8 +3,10 @@
 import asyncio
 import contextlib
 import fcntl
+import os
 import sqlite3
 import threading
+import time
 from array import array
 from collections import Counter, OrderedDict, defaultdict
 from collections.abc import Callable, Mapping, Sequence
@@ -13,8 +15,9 @@ from pathlib import Path
 from typing import TypeVar
 
 import msgspec
+import structlog
 
-from canonical_schema import DeliveryStatus, ErrorItem, Event
+from canonical_schema import DeliveryStatus, ErrorItem, Event, format_time
 from gateway.errors import LedgerUnavailable
 from gateway.ledger import _documents, _keeping, _settling
 from gateway.ledger._checkpoint import Checkpoints
@@ -37,13 +40,17 @@ from gateway.ledger._model import (
     WorkState,
 )
 from gateway.ledger._recording import Entry, Recorder, prepare, verified
+from gateway.ledger._restored import recognised
 from gateway.ledger._rows import digests, unpack_attempt, unpack_events, unpack_members, unpack_parts, unpack_times
 from gateway.ledger._schema import connect, upgrade
 from gateway.ledger._settling import WorkRow, group_of
 from gateway.ledger._trail import note
 from gateway.ledger._writer import Writer
+from gateway.times import from_micros
 
 __all__ = ["SqliteLedger"]
+
+log = structlog.get_logger("gateway.ledger")
 
 T = TypeVar("T")
 
@@ -77,10 +84,12 @@ class SqliteLedger:
         """
         with contextlib.ExitStack() as held:
             try:
-                lock = held.enter_context(self.path.with_name(self.path.name + ".lock").open("w"))
+                lock = os.open(self.path.with_name(self.path.name + ".lock"), os.O_RDWR | os.O_CREAT, 0o666)
+                held.callback(os.close, lock)
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 connection = held.enter_context(contextlib.closing(connect(self.path)))
                 upgrade(connection)
+                taken = recognised(connection, lock, time.time_ns() // 1000)
                 recorder = self._recorder(connection)
                 checkpoints = Checkpoints(self.path, connection)
                 held.callback(checkpoints.stop)
@@ -90,6 +99,10 @@ class SqliteLedger:
             except (OSError, sqlite3.Error) as error:
                 raise LedgerUnavailable(f"{self.path} cannot be opened for writing: {error}") from error
             self._held = held.pop_all()
+        if taken is not None:
+            log.warning(
+                "ledger.restored", taken=format_time(from_micros(taken)), hint="what it had not sent is in doubt"
+            )
         self._writer = Writer(connection, recorder, checkpoints.flushed)
 
     async def close(self) -> None:

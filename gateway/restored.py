@@ -1,0 +1,64 @@
+"""A ledger that was put back from a copy: what came after the copy is not in it, and the vendors may have it.
+
+Usage from before the restore that is given a delivery after it may have been delivered already: by the same event
+that its sender repeats, by a way that it was given, by a backfill. It is in doubt, and goes by the rules of doubt.
+"""
+
+from collections.abc import Sequence
+from datetime import timedelta
+
+import msgspec
+
+from gateway.ledger import RESTORE, Ledger, RestoredAt, Work
+from gateway.ledger._restored import why
+from gateway.times import to_micros
+from gateway.verdict import LOST_ANSWER
+
+__all__ = ["Restored"]
+
+LONG = timedelta(days=35) // timedelta(microseconds=1)
+"""After the restore: what is delivered later than this is no repeat of what was lost."""
+
+
+class Restored:
+    """What the lanes of one gateway know of the restore of their ledger."""
+
+    def __init__(self) -> None:
+        self._last: RestoredAt | None = None
+
+    async def read(self, ledger: Ledger) -> None:
+        """Take notice of the last restore, where there was one."""
+        body = await ledger.document(RESTORE, "", "last")
+        self._last = None if body is None else msgspec.json.decode(body, type=RestoredAt)
+
+    def doubted(self, works: Sequence[Work]) -> Sequence[Work]:
+        """Return work, with what may have been delivered since the copy in doubt.
+
+        Of a piece that is in doubt in part that part alone is returned: the rest of it is taken again.
+        """
+        last = self._last
+        return works if last is None else [_doubted(work, last) for work in works]
+
+
+def _doubted(work: Work, last: RestoredAt) -> Work:
+    group = work.group
+    if group.attempts or group.doubt or not last.at <= group.since < last.at + LONG:
+        return work
+    places = [place for place in range(len(work.events)) if _when(work, place) < last.at]
+    if not places:
+        return work
+    return msgspec.structs.replace(
+        work,
+        members=[work.members[place] for place in places],
+        events=[work.events[place] for place in places],
+        parts=None if work.parts is None else [work.parts[place] for place in places],
+        receipts=[work.receipts[place] for place in places] if work.receipts else (),
+        # An attempt that nobody remembers counts as one: what a person sends again is not doubted again.
+        group=msgspec.structs.replace(group, attempts=1, doubt=LOST_ANSWER, sent=last.taken, error=why(last.taken)),
+    )
+
+
+def _when(work: Work, place: int) -> int:
+    """Return when usage happened, as far as it says so itself."""
+    told = work.events[place].timestamp
+    return work.received_at(place) if told is None else to_micros(told)

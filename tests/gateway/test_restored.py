@@ -1,0 +1,208 @@
+"""After a restore: what was accepted since the backup comes again, and is billed once or parked, and never twice."""
+
+import shutil
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from gateway.confirming import Confirming
+from gateway.ledger import RESTORE, Code, Plan, RestoredAt, SqliteLedger, WorkState
+from gateway.ledger.backup import back_up, restore
+from gateway.ledger.check import add_up
+from gateway.ledger.doubting import doubt
+from gateway.times import to_micros
+from tests.gateway.conftest import Asking, House, MovableClock, event
+from tests.gateway.ledger.conftest import BACKENDS, Store, codes, opened, recorded, rendered
+from tests.gateway.ledger.test_settling import again, change
+from tests.gateway.ledger.test_settling import taken as ready
+
+pytestmark = pytest.mark.anyio
+
+HOUR = timedelta(hours=1)
+NOW = 1_795_700_000_000_000
+
+
+@pytest.fixture(params=BACKENDS, ids=lambda backend: backend.__name__)
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
+    return request.param(tmp_path)
+
+
+@pytest.fixture
+def copy(tmp_path: Path) -> Path:
+    return tmp_path / "copy.db"
+
+
+def statuses(shown: Any) -> dict[str, str]:
+    return {name: one["status"] for name, one in shown["deliveries"].items()}
+
+
+def billed(asking: Asking) -> Any:
+    return {name: vendor.billed() for name, vendor in asking.vendors.items()}
+
+
+async def repeated(house: House, clock: MovableClock, tmp_path: Path, later: timedelta) -> tuple[Any, Any, Any]:
+    """Have an event delivered after a backup, restore that, and have its sender repeat it; return what became of it."""
+    path, copy = tmp_path / "ledger.db", tmp_path / "copy.db"
+    sent = event("since", timestamp=clock.now().isoformat())
+    async with house() as asking:
+        await asking.send(event("before"))
+        back_up(path, copy, to_micros(clock.now()))
+        assert "delivered" == (await asking.one(sent))["status"]
+        before = billed(asking)
+    restore(path, copy, to_micros(clock.now()))
+    clock.ahead += later
+    async with house() as asking:
+        shown = await asking.one(sent, query="?ack=all")
+        assert not shown["replayed"]
+        after = billed(asking)
+        if later > HOUR:
+            assert "unknown" == shown["deliveries"]["paygentic"]["status"]
+            assert 1 == await Confirming(asking.gateway).confirm("paygentic"), "its vendor lists it"
+        assert "unknown" == shown["deliveries"]["wingback"]["status"]
+        said = {"id": "since", "destination": "wingback", "resolution": "resend", "reason": "it is not there"}
+        assert (await asking.client.post("/v1/deliveries/resolve", json=said)).is_success
+        await asking.settled("since")
+        shown_then = (await asking.get("/v1/events/since"))["deliveries"]
+        assert "accepted" == shown_then["wingback"]["status"], "a person said so: it is not doubted again"
+    assert [] == add_up(path)["problems"]
+    return shown, before, after
+
+
+async def test_what_comes_again_is_sent_where_repeats_are_told_and_parked_elsewhere(
+    house: House, clock: MovableClock, tmp_path: Path
+) -> None:
+    shown, before, after = await repeated(house, clock, tmp_path, timedelta(0))
+    found = statuses(shown)
+    assert ("duplicate", "unknown") == (found["flowglad"], found["wingback"])
+    assert {"accepted"} == {found["paygentic"], found["flexprice"]}
+    assert before == after
+    message = shown["deliveries"]["wingback"]["error"]["message"]
+    assert message.startswith("the ledger was restored from a backup of 20")
+
+
+async def test_where_repeats_are_forgotten_it_is_parked_and_found_by_reading_back(
+    house: House, clock: MovableClock, tmp_path: Path
+) -> None:
+    _, before, after = await repeated(house, clock, tmp_path, 24 * HOUR)
+    assert before == after
+
+
+async def test_what_happens_after_a_restore_is_as_new_as_ever(
+    house: House, clock: MovableClock, tmp_path: Path, copy: Path
+) -> None:
+    async with house() as asking:
+        await asking.send(event("before"))
+        back_up(tmp_path / "ledger.db", copy, to_micros(clock.now()))
+    restore(tmp_path / "ledger.db", copy, to_micros(clock.now()))
+    async with house() as asking:
+        batch = [event("past", timestamp=(clock.now() - HOUR).isoformat()), event("now"), event("none")]
+        batch[1]["timestamp"] = clock.now().isoformat()
+        results = (await asking.send(batch, query="?ack=all"))["results"]
+        assert ["unknown", "accepted", "accepted"] == [statuses(one)["wingback"] for one in results]
+
+
+async def test_what_was_given_a_way_since_the_backup_is_not_given_it_again(
+    house: House, clock: MovableClock, tmp_path: Path, copy: Path
+) -> None:
+    unknown = {"meters": {"api_calls": None}}
+    async with house(unknown) as asking:
+        assert "unrouted" == (await asking.one(event("e1")))["status"]
+        back_up(tmp_path / "ledger.db", copy, to_micros(clock.now()))
+    async with house() as asking:
+        await asking.settled("e1")
+        assert "delivered" == (await asking.get("/v1/events/e1"))["status"]
+        before = billed(asking)
+    restore(tmp_path / "ledger.db", copy, to_micros(clock.now()))
+    async with house() as asking:
+        await asking.settled("e1")
+        assert "unknown" == statuses(await asking.get("/v1/events/e1"))["wingback"]
+        assert before == billed(asking)
+
+
+@pytest.mark.parametrize("by", ["a backup", "a file of before"])
+async def test_a_file_that_is_put_in_place_by_hand_is_recognised(
+    house: House, clock: MovableClock, tmp_path: Path, copy: Path, by: str
+) -> None:
+    path = tmp_path / "ledger.db"
+    sent = event("e1", timestamp=clock.now().isoformat())
+    async with house(running=False) as asking:
+        await asking.send(event("open"), query="?ack=stored")
+        if by == "a backup":
+            back_up(path, copy, to_micros(clock.now()))
+    if by == "a file of before":
+        shutil.copy(path, copy)
+    async with house() as asking:
+        await asking.send(sent)
+        await asking.settled("open")
+        before = billed(asking)
+    shutil.copy(copy, path)
+    async with house() as asking:
+        await asking.settled("open")
+        shown = await asking.one(sent, query="?ack=all")
+        assert "unknown" == statuses(shown)["wingback"]
+        assert "unknown" == statuses(await asking.get("/v1/events/open"))["wingback"]
+        assert before == billed(asking)
+        (row,) = [row for row in (await asking.get("/v1/audit"))["data"] if row["action"] == "restore"]
+        assert f"{'a backup' if by == 'a backup' else 'an older file'} was put in place" == row["actor"]
+    async with house() as asking:
+        assert 1 == len([row for row in (await asking.get("/v1/audit"))["data"] if row["action"] == "restore"])
+    assert [] == add_up(path)["problems"]
+
+
+async def test_a_ledger_that_is_opened_again_or_begun_anew_is_none_from_a_copy(tmp_path: Path) -> None:
+    path = tmp_path / "ledger.db"
+    for number in range(4):
+        ledger = SqliteLedger(path)
+        await ledger.open()
+        assert not [work for work in await ready(ledger) if work.group.doubt]
+        await recorded(ledger, f"e{number}")
+        await ledger.close()
+        lock = path.with_name("ledger.db.lock")
+        if number == 1:  # the power went before the ledger was told which opening this is
+            held = lock.read_bytes()
+            there = held[:32] if held[:32].strip() else held[32:]
+            lock.write_bytes(b"0" * 32 + there if number % 2 else there + b"0" * 32)
+        if number == 2:
+            for end in ("", "-wal", "-shm"):
+                path.with_name(path.name + end).unlink(missing_ok=True)
+
+
+async def test_a_ledger_that_was_taken_elsewhere_is_as_it_was(tmp_path: Path) -> None:
+    ledger = SqliteLedger(tmp_path / "ledger.db")
+    await ledger.open()
+    await recorded(ledger, "e1")
+    await ledger.close()
+    (tmp_path / "there").mkdir()
+    shutil.copy(tmp_path / "ledger.db", tmp_path / "there" / "ledger.db")
+    moved = SqliteLedger(tmp_path / "there" / "ledger.db")
+    await moved.open()
+    assert [0] == [work.group.doubt for work in await ready(moved)]
+    await moved.close()
+
+
+async def test_a_ledger_of_either_kind_is_told_that_it_was_put_back(store: Store) -> None:
+    async with opened(store) as ledger:
+        await recorded(ledger, "e1", "e2", "e3", "e4", plan=Plan(live=("a", "b")), received=NOW - 50)
+        (work,) = await ready(ledger, now=NOW)
+        (held_by,) = await ledger.intend([rendered(work, [0])], NOW - 40)
+        await ledger.settle([change(work, held_by, [0], Code.ACCEPTED)], [])
+        (work,) = await ready(ledger, now=NOW)
+        await ledger.intend([rendered(work, [1])], NOW - 30)
+        (work,) = await ready(ledger, now=NOW)
+        blocked = change(work, work.id, [2], Code.BLOCKED, again())
+        assert blocked.group is not None
+        blocked.group.state = WorkState.BLOCKED
+        await ledger.settle([blocked], [])
+        for left in (7, 0):
+            assert left == (await doubt(ledger, NOW - 20, NOW))["in_doubt"]
+        states = [WorkState.READY, WorkState.SENDING, WorkState.BLOCKED]
+        found = [one for name in ("a", "b") for state in states for one in await ledger.held(name, state)]
+        assert {(2, True)} == {(one.group.doubt, one.group.sent in {NOW - 20, NOW - 30}) for one in found}
+        assert 7 == sum(len(one.members) for one in found)
+        assert [Code.ACCEPTED, Code.PENDING, Code.BLOCKED, Code.PENDING] == await codes(ledger, work.batch)
+        told = await ledger.document(RESTORE, "", "last")
+        assert RestoredAt(NOW - 20, NOW) == msgspec.json.decode(told or b"", type=RestoredAt)
+    assert [] == await store.problems()
