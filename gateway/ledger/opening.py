@@ -1,11 +1,12 @@
 """From what is configured to the ledger that it names."""
 
+import ssl
 from collections.abc import Mapping
 from datetime import timedelta
 from typing import Any
 
 from gateway.configuration_sections import LedgerSettings
-from gateway.errors import LedgerUnavailable
+from gateway.errors import ConfigurationError, LedgerUnavailable
 from gateway.ledger._protocol import Ledger
 from gateway.ledger.check import add_up
 from gateway.ledger.sqlite import SqliteLedger
@@ -54,5 +55,19 @@ async def sums_of(settings: LedgerSettings) -> Mapping[str, Any]:
 
 
 def _tls(settings: LedgerSettings) -> dict[str, Any]:
-    files = {"ssl_ca_certs": settings.ca_file, "ssl_certfile": settings.cert_file, "ssl_keyfile": settings.key_file}
+    """Return the files for TLS. Raises ConfigurationError for one that cannot be read as what it is named."""
+    authorities, ours = settings.ca_file, settings.cert_file
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    try:
+        if authorities is not None:
+            context.load_verify_locations(authorities)
+    except OSError as error:
+        raise ConfigurationError(f"ledger.ca_file: {authorities} cannot be used: {error}") from None
+    try:
+        if ours is not None:
+            context.load_cert_chain(ours, settings.key_file, password="")
+    except OSError as error:
+        files = ours if settings.key_file is None else f"{ours} with {settings.key_file}"
+        raise ConfigurationError(f"ledger.cert_file: {files} cannot be used: {error}") from None
+    files = {"ssl_ca_certs": authorities, "ssl_certfile": ours, "ssl_keyfile": settings.key_file}
     return {name: str(path) for name, path in files.items() if path is not None}

@@ -8,7 +8,7 @@ from redis.exceptions import AuthenticationError, RedisError
 
 from gateway.errors import ConfigurationError, LedgerUnavailable
 from gateway.ledger._redis.link import Replicas
-from gateway.ledger._redis.topology import commanded
+from gateway.ledger._redis.topology import commanded, turned_away
 
 __all__ = ["Standing", "examined"]
 
@@ -40,10 +40,8 @@ async def examined(masters: Sequence[tuple[str, Redis]], replicas: int, *, alone
             policy = await _setting(client, "maxmemory-policy") or facts.get("maxmemory_policy", "")
             fsync = await _setting(client, "appendfsync")
             saves = await _setting(client, "save")
-        except AuthenticationError as error:
-            raise LedgerUnavailable(f"the Redis server {name} refuses the user or the password: {error}") from None
         except (RedisError, OSError) as error:
-            raise LedgerUnavailable(f"the Redis server {name} does not answer: {error}") from None
+            raise turned_away(name, error) from None
         version = tuple(int(part) for part in facts.get("redis_version", "0.0").split(".")[:2])
         if version < OLDEST:
             raise ConfigurationError(

@@ -1,7 +1,6 @@
 """Which server answers for a partition at the moment: found out, and found out again when it proves wrong."""
 
 import asyncio
-import contextlib
 from collections.abc import Mapping
 from typing import Any, cast
 
@@ -9,12 +8,12 @@ from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.crc import key_slot
-from redis.exceptions import RedisError
+from redis.exceptions import AuthenticationError, RedisError
 
-from gateway.errors import LedgerUnavailable
+from gateway.errors import ConfigurationError, LedgerUnavailable
 from gateway.ledger._redis.address import Address
 
-__all__ = ["SLOTS", "Topology", "commanded", "partition_tag"]
+__all__ = ["SLOTS", "Topology", "commanded", "partition_tag", "turned_away"]
 
 SLOTS = 16384
 Place = tuple[str, int]
@@ -34,6 +33,20 @@ def partition_tag(partition: int, partitions: int) -> bytes:
 async def commanded(client: Redis, *words: str | bytes | int | None) -> Any:
     """Return what a server answers to a command, as it says it."""
     return await cast("Any", client).execute_command(*words)
+
+
+def turned_away(name: str, error: Exception) -> ConfigurationError | LedgerUnavailable:
+    """Return what it means that a server could not be asked."""
+    text = str(error)
+    if isinstance(error, AuthenticationError):
+        return LedgerUnavailable(f"the Redis server {name} refuses the user or the password: {text}")
+    if "CERTIFICATE_VERIFY_FAILED" in text:
+        why = text.partition("CERTIFICATE_VERIFY_FAILED] ")[2]
+        return ConfigurationError(
+            f"ledger.url: the server {name} shows a certificate that is not trusted ({why}): name who signs for it in"
+            " ledger.ca_file, and the server as its certificate does"
+        )
+    return LedgerUnavailable(f"the Redis server {name} does not answer: {text}")
 
 
 class Topology:
@@ -94,29 +107,36 @@ class Topology:
         self._clients.clear()
 
     async def _ask_sentinels(self) -> list[tuple[int, int, Place]]:
+        why = ""
         for host, port in self._address.hosts:
             sentinel = self._made(host, port, sentinel=True)
-            with contextlib.suppress(RedisError, OSError):
+            try:
                 found = await commanded(sentinel, "SENTINEL", "GET-MASTER-ADDR-BY-NAME", self._address.master)
                 if found:
                     name, number = (one.decode() if isinstance(one, bytes) else str(one) for one in found)
-                    await sentinel.aclose()
                     return [(0, SLOTS - 1, (name, int(number)))]
-            await sentinel.aclose()
-        raise LedgerUnavailable(f"no sentinel says where the master {self._address.master} is")
+            except (RedisError, OSError) as error:
+                why = f": {turned_away(f'{host}:{port}', error)}"
+            finally:
+                await sentinel.aclose()
+        raise LedgerUnavailable(f"no sentinel says where the master {self._address.master} is{why}")
 
     async def _ask_cluster(self) -> list[tuple[int, int, Place]]:
         known = dict.fromkeys([*(place for _, _, place in self._masters), *self._address.hosts])
+        why = ""
         for place in known:
-            with contextlib.suppress(RedisError, OSError):
+            try:
                 ranges: list[Any] = await commanded(self._client(place), "CLUSTER", "SLOTS")
-                found: list[tuple[int, int, Place]] = []
-                for first, last, master, *_ in ranges:
-                    host = master[0].decode() if isinstance(master[0], bytes) else str(master[0])
-                    found.append((first, last, (host or place[0], int(master[1]))))
-                if found:
-                    return found
-        raise LedgerUnavailable("no server of the cluster says who its masters are")
+            except (RedisError, OSError) as error:
+                why = f": {turned_away(f'{place[0]}:{place[1]}', error)}"
+                continue
+            found: list[tuple[int, int, Place]] = []
+            for first, last, master, *_ in ranges:
+                host = master[0].decode() if isinstance(master[0], bytes) else str(master[0])
+                found.append((first, last, (host or place[0], int(master[1]))))
+            if found:
+                return found
+        raise LedgerUnavailable(f"no server of the cluster says who its masters are{why}")
 
     def _client(self, place: Place) -> Redis:
         if place not in self._clients:
