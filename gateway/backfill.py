@@ -280,10 +280,18 @@ class Backfills:
             return
         free: list[tuple[int, Plan]] = []
         look = Look(self._gateway.ledger)
+        left = view.snapshot.remains
         async with self._gateway.correcting:  # what has no correction gets none before it has its delivery
             for index, plan in some:
                 event = view.snapshot.events[index]
-                if (chain := await self._chain(look, job.tenant, event)) is not None:
+                if left is not None and index in left.erased:
+                    job.count("erased")
+                    continue
+                chain = await self._chain(look, job.tenant, event)
+                if chain == "lost":
+                    why = "it was corrected, and what it says since is not kept any more: bill it there by hand"
+                    self._problem(job, "correction_not_kept", event, why)
+                elif chain is not None:
                     await self._extend_last(job, look, chain, event, plan, now)
                 elif plan.live and self._elsewhere(job, view.codes(index)):
                     job.count("billed_elsewhere")
@@ -295,14 +303,16 @@ class Backfills:
                 job.count("fed", new)
                 job.count("there_already", len(free) - new)
 
-    async def _chain(self, look: Look, tenant: str, event: Event) -> Chain | None:
+    async def _chain(self, look: Look, tenant: str, event: Event) -> Chain | Literal["lost"] | None:
         """Return an event that was corrected, or is a correction, with all that belongs to it; `None` for others."""
         if event.corrects is not None:
-            return await look.chain(tenant, event.corrects.of)
+            return await look.chain(tenant, event.corrects.of) or "lost"
         if await self._gateway.ledger.find(tenant, correction_id(event.id, 1)) is None:
             return None
         chain = await look.chain(tenant, event.id)
-        return None if chain is None or len(chain.events) == 1 else chain
+        if chain is None:
+            return "lost"
+        return None if len(chain.events) == 1 else chain
 
     async def _extend_last(self, job: Job, look: Look, chain: Chain, event: Event, plan: Plan, now: datetime) -> None:
         """Feed an event that was corrected as what it says now: by its last correction, which brings all of it.

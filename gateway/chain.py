@@ -109,13 +109,19 @@ class Look:
         return ref, snapshot, snapshot.events[index]
 
     async def chain(self, tenant: str, original: str, before: int | None = None) -> Chain | None:
-        """Return an event with its corrections, or those numbered below `before`; `None` where it is unknown."""
+        """Return an event with its corrections, or those numbered below `before`.
+
+        `None` where it is unknown, or one of them is not kept any more: nobody can say what it says.
+        """
         found = await self.event(tenant, original)
         if found is None:
             return None
         events, refs = [found[2]], [found[0]]
         while before is None or len(events) < before:
-            more = await self.event(tenant, correction_id(original, len(events)))
+            following = correction_id(original, len(events))
+            more = await self.event(tenant, following)
+            if more is None and await self._ledger.find(tenant, following) is not None:
+                return None
             if more is None or more[2].corrects is None or more[2].corrects.of != original:
                 break
             events.append(more[2])

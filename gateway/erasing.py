@@ -40,6 +40,11 @@ async def erase(gateway: Gateway, actor: Actor, customer: str, *, abandon: bool 
     interrupted by. Raises RequestRefused, where possible before anything has changed, for deliveries that could
     still be billed: they are given up only with `abandon`, and never while they are being sent.
     """
+    async with gateway.correcting:  # what corrects one of the customer's events is recorded before, or never
+        return await _erased(gateway, actor, customer, abandon=abandon)
+
+
+async def _erased(gateway: Gateway, actor: Actor, customer: str, *, abandon: bool) -> dict[str, Any]:
     ledger, tenant = gateway.ledger, actor.tenant
     key = await ledger.secret("pseudonym")
     erasure = Erasure(tenant=tenant, customer=customer, key=key, abandon=abandon)

@@ -118,7 +118,10 @@ class _Migration:
         """
         made = event.corrects
         of, number = (event.id, 0) if made is None else (made.of, made.number)
-        later = await Look(self._gateway.ledger).event(tenant, correction_id(of, number + 1))
+        ledger, following = self._gateway.ledger, correction_id(of, number + 1)
+        later = await Look(ledger).event(tenant, following)
+        if later is None and await ledger.find(tenant, following) is not None:  # what it says is not kept any more
+            return None
         if later is not None and later[2].corrects is not None:
             return None
         if made is None:

@@ -14,6 +14,7 @@ from gateway.cli._out import CommandFailed
 from gateway.confirming import Confirming, Doubt
 from gateway.ledger import Plan, WorkState, split_ref
 from gateway.ledger.check import add_up
+from gateway.stored import stored
 from gateway.times import to_micros
 from tests.gateway.conftest import Asking, House, MovableClock, event
 
@@ -270,6 +271,58 @@ async def test_a_job_that_was_cancelled_stays_cancelled_whatever_it_was_at(
         for _ in range(100):
             await asyncio.sleep(0)
         assert "cancelled" == (await asking.get(f"/v1/backfills/{job['id']}"))["state"]
+
+
+async def test_what_was_voided_stays_void_when_its_correction_is_trimmed_and_it_is_not(
+    house: House, clock: MovableClock
+) -> None:
+    trims = {**OLD, "retention": {"trim": "always"}}
+    async with house({**trims, "customers": {"acme": None}}) as asking:  # one batch, which is kept for what is blocked
+        await asking.send([event("e1", meter="calls"), event("e2", meter="calls", quantity="2.5")])
+        await corrected(asking, "e1")
+        clock.ahead = timedelta(days=40)
+        await asking.gateway.keeper.step()
+        assert (await asking.get("/v1/events/e1~c1"))["trimmed"]
+        answer = await asking.client.post("/v1/events/e1/correct", json={**REASON, "quantity": 7})
+        assert (404, "not_found") == (answer.status_code, answer.json()["code"])
+    apart = {**trims, "destinations": {**OLD["destinations"], "flexprice": {}}}
+    async with house(apart) as asking:
+        preflight = await asking.client.post("/v1/preflights", json={"to": "flexprice"})
+        assert (1, "2.5") == (preflight.json()["ready"]["events"], preflight.json()["ready"]["quantity"])
+        assert {"fed": 1, "correction_not_kept": 1} == await filled(asking)
+        await asking.settled("e2")
+        assert {"e2"} == {row.key for row in asking.vendors["flexprice"].stored}
+
+
+async def test_a_correction_that_is_being_recorded_does_not_outlive_the_customer(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    amends = {**OLD, "destinations": {**OLD["destinations"], "flexprice": {"settings": {"allow_amend": True}}}}
+    alone = {"meters": {**OLD["meters"], "more": {"bindings": {"flexprice": {}}}}}
+    async with house({**amends, **alone}) as asking:
+        await asking.send(event("e1", meter="more"))
+        ledger = asking.gateway.ledger
+        record, at_it, may_go = ledger.record, asyncio.Event(), asyncio.Event()
+
+        async def slow(*args: Any) -> Any:
+            at_it.set()
+            await may_go.wait()
+            return await record(*args)
+
+        monkeypatch.setattr(ledger, "record", slow)
+        correcting = asyncio.create_task(corrected(asking, "e1", quantity=5))
+        await at_it.wait()
+        erasing = asyncio.create_task(asking.client.post("/v1/customers/acme/erase", json=REASON))
+        for _ in range(200):
+            await asyncio.sleep(0.001)
+        may_go.set()
+        assert "delivered" == (await correcting)["status"]
+        answer = await erasing
+        if answer.status_code == 409:  # it was on its way
+            answer = await asking.client.post("/v1/customers/acme/erase", json=REASON)
+        assert answer.is_success, answer.text
+        named = [one async for view in stored(ledger, "default") for one in view.snapshot.events]
+        assert ["erased", "erased"] == [one.customer[:6] for one in named]
 
 
 @pytest.mark.parametrize("rate", ["1e-300", "1e999"])
