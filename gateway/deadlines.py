@@ -62,7 +62,7 @@ def _closed(work: Work, place: int, title: str, now: datetime) -> Next | None:
     group = work.group
     assert group.window is not None
     span = from_micros(group.window) - from_micros(0)
-    if work.received > deadline:
+    if work.received_at(place) > deadline:
         message = f"{title} takes nothing older than {span}"
         error = ErrorItem(code=ErrorCode.OUTSIDE_TIME_WINDOW, message=message, retryable=False)
         return Next(code=Code.REJECTED, doubt=group.doubt, error=error)

@@ -104,7 +104,7 @@ def deadline_of(work: Work, place: int) -> int | None:
     if work.group.window is None:
         return None
     when = work.events[place].timestamp
-    return (work.received if when is None else to_micros(when)) + work.group.window
+    return (work.received_at(place) if when is None else to_micros(when)) + work.group.window
 
 
 def moved(work: Work, places: Sequence[int], following: Next, now: datetime) -> Change:

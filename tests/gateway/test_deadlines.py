@@ -1,5 +1,6 @@
 """A provider that takes usage only so long after it happened: first goes what closes first, and late is late."""
 
+import asyncio
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import datetime, timedelta
@@ -11,6 +12,7 @@ import pytest
 
 from adapters import Door, provider
 from canonical_schema import Kind
+from gateway.ledger import split_ref
 from gateway.merge import closing, fresh
 from gateway.repair import Actor, resolve, retry
 from gateway.times import to_micros
@@ -110,6 +112,26 @@ async def test_the_window_of_one_closes_for_that_one(tmp_path: Path, windowed: W
         world.vendor.clear()
         await world.later()
         assert {"e1": "accepted", "e2": "dead", "e3": "accepted", "e4": "accepted"} == await world.statuses()
+        world.sound()
+
+
+async def test_usage_without_a_time_has_that_of_its_own_receipt(tmp_path: Path, windowed: Windowed) -> None:
+    windowed()
+    async with World(tmp_path) as world:
+        world.vendor.fail("refused", times=None)
+        plans = world.catalogue.plans("default", [used("e1")], START)
+        first, second = await asyncio.gather(  # two requests of one flush: they share a batch
+            world.ledger.record("default", to_micros(ago(50)), [used("e1")], plans),
+            world.ledger.record("default", to_micros(START), [used("e2")], plans),
+        )
+        assert split_ref(first[0].ref)[0] == split_ref(second[0].ref)[0]
+        await minutes(world, 15)
+        world.vendor.clear()
+        assert ["2026-11-23T12:10:00Z", "2026-11-23T13:00:00Z"] == [
+            view["deadline"] for view in (await world.views()).values()
+        ]
+        await world.later()
+        assert {"e1": "dead", "e2": "accepted"} == await world.statuses()
         world.sound()
 
 
