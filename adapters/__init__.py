@@ -1,6 +1,6 @@
 """What each provider says and hears: one file a provider, data and one pure translation. No I/O."""
 
-from adapters._asks import Ask
+from adapters._asks import Ask, CanProbe
 from adapters._base import Adapter, AnyAdapter, encode_row, provider, providers
 from adapters._corrections import Amend, Corrections, Deltas, TakeBack
 from adapters._dialects import EchoedRows, IndexedFailures, OneVerdict, TwoLists
@@ -18,7 +18,7 @@ from adapters._readback import (
     Wanted,
     Window,
 )
-from adapters._settle import settle
+from adapters._settle import retry_after, settle
 from adapters._spec import (
     Bearer,
     Dedupe,
@@ -55,6 +55,7 @@ __all__ = [
     "Bearer",
     "Billed",
     "Binding",
+    "CanProbe",
     "CanReadCharges",
     "CanReadUsage",
     "Charged",
@@ -101,5 +102,6 @@ __all__ = [
     "encode_row",
     "provider",
     "providers",
+    "retry_after",
     "settle",
 ]

@@ -6,12 +6,21 @@ stands in its declaration.
 """
 
 from collections.abc import Generator
-from typing import TypeVar
+from typing import Protocol, TypeVar, runtime_checkable
 
 from adapters._spec import Fault, Reply, Request
 
-__all__ = ["Ask"]
+__all__ = ["Ask", "CanProbe"]
 
 T = TypeVar("T")
 Ask = Generator[Request, Reply | Fault, T]
 """Yields requests, is sent what came back, returns the answer. Raises nothing for what a provider says."""
+
+
+@runtime_checkable
+class CanProbe(Protocol):
+    """Can ask something that changes nothing, to hear whether the provider answers; `Door.probe` has the source."""
+
+    def probe(self) -> Ask[Reply | Fault]:
+        """Ask with one request, and return what came back as it came: a refusal is an answer, too."""
+        ...

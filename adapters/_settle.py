@@ -11,7 +11,7 @@ from adapters._spec import Door, Fault, FaultKind, Outcome, Refusal, Reply, Sent
 from adapters._words import cleaner, issues, words
 from canonical_schema import ErrorCode
 
-__all__ = ["settle"]
+__all__ = ["retry_after", "settle"]
 
 _NOT_HERE = frozenset({301, 302, 307, 308, 404, 405, 410, 415, 421, 426})
 _REFUSALS = frozenset({400, 413, 422})
@@ -39,7 +39,7 @@ def settle(
         outcomes = None
     if outcomes is None:
         outcomes = dict.fromkeys((row.key for row in sent), _by_status(reply))
-    alone, wait = len(sent) == 1, _retry_after(reply, now)
+    alone, wait = len(sent) == 1, retry_after(reply, now)
     return {
         key: outcome if outcome.state in _ENDED else _finished(door, outcome, wait, alone=alone)
         for key, outcome in outcomes.items()
@@ -188,7 +188,7 @@ def _by_status(reply: Reply) -> Outcome:
     return Outcome(state=State.UNKNOWN, code=ErrorCode.PROTOCOL_ERROR, message=message, status=status)
 
 
-def _retry_after(reply: Reply, now: datetime) -> timedelta | None:
+def retry_after(reply: Reply, now: datetime) -> timedelta | None:
     """Read `Retry-After` in both forms, a day at most; a date in the past is no wait, nonsense is no word."""
     value = reply.headers.get("retry-after", "").strip()
     if value.isascii() and value.isdigit():

@@ -431,6 +431,8 @@ class Door:
     """Those that the vendor's meters can express."""
     corrections: Corrections | None = None
     """What the vendor lets us do about usage that it has. `None`: nothing that is known."""
+    probe: Source | None = None
+    """Where the harmless read was seen that tells whether the provider answers; `None`: none is known."""
     read_back: ReadBack | None = None
     """What usage can be read back; `None`: none."""
     inventory: Source | None = None

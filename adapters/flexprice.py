@@ -36,6 +36,7 @@ from adapters._spec import (
     Dedupe,
     Door,
     Envelope,
+    Fault,
     HeaderKey,
     JsonValue,
     KeyRule,
@@ -44,6 +45,7 @@ from adapters._spec import (
     Rate,
     ReadBack,
     Refusal,
+    Reply,
     Roles,
     Row,
     Rule,
@@ -150,6 +152,9 @@ BULK = Door(
         setting="allow_amend",
         source=Source(url=SERVER, seen=SEEN, grade="code", fact="the newest copy of event_id and timestamp is billed"),
     ),
+    probe=Source(
+        url=SERVER, seen=SEEN, grade="code", fact="POST /customers/search reads; a key for events alone gets 403"
+    ),
     read_back=ReadBack(
         kind="events",
         settles=timedelta(hours=1),
@@ -250,6 +255,10 @@ class Flexprice(Adapter[FlexpriceSettings, EventBinding, CustomerLink]):
             "properties": {**texts(usage.properties), **quantities},
         }
         return {**row, "source": usage.source} if usage.source else row
+
+    def probe(self) -> Ask[Reply | Fault]:
+        """List one customer. Not events: those are read from a store that taking events in can do without."""
+        return (yield self.reading("/customers/search", body={"limit": 1}))
 
     def read_usage(self, wanted: Wanted, take: Take) -> Ask[Read | Unread]:
         """List raw events of each event name, newest first. Copies are listed until the vendor merges them."""

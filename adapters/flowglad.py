@@ -25,11 +25,13 @@ from adapters._spec import (
     Dedupe,
     Door,
     Envelope,
+    Fault,
     JsonValue,
     ProviderSpec,
     QuantityRule,
     ReadBack,
     Refusal,
+    Reply,
     Roles,
     Row,
     Rule,
@@ -135,6 +137,12 @@ BULK = Door(
         grade="docs",
         fact="GET /customers/{externalId}/billing lists currentSubscriptions",
     ),
+    probe=Source(
+        url=f"{SERVER}/platform/flowglad-next/openapi.json",
+        seen=SEEN,
+        grade="docs",
+        fact="GET /usage-meters?limit=1 lists one meter",
+    ),
     read_back=ReadBack(
         kind="events",
         settles=timedelta(minutes=1),
@@ -188,6 +196,10 @@ class Flowglad(Adapter[Settings, PriceBinding, SubscriptionLink]):
             "usageDate": self.wire_time(usage.timestamp),
         }
         return {**row, "properties": dict(usage.properties)} if usage.properties else row
+
+    def probe(self) -> Ask[Reply | Fault]:
+        """List one usage meter."""
+        return (yield self.reading("/usage-meters", {"limit": 1}))
 
     def read_usage(self, wanted: Wanted, take: Take) -> Ask[Read | Unread]:
         """Walk the whole list, oldest first: the vendor ignores every filter. Meters are known by ids there."""

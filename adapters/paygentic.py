@@ -25,12 +25,14 @@ from adapters._spec import (
     Dedupe,
     Door,
     Envelope,
+    Fault,
     JsonValue,
     Measure,
     ProviderSpec,
     QuantityRule,
     ReadBack,
     Refusal,
+    Reply,
     Roles,
     Row,
     Rule,
@@ -128,6 +130,10 @@ INVENTORY = Source(
     fact="GET /v0/billableMetrics by merchantId and /v0/customers by organizationId: pages by limit and offset",
 )
 
+PROBE = Source(
+    url=SPEC, seen=SEEN, grade="docs", fact="GET /v0/subscriptions lists subscriptions; no parameter is required"
+)
+
 EVENTS = Door(
     path="/v0/events",
     rows="one",
@@ -177,6 +183,7 @@ EVENTS = Door(
         instead="an event cannot be changed or deleted: credit it there",
         source=Source(url=SPEC, seen=SEEN, grade="docs", fact="the number inside data has no bound"),
     ),
+    probe=PROBE,
     read_back=ReadBack(
         kind="events",
         settles=timedelta(hours=1),
@@ -269,6 +276,7 @@ USAGE_V0 = Door(
     customers=Source(
         url=SPEC, seen=SEEN, grade="docs", fact="GET /v0/customers?organizationId=&externalId= matches exactly"
     ),
+    probe=PROBE,
     read_back=ReadBack(
         kind="events",
         settles=timedelta(minutes=10),
@@ -352,6 +360,10 @@ class Paygentic(Adapter[PaygenticSettings, EventBinding | MetricBinding, Subject
             "quantity": self.wire_quantity(measure.quantity),
             **price,
         }
+
+    def probe(self) -> Ask[Reply | Fault]:
+        """List one subscription."""
+        return (yield self.reading("/v0/subscriptions", {"limit": 1}))
 
     def read_usage(self, wanted: Wanted, take: Take) -> Ask[Read | Unread]:
         """List usage by metric, newest first; of the older door all metrics at once."""

@@ -22,6 +22,7 @@ from adapters._readback import Read, Take, Unread, UnreadKind, Wanted, Window, d
 from adapters._spec import (
     Door,
     Envelope,
+    Fault,
     HeaderKey,
     JsonValue,
     ProviderSpec,
@@ -29,6 +30,7 @@ from adapters._spec import (
     Rate,
     ReadBack,
     Refusal,
+    Reply,
     Roles,
     Row,
     Rule,
@@ -120,6 +122,12 @@ BULK = Door(
         grade="unverified",
         fact="GET /v1/c/customer?customer_reference= finds customers; whether it matches exactly is not said",
     ),
+    probe=Source(
+        url="https://docs.wingback.com/api-reference/customer/get_c_customer",
+        seen=SEEN,
+        grade="docs",
+        fact="GET /v1/c/customer lists customers; it wants a filter, and takes status and limit",
+    ),
     read_back=ReadBack(
         kind="counters",
         settles=timedelta(minutes=10),
@@ -195,6 +203,10 @@ class Wingback(Adapter[WingbackSettings, FeatureBinding, CustomerLink]):
             "metadata": {**texts(usage.properties), "gateway_event_id": usage.event_id},
         }
         return {**row, "is_absolute": True} if usage.absolute else row
+
+    def probe(self) -> Ask[Reply | Fault]:
+        """List one active customer."""
+        return (yield self.reading("/v1/c/customer", {"status": "active", "limit": 1}))
 
     def read_usage(self, wanted: Wanted, take: Take) -> Ask[Read | Unread]:
         """Read one customer's counters of the current period, which the window must hold as a whole so far."""

@@ -49,6 +49,7 @@ def capabilities(spec: ProviderSpec, door: Door) -> dict[str, Any]:
             for name, span in (("past", door.time.past), ("future", door.time.future))
             if span is not None
         },
+        "probe": None if door.probe is None else door.probe.grade,
         "customers": None if door.customers is None else door.customers.grade,
         "corrections": correction_facts(door),
         "read_back": _read_back(door.read_back),
@@ -57,7 +58,7 @@ def capabilities(spec: ProviderSpec, door: Door) -> dict[str, Any]:
         "weakest_fact": spec.weakest,
         "cautions": list(spec.cautions),
     }
-    for name in ("window", "customers"):
+    for name in ("window", "probe", "customers"):
         if not made[name]:
             del made[name]
     made["quantity"] = {name: value for name, value in made["quantity"].items() if value is not None}
@@ -115,6 +116,7 @@ def facts(spec: ProviderSpec, door: Door) -> dict[str, str]:
         "Taking usage back": correction_words(door),
         "Reading usage back": _read_back(door.read_back),
         "Time": _time(door.time),
+        "While it is down, tried with": "a delivery" if door.probe is None else f"a harmless read ({door.probe.grade})",
         "Meter, by": _names(door.binding.names, door.binding.default),
         "Customer, by": _names(door.link.names, door.link.default),
         "Customers looked up": "no" if door.customers is None else f"by our own id ({door.customers.grade})",

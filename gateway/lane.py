@@ -13,9 +13,9 @@ from typing import TypeVar
 import msgspec
 import structlog
 
-from adapters import AnyAdapter, Ask, Dedupe, Door, Fault, Outcome, Reply, State
+from adapters import AnyAdapter, Ask, CanProbe, Dedupe, Door, Fault, Outcome, Reply, State, retry_after
 from canonical_schema import ErrorCode, ErrorItem, Event, Kind
-from gateway.asking import ask
+from gateway.asking import AskFailed, ask
 from gateway.board import Board
 from gateway.catalogue import Catalogue
 from gateway.chain import has_corrections
@@ -89,6 +89,8 @@ class Lane:
             self._jitter,
             destination=name,
             limits=ledger.limits,
+            probes=isinstance(self._adapter, CanProbe),
+            repeats=self._adapter.dedupe is not None,
         )
         self._wake = asyncio.Event()
         self._sending: set[asyncio.Task[None]] = set()
@@ -224,8 +226,10 @@ class Lane:
         """Return until when nothing may leave, `None` where it may."""
         if self._ledger.fenced:
             return now + FENCED
-        until = now if self._stopping else self.pace.not_before
-        return until if self._stopping or (until is not None and now < until) else None
+        if self._stopping or self.pace.shut:
+            return max(now, self.pace.not_before or now)
+        until = self.pace.not_before
+        return until if until is not None and now < until else None
 
     async def step(self) -> datetime | None:
         """Start sending what is due; return when to look again, `None` for when the lane is woken."""
@@ -268,6 +272,8 @@ class Lane:
             return pace.not_before
         if not await self._takes_turns():
             return now + FENCED
+        if pace.shut:
+            return await self._probe(now)
         tried = False
         while pace.room(len(self._sending), now) and not self._stopping:
             try:
@@ -283,6 +289,44 @@ class Lane:
                 return None if due is None else from_micros(due)
             tried = True
         return None
+
+    async def _probe(self, now: datetime) -> datetime | None:
+        """Begin to ask whether the provider answers, where something waits for it; return when to look again."""
+        if self._sending or self._stopping:
+            return None
+        due = await self._ledger.next_due(self.name)
+        if due is None or due > to_micros(now):
+            return None if due is None else from_micros(due)
+        if wait := await self.pace.take(0, now):
+            return now + wait
+        task = asyncio.create_task(self._probing())
+        self._sending.add(task)
+        task.add_done_callback(self._sent)
+        return None
+
+    async def _probing(self) -> None:
+        """Ask with a harmless read: while that is not answered no delivery is risked, and none spends an attempt."""
+        assert isinstance(self._adapter, CanProbe)
+        began = self._clock.now()
+        try:
+            answer = await ask(self._transport, self._adapter.probe(), steps=1)
+        except AskFailed as error:  # what cannot be asked is tried
+            log.error("lane.probe_failed", destination=self.name, error=str(error))
+            self.pace.probed(Heard.FINE, self._clock.now())
+            return
+        now = self._clock.now()
+        status = answer.status if isinstance(answer, Reply) else None
+        what = Heard.FAULT if status is None or status >= 500 else Heard.THROTTLED if status == 429 else Heard.FINE
+        self.pace.probed(what, now, retry_after(answer, now) if isinstance(answer, Reply) else None)
+        log.info(
+            "lane.probed",
+            destination=self.name,
+            provider=self._adapter.spec.name,
+            heard=what.value,
+            ms=round((now - began).total_seconds() * 1000),
+            http_status=status,
+            fault=answer.name if isinstance(answer, Fault) else None,
+        )
 
     async def _ship_next(self, now: datetime) -> bool | datetime:
         """Send one shipment of what is due. Returns whether there was anything, or when there is leave to send it."""

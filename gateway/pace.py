@@ -16,7 +16,7 @@ __all__ = ["Breaker", "Heard", "Pace"]
 BURST = 10
 """A tenth of a limit may be spent at once; the rest flows evenly, so that no window ever holds more than the limit."""
 OPENS_AFTER = 5
-"""Faults in a row after which the breaker opens."""
+"""Faults in a row after which the breaker opens. Where one more lost answer leaves one more delivery in doubt: one."""
 SLOW = 2.0
 """How many times the usual latency counts as rising."""
 
@@ -26,9 +26,9 @@ class Breaker(StrEnum):
 
     CLOSED = "closed"
     OPEN = "open"
-    """Nothing is sent until the pause is over."""
+    """Nothing is sent until the pause is over, and a harmless read was answered where there is one."""
     PROBING = "probing"
-    """One small thing is tried."""
+    """The provider answers: one delivery is tried."""
 
 
 class Heard(StrEnum):
@@ -87,8 +87,14 @@ class Pace:
         *,
         destination: str = "",
         limits: Limits | None = None,
+        probes: bool = False,
+        repeats: bool = True,
     ) -> None:
-        """`limits`: where the rate limits are counted for all processes; absent: here, for this one alone."""
+        """`limits`: where the rate limits are counted for all processes; absent: here, for this one alone.
+
+        `probes`: whether there is a harmless read to ask with. `repeats`: whether what may have arrived can be sent
+        again.
+        """
         self._requests = [_Bucket.of("requests", rate.requests, rate.per) for rate in rates]
         self._rows = [_Bucket.of("rows", rate.rows, rate.per) for rate in rates if rate.rows is not None]
         self._destination = destination
@@ -106,15 +112,24 @@ class Pace:
         self.faults = 0
         """Requests in a row without a usable answer."""
         self.refused = False
+        self._opens_after = OPENS_AFTER if repeats else 1
+        self._probes = probes
+        self._answers = False
+        """Whether a harmless read was answered since the last trouble."""
         self.not_before: datetime | None = None
         """When the next request may leave: our own backoff, or the server's word."""
 
     @property
     def breaker(self) -> Breaker:
         """Where the breaker stands, as of the last answer."""
-        if self.faults < OPENS_AFTER and not self.refused:
+        if self.faults < self._opens_after and not self.refused:
             return Breaker.CLOSED
-        return Breaker.OPEN
+        return Breaker.PROBING if self._answers else Breaker.OPEN
+
+    @property
+    def shut(self) -> bool:
+        """Whether no delivery may be risked before a harmless read is answered."""
+        return self._probes and self.breaker is Breaker.OPEN
 
     def room(self, in_flight: int, now: datetime) -> int:
         """Return how many more requests may be in flight."""
@@ -163,13 +178,23 @@ class Pace:
         if what is Heard.FINE:
             if before:
                 return
-            self.faults, self.refused, self.not_before = 0, False, None
+            self.faults, self.refused, self.not_before, self._answers = 0, False, None, False
             self._learn((now - began).total_seconds(), began, now, busy=busy)
             return
         if not before:  # what was in flight together fails together, and counts once
             self.faults += 1
-        self.refused = what is Heard.REFUSED
+        self.refused, self._answers = what is Heard.REFUSED, False
         self._shrink(0.5, began, now)
+        self._pause(now, retry_after)
+
+    def probed(self, what: Heard, now: datetime, retry_after: timedelta | None = None) -> None:
+        """Learn from a harmless read. Whether we may write is not known by it, so a refusal is an answer like any."""
+        self._answers = what in {Heard.FINE, Heard.REFUSED}
+        if not self._answers:
+            self.faults += 1
+            self._pause(now, retry_after)
+
+    def _pause(self, now: datetime, retry_after: timedelta | None) -> None:
         pause = max(backoff(self._retry, self.faults, self._jitter), retry_after or timedelta(0))
         self.not_before = max(now + pause, self.not_before or now)
 

@@ -3,7 +3,6 @@
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from datetime import datetime, timedelta
-from email.utils import parsedate_to_datetime
 from typing import TypeVar
 
 from adapters import (
@@ -22,6 +21,7 @@ from adapters import (
     UnreadKind,
     Wanted,
     Window,
+    retry_after,
 )
 from gateway.asking import AskFailed, ask
 from gateway.service import Gateway
@@ -106,20 +106,10 @@ class _Steady:
             answer = await self._transport.send(request)
             if not left or (isinstance(answer, Reply) and answer.status != 429 and answer.status < 500):
                 return answer
-            asked = None if isinstance(answer, Fault) else _retry_after(answer, self._now())
+            asked = None if isinstance(answer, Fault) else retry_after(answer, self._now())
             await self._pause(min(max(pause, asked or pause), LONGEST))
             pause *= 2
         raise AssertionError("unreachable")
-
-
-def _retry_after(reply: Reply, now: datetime) -> timedelta | None:
-    given = reply.headers.get("retry-after", "")
-    if given.isascii() and given.isdigit():
-        return timedelta(seconds=min(int(given[:9]), 86_400))
-    try:
-        return parsedate_to_datetime(given) - now
-    except (TypeError, ValueError):
-        return None
 
 
 def name_of(link: Link) -> str:

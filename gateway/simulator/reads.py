@@ -47,6 +47,10 @@ class Look:
         seen = {charge.meter for row in self.rows for charge in row.charges}
         return sorted(seen | (self.meters or set()))
 
+    def customers(self) -> list[str]:
+        """Return every customer that usage came for, in order."""
+        return sorted({row.customer for row in self.rows})
+
     def json(self) -> Mapping[str, object]:
         """Return the body."""
         try:
@@ -124,6 +128,12 @@ def _flexprice(look: Look) -> Reply | None:
     match look.path:
         case "/events/query":
             return _events_query(look, asked)
+        case "/customers/search":
+            limit = cast("int", asked.get("limit") or 50)
+            items = [{"id": f"cust_{name}", "external_id": name} for name in look.customers()]
+            return answer(
+                200, {"items": items[:limit], "pagination": {"limit": limit, "offset": 0, "total": len(items)}}
+            )
         case "/subscriptions/search":
             customer = str(asked.get("external_customer_id"))
             return answer(200, {"items": [{"id": f"subs_{customer}", "currency": "usd"}], "pagination": {"total": 1}})
@@ -215,6 +225,9 @@ def _paygentic(look: Look) -> Reply | None:
             )
         metrics = [{"id": f"bm_{name}", "eventType": name, "valueProperty": "$.quantity"} for name in look.names()]
         return _offset(query, metrics, "data", 100, 10)
+    if look.path == "/v0/subscriptions":
+        held = [{"id": f"sub_{name}", "object": "subscription", "status": "active"} for name in look.customers()]
+        return _offset(query, held, "data", 100, 10)
     if look.path == "/v0/usage":
         if not {"startTime", "endTime"} <= query.keys() or not {"customerId", "merchantId"} & query.keys():
             return answer(400, {"message": "startTime, endTime and a customer or merchant are required"})
@@ -273,13 +286,15 @@ def _meter_event(row: StoredRow) -> Row:
     }
 
 
-# Wingback: counters of the current period, and nothing else.
+# Wingback: counters of the current period, and customers by at least one filter.
 
 
 def _wingback(look: Look) -> Reply | None:
     if look.method != "GET":
         return None
     start, end = look.period
+    if look.path == "/v1/c/customer":
+        return _customers(look)
     if look.path.startswith("/v1/c/contract/"):
         period = {"start": format_time(start), "end": format_time(end)}
         return answer(200, {"contract_summary": {"billing_information": {"current_period": period}}})
@@ -300,6 +315,17 @@ def _wingback(look: Look) -> Reply | None:
     ]
     contract = {"contract_id": f"Cont_{customer[5:]}", "status": "active"}
     return answer(200, [{"customer": {"status": "active"}, "contract": contract, "plan": {"features": features}}])
+
+
+def _customers(look: Look) -> Reply:
+    """Answer with whom usage came for: active, and without a reference of ours."""
+    asked = {name: value for name, value in look.query.items() if name not in {"limit", "offset", "direction"}}
+    if not asked:
+        return answer(400, {"feedback": {"filter": {"type": "error", "value": "at least one filter is required"}}})
+    known: list[Row] = [{"id": name, "status": "active", "customer_reference": None} for name in look.customers()]
+    found = [one for one in known if all(one.get(name) == value for name, value in asked.items())]
+    limit = int(look.query.get("limit", "50"))
+    return answer(200, {"hits": found[:limit], "total": len(found), "total_pages": 1, "current_page": 1})
 
 
 _VENDORS: Mapping[str, Callable[[Look], Reply | None]] = {

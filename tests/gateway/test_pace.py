@@ -13,8 +13,8 @@ START = datetime(2026, 11, 23, tzinfo=UTC)
 MINUTE = timedelta(minutes=1)
 
 
-def pace(*rates: Rate, max_in_flight: int = 8) -> Pace:
-    return Pace(rates, max_in_flight, Retry(), lambda ceiling: ceiling)
+def pace(*rates: Rate, max_in_flight: int = 8, probes: bool = False) -> Pace:
+    return Pace(rates, max_in_flight, Retry(), lambda ceiling: ceiling, probes=probes)
 
 
 def taken(one: Pace, rows: int, now: datetime) -> timedelta:
