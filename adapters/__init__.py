@@ -18,9 +18,10 @@ from adapters._readback import (
     Wanted,
     Window,
 )
-from adapters._settle import retry_after, settle
+from adapters._settle import retry_after, settle, took_all
 from adapters._spec import (
     Bearer,
+    CanTakeAll,
     Dedupe,
     Door,
     Envelope,
@@ -58,6 +59,7 @@ __all__ = [
     "CanProbe",
     "CanReadCharges",
     "CanReadUsage",
+    "CanTakeAll",
     "Charged",
     "Corrections",
     "Dedupe",
@@ -104,4 +106,5 @@ __all__ = [
     "providers",
     "retry_after",
     "settle",
+    "took_all",
 ]

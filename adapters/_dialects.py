@@ -35,6 +35,11 @@ class OneVerdict:
         accepted = Outcome(state=State.ACCEPTED, status=reply.status, provider_event_id=theirs)
         return {row.key: accepted for row in sent}
 
+    def took_all(self, reply: Reply, keys: Sequence[str]) -> Sequence[str | None] | None:
+        if reply.status != self.success or not isinstance(reply.json, Mapping):
+            return None
+        return () if self.id_at is None else [_text(_member(reply.json, self.id_at))] * len(keys)
+
     def render(self, door: Door, sent: Sequence[Sent], truth: Truth) -> Reply:
         if any(outcome.state is State.REJECTED for outcome in truth.values()):
             return refuse(door, sent, truth)
@@ -81,6 +86,10 @@ class IndexedFailures:
                 outcomes[sent[index].key] = judge_row(door, *self._why(failure, status))
         return outcomes
 
+    def took_all(self, reply: Reply, keys: Sequence[str]) -> Sequence[str | None] | None:
+        silent = not reply.body.strip() or reply.json == []
+        return () if reply.status in self.statuses and silent else None
+
     def _why(self, failure: JsonValue, status: int) -> tuple[str, int, str | None]:
         """Return the words for a row, its status, and the subject that they are about: faults before warnings."""
         feedback = _member(failure, self.feedback)
@@ -122,6 +131,10 @@ class EchoedRows:
             theirs = _text(_member(row, self.id))
             outcomes[key] = Outcome(state=State.ACCEPTED, status=reply.status, provider_event_id=theirs)
         return outcomes
+
+    def took_all(self, reply: Reply, keys: Sequence[str]) -> Sequence[str | None] | None:
+        rows = _member(reply.json, self.under)
+        return _ids(rows, self.key, self.id, keys) if reply.status == self.success else None
 
     def render(self, door: Door, sent: Sequence[Sent], truth: Truth) -> Reply:
         if any(outcome.state is State.REJECTED for outcome in truth.values()):
@@ -171,6 +184,10 @@ class TwoLists:
                     status=reply.status,
                 )
         return outcomes
+
+    def took_all(self, reply: Reply, keys: Sequence[str]) -> Sequence[str | None] | None:
+        stored, failed = _member(reply.json, self.stored), _member(reply.json, self.failed)
+        return None if failed != [] else _ids(stored, self.key, self.id, keys)
 
     def _failed_key(self, failure: JsonValue, sent: Sequence[Sent]) -> str | None:
         key, index = _member(failure, self.key), _member(failure, self.index)
@@ -225,6 +242,19 @@ def _nested(path: str, value: JsonValue) -> Row:
     for name in reversed(path.split(".")):
         value = {"error" if name == "*" else name: value}
     return cast("Row", value)
+
+
+def _ids(rows: JsonValue | None, key: str, theirs: str, keys: Sequence[str]) -> Sequence[str | None] | None:
+    """Return the provider's ids of rows that are listed once each, in the order of their keys, and nothing else is."""
+    if not isinstance(rows, list):
+        return None
+    listed = cast("list[dict[str, JsonValue]]", rows)
+    try:
+        if [row[key] for row in listed] != keys:
+            return None
+    except (TypeError, KeyError):
+        return None
+    return [_text(row.get(theirs)) for row in listed]
 
 
 def _member(value: JsonValue | None, name: str) -> JsonValue | None:

@@ -149,3 +149,8 @@ class Link(_Named):
         if self.since is not None and self.until is not None and self.since >= self.until:
             raise ValueError("`from` must be before `until`")
         return self
+
+    @property
+    def unconditional(self) -> bool:
+        """Whether it holds for every event of the customer."""
+        return self.subscription is self.since is self.until is None

@@ -7,11 +7,11 @@ from re import search
 
 from msgspec.structs import replace
 
-from adapters._spec import Door, Fault, FaultKind, Outcome, Refusal, Reply, Sent, State
+from adapters._spec import CanTakeAll, Door, Fault, FaultKind, Outcome, Refusal, Reply, Sent, State
 from adapters._words import cleaner, issues, words
 from canonical_schema import ErrorCode
 
-__all__ = ["retry_after", "settle"]
+__all__ = ["retry_after", "settle", "took_all"]
 
 _NOT_HERE = frozenset({301, 302, 307, 308, 404, 405, 410, 415, 421, 426})
 _REFUSALS = frozenset({400, 413, 422})
@@ -44,6 +44,25 @@ def settle(
         key: outcome if outcome.state in _ENDED else _finished(door, outcome, wait, alone=alone)
         for key, outcome in outcomes.items()
     }
+
+
+def took_all(
+    door: Door, reply: Reply | Fault, keys: Sequence[str], *, hide: Sequence[str] = ()
+) -> Sequence[str | None] | None:
+    """Return the provider's ids of the rows where it took every one of them as new: none where it gives none.
+
+    `None` where it did not, or where that is not told at once: then `settle` tells. What it says, `settle` says too.
+    """
+    dialect = door.dialect
+    if isinstance(reply, Fault) or not 200 <= reply.status < 300 or not isinstance(dialect, CanTakeAll):
+        return None
+    try:
+        theirs = dialect.took_all(reply, keys)
+    except Exception:  # noqa: BLE001  a dialect that fails has not understood, whatever its bug
+        return None
+    if theirs and any(secret and secret in (one or "") for one in theirs for secret in hide):
+        return None
+    return theirs
 
 
 def _understood(door: Door, reply: Reply, sent: Sequence[Sent], hide: Sequence[str]) -> dict[str, Outcome] | None:

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from datetime import date, datetime, timedelta
 from decimal import Decimal
 from enum import StrEnum
-from typing import TYPE_CHECKING, Generic, Literal, Protocol, TypeVar
+from typing import TYPE_CHECKING, Generic, Literal, Protocol, TypeVar, runtime_checkable
 
 import msgspec
 
@@ -19,6 +19,7 @@ __all__ = [
     "Aggregation",
     "Auth",
     "Bearer",
+    "CanTakeAll",
     "Dedupe",
     "Dialect",
     "Door",
@@ -208,6 +209,18 @@ class Dialect(Protocol):
 
     def render(self, door: "Door", sent: Sequence[Sent], truth: Truth) -> Reply:
         """Answer as the vendor would."""
+        ...
+
+
+@runtime_checkable
+class CanTakeAll(Protocol):
+    """A dialect that can tell, without looking row by row, that every row was taken and is new: what is usual."""
+
+    def took_all(self, reply: Reply, keys: Sequence[str]) -> Sequence[str | None] | None:
+        """Return the provider's ids of the rows, none where it gives none; `None` where `read` has to look.
+
+        Asked about successes only. Never says more than `read` would.
+        """
         ...
 
 

@@ -129,20 +129,25 @@ class Catalogue:
         """Return why looking a customer up gave no link, if it was looked up."""
         return None if self._book is None else self._book.lookups.why(destination, tenant, customer)
 
+    def links(self, destination: str, tenant: str, customer: str) -> Sequence[Link]:
+        """Return all rows that say how a destination names a customer.
+
+        Links that were put come before the configuration's, which are the default tenant's.
+        """
+        if self._book is not None:
+            return self._book.rows(tenant, customer, destination)
+        if tenant == DEFAULT_TENANT:
+            return self._configuration.customers.get(customer, {}).get(destination, ())
+        return ()
+
     def link(self, destination: str, tenant: str, event: Event, when: datetime) -> Link | None:
         """Return how a destination names an event's customer, by subscription and by the event's time.
 
-        A row for the event's own subscription comes before one for any. Links that were put come before the
-        configuration's, which are the default tenant's. `None`: there is no row.
+        A row for the event's own subscription comes before one for any. `None`: there is no row.
         """
-        if self._book is not None:
-            rows = self._book.rows(tenant, event.customer, destination)
-        elif tenant == DEFAULT_TENANT:
-            rows = self._configuration.customers.get(event.customer, {}).get(destination, ())
-        else:
-            return None
-        if len(rows) == 1 and (only := rows[0]).since is only.until is only.subscription is None:
-            return only
+        rows = self.links(destination, tenant, event.customer)
+        if len(rows) == 1 and rows[0].unconditional:
+            return rows[0]
         held = [
             row
             for row in rows

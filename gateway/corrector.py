@@ -10,7 +10,7 @@ from canonical_schema import ErrorCode, ErrorItem, Event
 from gateway.catalogue import Catalogue
 from gateway.chain import Look, Stand, has_corrections
 from gateway.correcting import SOON, Rows, Situation, Waits, rendered, situation
-from gateway.ledger import AttemptRow, Change, Code, Ledger, Moved, Part, Work, WorkState, ref_of
+from gateway.ledger import AttemptRow, Change, Code, Ledger, Moved, Part, Work, WorkState, ref_of, some_of
 from gateway.rendering import Turned
 from gateway.times import from_micros, to_micros
 
@@ -186,7 +186,7 @@ def _some(work: Work, places: Sequence[int], parts: Mapping[int, list[Part]] | N
     """Return some members of a piece of work, with their rows; those that it has where `parts` is None."""
     if not places:
         return []
-    has = None if work.parts is None else [work.parts[place] for place in places]
+    has = None if work.parts is None else some_of(work.parts, places)
     return [
         msgspec.structs.replace(
             work,

@@ -6,8 +6,8 @@ from datetime import datetime
 import msgspec
 
 from canonical_schema import ErrorCode, ErrorItem
-from gateway.ledger import Change, Code, Part, Work, WorkState
-from gateway.shipment import closing, deadline_of, moved
+from gateway.ledger import Change, Code, Part, Work, WorkState, some_of
+from gateway.lots import closing, deadline_of, moved
 from gateway.times import from_micros, to_micros
 from gateway.verdict import Next, combined
 
@@ -18,6 +18,8 @@ def ended(work: Work, title: str, now: datetime) -> tuple[list[Change], Sequence
     """Return what becomes of members whose window is closed, and the places of the others."""
     if work.group.deadline is None or to_micros(now) <= work.group.deadline:
         return [], range(len(work.members))
+    if work.parts is not None:  # the verdicts are written into them
+        work.parts = list(work.parts)
     left: list[int] = []
     alike: dict[tuple[Code, str], tuple[Next, list[int]]] = {}
     for place in range(len(work.members)):
@@ -45,7 +47,7 @@ def given_up(work: Work, title: str, now: datetime) -> list[Change]:
         members=[work.members[place] for place in left],
         code=Code.BLOCKED if group.state in {WorkState.BLOCKED, WorkState.HELD} else going,
         group=group,
-        parts=None if work.parts is None else [work.parts[place] for place in left],
+        parts=None if work.parts is None else some_of(work.parts, left),
         waiting=True,
     )
     return [*changes, stays]

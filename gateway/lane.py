@@ -3,36 +3,34 @@
 import asyncio
 import contextlib
 import random
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from operator import attrgetter
 from typing import TypeVar
 
 import msgspec
 import structlog
 
 from adapters import AnyAdapter, Ask, CanProbe, Dedupe, Door, Fault, Outcome, Reply, State, retry_after
-from canonical_schema import ErrorCode, ErrorItem, Event, Kind
+from canonical_schema import ErrorCode, ErrorItem
 from gateway.asking import AskFailed, ask
 from gateway.board import Board
 from gateway.catalogue import Catalogue
 from gateway.chain import has_corrections
 from gateway.configuration_sections import Delivery
 from gateway.corrector import Corrector, withdrawing
-from gateway.deadlines import ended, given_up
+from gateway.deadlines import given_up
 from gateway.errors import LedgerUnavailable
-from gateway.ledger import AttemptRow, Change, Code, Group, Ledger, Moved, Part, Portion, Work, WorkState, ref_of
+from gateway.ledger import AttemptRow, Change, Code, Group, Ledger, Moved, Portion, Work, WorkState, ref_of
+from gateway.lots import Lot, moved, packed
 from gateway.order import Order
 from gateway.pace import Heard, Pace
-from gateway.rendering import Turned, encoded, render
+from gateway.preparing import Preparer
 from gateway.restored import Restored
-from gateway.shipment import FRAME, Item, Judge, Shipper, deadline_of, moved, packed, regroup
-from gateway.stencils import Stencils
+from gateway.shipment import Judge, Shipper
 from gateway.times import Clock, from_micros, to_micros
 from gateway.transport import Transport
-from gateway.verdict import Next, error_item, may_resend, next_step
+from gateway.verdict import Next, error_item, next_step
 
 __all__ = ["Health", "Lane"]
 
@@ -42,8 +40,10 @@ T = TypeVar("T")
 
 FENCED = timedelta(seconds=1)
 """How long to wait where the ledger does not let anything leave."""
+AT_ONCE = 1000
+"""How many rows may share one intent to send, where requests carry fewer."""
 SINGLES = 64
-"""How many rows of a one-row door share one intent to send."""
+"""How many requests may."""
 
 
 @dataclass(slots=True)
@@ -97,30 +97,33 @@ class Lane:
         self._stopping = False
         self._stepping = asyncio.Lock()
         self._order = Order()
-        self._stencils = Stencils(catalogue, name)
-        self._received = 0, from_micros(0)
-        """When the last event was received, in both forms: most of a batch came together."""
         self._transport = transport
         self._holding = False
         self._stranded = False
         self._alone = False
         self._corrector = Corrector(name, catalogue, ledger, self._write)
-        self._shipper = self._shipping(self._adapter, self._judge, delivery)
+        self._preparer = Preparer(name, catalogue, lambda: self._order, self._corrector.withdraws)
+        self._several = self._adapter.door.max_rows == 1 or (
+            self._adapter.door.max_rows < AT_ONCE and self.pace.unlimited
+        )
+        self._fitting = self._adapter.door.max_rows
+        """How many rows fit in a request, as far as is known: rows, or bytes, are what fills it."""
+        self._shipper = self._shipping(self._adapter, self._judge, several=self._several)
         other = withdrawing(self._adapter)
-        self._withdrawer = self._shipper if other is None else self._shipping(other, self._judge_withdrawal, delivery)
+        self._withdrawer = self._shipper if other is None else self._shipping(other, self._judge_withdrawal)
 
-    def _shipping(self, adapter: AnyAdapter, judge: Judge, delivery: Delivery) -> Shipper:
+    def _shipping(self, adapter: AnyAdapter, judge: Judge, *, several: bool = True) -> Shipper:
         return Shipper(
             self.name,
             adapter,
             self._transport,
             self._clock,
-            max_in_flight=delivery.max_in_flight,
             judge=judge,
             write=self._write,
             noted=self._noted,
             paused=self._paused,
             pace=self.pace,
+            several=several,
         )
 
     def wake(self) -> None:
@@ -189,7 +192,7 @@ class Lane:
         for state in (WorkState.READY, WorkState.UNKNOWN):
             for work in await self._ledger.held(self.name, state):
                 for index, event in zip(work.members, work.events, strict=True):
-                    self._may_go(work, index, event)
+                    self._preparer.may_go(work, index, event)
 
     async def _takes_turns(self) -> bool:
         """Return whether this process may send: of absolute values one process alone keeps the order."""
@@ -330,13 +333,11 @@ class Lane:
 
     async def _ship_next(self, now: datetime) -> bool | datetime:
         """Send one shipment of what is due. Returns whether there was anything, or when there is leave to send it."""
-        pace, door = self.pace, self._adapter.door
-        by_row = door.max_rows == 1  # such a door's requests take their turns one by one, as they leave
-        if not by_row and (wait := pace.wait(1, now)):
+        pace, door, several = self.pace, self._adapter.door, self._several
+        if not several and (wait := pace.wait(1, now)):
             return now + wait
-        # While there is trouble one delivery is tried at a time: the smallest batch that tells.
-        rows = 1 if pace.faults else SINGLES if by_row else door.max_rows
-        works = await self._ledger.take(self.name, to_micros(now), rows)
+        each, size = door.max_rows, door.max_bytes
+        works = await self._ledger.take(self.name, to_micros(now), self._at_once(each, several=several))
         if any(map(has_corrections, works)):
             works = await self._corrector.prepared(works, now)
             if not works:
@@ -344,117 +345,65 @@ class Lane:
         works = self._restored.doubted(works)
         withdrawn = [work for work in works if self._corrector.withdraws(work)]
         if withdrawn:  # by a door of its own; the others are taken again
-            works, by_row, rows = withdrawn, True, 1 if pace.faults else SINGLES
+            works, several, each, size = withdrawn, True, 1, 2**31
+        rows = self._at_once(each, several=several)
         await self._catalogue.learn(
             (work.tenant, (event.customer for event in work.events)) for work in works if work.parts is None
         )
         self._catalogue.use(self.name, ((work.tenant, (event.customer for event in work.events)) for work in works))
-        items, turned = self._prepared(works, now, rows, 2**31 if by_row else door.max_bytes)
+        lots, turned = self._preparer.prepared(works, now, rows, 2**31 if several else size)
         if turned:
             await self._write(turned, [])
-        if not items:
+        if not lots:
             return bool(turned)
-        (shipment, *_) = packed(items, rows, 2**31 if by_row else door.max_bytes)
-        count = sum(len(item.rows()) for item in shipment)
-        if not by_row and (wait := await pace.take(count, now)):
-            return now + wait
-        await self._intend(shipment, works, now)
-        task = asyncio.create_task((self._withdrawer if withdrawn else self._shipper).ship(shipment))
-        self._sending.add(task)
-        task.add_done_callback(self._sent)
+        requests = packed(lots, min(each, rows), size)
+        if pace.faults:
+            del requests[1:]
+        if not several:
+            wait = await self._granted(requests, now)
+            if not requests:
+                return now + wait
+        await self._intend(requests, works, now)
+        shipper = self._withdrawer if withdrawn else self._shipper
+        for some in [requests] if several else [[request] for request in requests]:
+            task = asyncio.create_task(shipper.ship(some))
+            self._sending.add(task)
+            task.add_done_callback(self._sent)
         return True
 
-    # Before sending: what each delivery looks like at the provider, or why it is not sent.
+    async def _granted(self, requests: list[list[Lot]], now: datetime) -> timedelta:
+        """Count requests that leave now, and strike those that may not yet; return how long the first has to wait."""
+        most = self._adapter.door.max_rows
+        counts = [sum(len(lot.rows()) for lot in lots) for lots in requests]
+        # What did not fit is rendered anew, so no more is taken than would.
+        self._fitting = min(most, counts[0] if len(counts) > 1 else self._fitting * 2)
+        for place, count in enumerate(counts):
+            wait = timedelta(0)
+            if (place and not self.pace.room(len(self._sending) + place, now)) or (
+                wait := await self.pace.take(count, now)
+            ):
+                del requests[place:]
+                return wait
+        return timedelta(0)
 
-    def _prepared(
-        self, works: Sequence[Work], now: datetime, max_rows: int, max_bytes: int
-    ) -> tuple[list[Item], list[Change]]:
-        """Return what can be sent, no more than fills a request, and what becomes of the others looked at."""
-        items: list[Item] = []
-        turned: list[Change] = []
-        rows = size = 0
-        for work in works:
-            if rows >= max_rows or size >= max_bytes:
-                break
-            group = work.group
-            dedupe = None if self._corrector.withdraws(work) else self._adapter.dedupe
-            if group.doubt and not may_resend(dedupe, group, now):
-                following = Next(code=Code.UNKNOWN, doubt=group.doubt, error=group.error)
-                turned.append(moved(work, range(len(work.members)), following, now))
-                continue
-            gone, open_ = ended(work, self._adapter.spec.title, now)
-            turned += gone
-            away: dict[tuple[Code, str], tuple[Turned, list[int]]] = {}
-            waiting: list[int] = []
-            for place in open_:
-                index = work.members[place]
-                if rows >= max_rows or size >= max_bytes:
-                    break
-                if not self._may_go(work, index, work.events[place]):
-                    waiting.append(place)
-                    continue
-                made = self._rendered(work, place, now) if work.parts is None else work.parts[place]
-                if isinstance(made, Turned):
-                    why = made.error["message"] if made.error else ""
-                    away.setdefault((made.code, why), (made, []))[1].append(place)
-                else:
-                    items.append(Item(work.id, work.batch, index, group, made, deadline_of(work, place)))
-                    rows += len(made)
-                    size += len(made[0].row) if len(made) == 1 else sum(map(_size, made))
-            if waiting:
-                following = Next(code=Code.PENDING, doubt=group.doubt, error=group.error)
-                turned.append(moved(work, waiting, following, now))
-            for reason, places in away.values():
-                if reason.error is not None and reason.error["code"] == ErrorCode.UNMAPPED_CUSTOMER:
-                    for place in places:
-                        self._catalogue.miss(self.name, work.tenant, work.events[place].customer)
-                following = Next(code=reason.code, doubt=0, error=reason.error)
-                turned.append(moved(work, places, following, now))
-        return items, turned
+    def _at_once(self, each: int, *, several: bool) -> int:
+        """Return how many rows are taken together, for requests of so many."""
+        if self.pace.faults:  # while there is trouble one delivery is tried at a time: the smallest batch that tells
+            return 1
+        if several:
+            return min(AT_ONCE, each * SINGLES)
+        return min(each, self._fitting * max(1, self.pace.room(len(self._sending), self._clock.now())))
 
-    def _may_go(self, work: Work, index: int, event: Event) -> bool:
-        """Return whether nothing that must come first is unsettled."""
-        if event.kind is not Kind.ABSOLUTE:
-            return True
-        return self._order.add((work.tenant, event.customer, event.meter), ref_of(work.batch, index))
-
-    def _rendered(self, work: Work, place: int, now: datetime) -> list[Part] | Turned:
-        event, micros = work.events[place], work.received_at(place)
-        if micros != self._received[0]:
-            self._received = micros, from_micros(micros)
-        received = self._received[1]
-        try:
-            parts = self._stencils.parts(work.tenant, event, received, now)
-            if parts is None:
-                made = render(self._catalogue, self.name, work.tenant, event, received, now)
-                if isinstance(made, Turned):
-                    return made
-                parts = encoded(made)
-        except Exception as error:  # noqa: BLE001  an adapter that stumbles over one event must not stop the lane
-            log.error("lane.render_failed", destination=self.name, error=type(error).__name__)
-            message = f"{self._adapter.spec.title}'s adapter failed on this event: {type(error).__name__}"
-            return Turned(Code.BLOCKED, ErrorItem(code=ErrorCode.UNSUPPORTED, message=message, retryable=True))
-        if max(map(_size, parts)) + FRAME > self._adapter.door.max_bytes:
-            message = f"the event is larger than {self._adapter.spec.title} takes: send fewer or shorter properties"
-            return Turned(Code.REJECTED, ErrorItem(code=ErrorCode.PAYLOAD_TOO_LARGE, message=message, retryable=False))
-        return parts
-
-    async def _intend(self, shipment: Sequence[Item], works: Sequence[Work], now: datetime) -> None:
+    async def _intend(self, requests: Sequence[Sequence[Lot]], works: Sequence[Work], now: datetime) -> None:
         """Make the intent to send durable, before the first byte leaves."""
         by_id = {work.id: work for work in works}
-        portions: dict[int, Portion] = {}
-        for item in shipment:
-            portion = portions.get(item.work)
-            if portion is None:
-                portion = portions[item.work] = Portion(work=by_id[item.work], members=[], parts=[])
-            portion.members.append(item.index)
-            portion.parts.append(item.parts)
-        ids = await self._ledger.intend(list(portions.values()), to_micros(now))
-        holders = dict(zip(portions, ids, strict=True))
-        for item in shipment:
-            item.work = holders[item.work]
+        lots = [lot for lots in requests for lot in lots]
+        portions = [Portion(work=by_id[lot.work], members=lot.members, parts=lot.parts) for lot in lots]
         first = to_micros(now)
-        regroup(shipment, lambda group: msgspec.structs.replace(group, sent=first) if group.sent is None else group)
+        for lot, holder in zip(lots, await self._ledger.intend(portions, first), strict=True):
+            lot.work = holder
+            if lot.group.sent is None:
+                lot.group = msgspec.structs.replace(lot.group, sent=first)
 
     # After sending.
 
@@ -484,7 +433,7 @@ class Lane:
         for change in changes:
             if change.code not in {Code.PENDING, Code.RETRYING}:
                 self._board.post(change.batch, self.name, change.members)
-            if change.code not in _UNSETTLED:
+            if change.code not in _UNSETTLED and self._adapter.allows_absolute:
                 await self.settled(change.batch, change.members)
             await self._check_links(change)
 
@@ -505,25 +454,25 @@ class Lane:
             await self._ledger.release(self.name, WorkState.WAITING, to_micros(self._clock.now()))
             self.wake()
 
-    def _noted(self, reply: Reply | Fault, outcomes: Mapping[str, Outcome], began: datetime, now: datetime) -> None:
+    def _noted(
+        self, reply: Reply | Fault, told: Mapping[State, int], first: Outcome, began: datetime, now: datetime
+    ) -> None:
         """Learn from an answer how to go on, and write the one line that tells of the attempt."""
-        told = Counter(map(_state, outcomes.values()))
         busy = self.pace.room(len(self._sending), began) == 0
         if not _TROUBLE.issuperset(told):
             self.health.last_success_at = now
             self.pace.heard(Heard.FINE, began, now, busy=busy)
         else:
-            outcome = next(iter(outcomes.values()))
-            self.health.last_error, self.health.last_error_at = error_item(outcome), now
-            what = _HEARD.get(outcome.state, Heard.FAULT)
-            if outcome.code is ErrorCode.RATE_LIMITED:
+            self.health.last_error, self.health.last_error_at = error_item(first), now
+            what = _HEARD.get(first.state, Heard.FAULT)
+            if first.code is ErrorCode.RATE_LIMITED:
                 what = Heard.THROTTLED
-            self.pace.heard(what, began, now, busy=busy, retry_after=outcome.retry_after)
+            self.pace.heard(what, began, now, busy=busy, retry_after=first.retry_after)
         log.info(
             "attempt.settled",
             destination=self.name,
             provider=self._adapter.spec.name,
-            rows=len(outcomes),
+            rows=sum(told.values()),
             ms=round((now - began).total_seconds() * 1000),
             http_status=None if isinstance(reply, Fault) else reply.status,
             fault=reply.name if isinstance(reply, Fault) else None,
@@ -543,13 +492,6 @@ class Lane:
         if not task.cancelled() and (error := task.exception()) is not None:
             self._stranded = True
             log.error("lane.shipment_failed", destination=self.name, error=type(error).__name__)
-
-
-_state = attrgetter("state")
-
-
-def _size(part: Part) -> int:
-    return len(part.row)
 
 
 _UNSETTLED = frozenset({Code.PENDING, Code.RETRYING, Code.BLOCKED, Code.UNKNOWN})

@@ -131,11 +131,21 @@ class Pace:
         """Whether no delivery may be risked before a harmless read is answered."""
         return self._probes and self.breaker is Breaker.OPEN
 
+    @property
+    def most(self) -> int:
+        """How many requests may be in flight."""
+        return 1 if self.faults or self.refused else int(self.window)
+
+    @property
+    def unlimited(self) -> bool:
+        """Whether the vendor has no rate limits that are kept to."""
+        return not self._requests and not self._rows
+
     def room(self, in_flight: int, now: datetime) -> int:
         """Return how many more requests may be in flight."""
         if self.not_before is not None and now < self.not_before:
             return 0
-        return max(0, (1 if self.faults or self.refused else int(self.window)) - in_flight)
+        return max(0, self.most - in_flight)
 
     def wait(self, rows: int, now: datetime) -> timedelta:
         """Return how long a request of `rows` has to wait for the vendor's rate limits, as far as is known here."""

@@ -4,20 +4,21 @@
 each shape of event, with stand-ins for the values; its answer with the stand-ins cut out is a stencil. It is
 asked a second time with other stand-ins, and both must agree; the first events of each stencil are encoded in
 both ways. Whatever is not plain (several quantities, absolute values, refusals, odd ids) is left to `render`.
+
+Stencils are filled a batch at a time, from its columns: one call makes the rows of all events that look alike.
 """
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
-from operator import itemgetter
-
-import msgspec
+from itertools import chain
 
 from adapters import AnyAdapter, Binding, Link, Measure, Usage, encode_row
-from adapters._spec import QuantityRule, Scalar, TimeRule
-from canonical_schema import Event, Kind
+from adapters._spec import Scalar, TimeRule
+from canonical_schema import Event
 from gateway.catalogue import DEFAULT_TENANT, Catalogue
+from gateway.columns import Columns, Shape, columns_of, escaped, kinds_of, picked
 from gateway.ledger import Part
 from gateway.rendering import Refused, Turned, encoded, link_of, render
 
@@ -25,72 +26,28 @@ __all__ = ["Stencils"]
 
 CHECKED = 3
 """How many events of a stencil are encoded in both ways."""
-EVENTS = 8192
-"""Events of which something is remembered, until the last lane had them."""
 MOST = 4096
 """Shapes and links that are remembered; then it begins anew."""
 
-_PLAIN = re.compile(r"[ !#-\[\]-~]*").fullmatch
-"""Text that stands in JSON as it is."""
-_DECIMAL = re.compile(r"\d+\.\d*[1-9]", re.ASCII).fullmatch
 _MS, _S, _US = timedelta(milliseconds=1), timedelta(seconds=1), timedelta(microseconds=1)
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_escaped = msgspec.json.encode
 
 _Naming = tuple[Link, object, str]
 """A link, what all links of its kind have in common, and the name that sets it apart."""
-
-
-class _Facts(msgspec.Struct, frozen=True, gc=False):
-    """What is the same of an event at every destination."""
-
-    shape: tuple[str | None, ...]
-    """Meter, source, types and names of the properties."""
-    plain: bool
-    """Whether it is of the kind that a stencil is for."""
-    customer: str
-    written: str | None
-    """When it was, where it says so; `None`: it has the time of its receipt."""
-    values: list[str]
-
-
-_known: dict[int, tuple[Event, _Facts]] = {}
-"""By identity: the ledger hands the same event to every lane, one soon after the other."""
-
-
-def _facts(event: Event) -> _Facts:
-    known = _known.get(id(event))
-    if known is not None and known[0] is event:
-        return known[1]
-    if len(_known) >= EVENTS:
-        _known.clear()
-    kinds, values = _properties(event.properties)
-    when = event.timestamp
-    made = _Facts(
-        shape=(event.meter, event.source, kinds, *event.properties),
-        plain=(
-            kinds != "?"
-            and event.kind is Kind.DELTA
-            and event.quantities is None
-            and event.corrects is None
-            and _PLAIN(event.id) is not None
-            and (when is None or when.tzinfo is UTC)
-        ),
-        customer=_text(event.customer),
-        written=None if when is None else when.isoformat(),
-        values=values,
-    )
-    _known[id(event)] = (event, made)
-    return made
 
 
 class _Stencil:
     """The text around the values of a shape, and which of them come where."""
 
     def __init__(self, text: str, order: tuple[int, ...]) -> None:
-        self.text = text
-        self.values: Callable[[Sequence[str]], tuple[str, ...]] = itemgetter(*order)
+        self._text = text + "\n"
+        self._order = order
         self.unchecked = CHECKED
+
+    def filled(self, columns: Sequence[Sequence[str]], size: int) -> list[bytes]:
+        """Return the rows of as many events as the columns have places."""
+        values = chain.from_iterable(zip(*[columns[number] for number in self._order], strict=True))
+        return (self._text * size % tuple(values)).encode().split(b"\n")[:size]
 
 
 class Stencils:
@@ -117,45 +74,145 @@ class Stencils:
         self._defaults: dict[str, Link] = {}
         self._stencils: dict[object, _Stencil | None] = {}
 
-    def parts(self, tenant: str, event: Event, received: datetime, now: datetime) -> list[Part] | None:
-        """Return the one row of a plain event, as `encoded(render(...))` would; `None`: that one has to be asked."""
+    def rows(
+        self, tenant: str, events: Sequence[Event], receipts: Sequence[datetime], now: datetime
+    ) -> Sequence[bytes | None]:
+        """Return the one row of each plain event, as `encoded(render(...))` would; `None`: that one has to be asked.
+
+        `receipts` tells when each event was received.
+        """
+        made: list[bytes | None] = [None] * len(events)
         if not self._usable or tenant != DEFAULT_TENANT:
-            return None
-        facts = _facts(event)
-        if not facts.plain:
-            return None
-        binding = self._binding(event.meter)
-        quantity = "1" if event.quantity is None else _quantity(event.quantity, self._adapter.quantity)
-        key, door = event.id, self._adapter.door
-        if binding is None or quantity is None or len(key) > door.key.max_length:
-            return None
-        if self._no_key(key) is not None or (self._key is not None and self._key(key) is None):
-            return None
-        when = event.timestamp or received
-        if not self._in_time(when, now):
-            return None
-        if self._holds and self._catalogue.held(self._destination, tenant, when) is not None:
-            return None
-        naming = self._naming(tenant, event, when)
-        if naming is None or self._time is None:
-            return None
-        shape = (facts.shape, naming[1])
+            return made
+        columns = columns_of(events)
+        for shape in columns.shapes:
+            binding = self._binding(shape.meter)
+            if binding is None:
+                continue
+            fitting = self._fitting(columns, shape.places, receipts, now)
+            for places, naming, names in self._named(tenant, columns, fitting, receipts):
+                rows = self._filled(tenant, columns, shape, binding, places, naming, names, receipts, now)
+                if len(rows) == len(events):
+                    return rows
+                for place, row in zip(places, rows, strict=False):
+                    made[place] = row
+        return made
+
+    def _filled(
+        self,
+        tenant: str,
+        columns: Columns,
+        shape: Shape,
+        binding: Binding,
+        places: Sequence[int],
+        naming: _Naming,
+        names: Sequence[str],
+        receipts: Sequence[datetime],
+        now: datetime,
+    ) -> list[bytes]:
+        """Return the rows of events that share a stencil; none where it does not hold for one of the first."""
+        key = (shape.about, naming[1])
         try:
-            stencil = self._stencils[shape]
+            stencil = self._stencils[key]
         except KeyError:
-            stencil = self._cut(shape, binding, naming[0], event)
+            stencil = self._cut(key, binding, naming[0], columns.events[places[0]])
         if stencil is None:
-            return None
-        time = self._time(when, facts.written or when.isoformat())
-        filled = (key, key, facts.customer, time, quantity, naming[2], *facts.values)
-        row = (stencil.text % stencil.values(filled)).encode()
-        if stencil.unchecked:
-            made = render(self._catalogue, self._destination, tenant, event, received, now)
-            if isinstance(made, Turned) or encoded(made) != [Part("", key, row)]:
-                self._stencils[shape] = None
-                return None
+            return []
+        size = len(columns.events)
+        ids = picked(columns.ids, places, size)
+        values = shape.values
+        if len(places) < len(shape.places):
+            at = {place: number for number, place in enumerate(shape.places)}
+            values = [[column[at[place]] for place in places] for column in values]
+        rows = stencil.filled(
+            [
+                ids,
+                ids,
+                picked(columns.customer_texts, places, size),
+                self._times(columns, places, receipts),
+                picked(columns.numbers, places, size),
+                names,
+                *values,
+            ],
+            len(places),
+        )
+        for place, row in zip(places[: stencil.unchecked], rows, strict=False):
+            if not self._bears_out(tenant, columns.events[place], row, receipts[place], now):
+                self._stencils[key] = None
+                return []
             stencil.unchecked -= 1
-        return [Part("", key, row)]
+        return rows
+
+    def _bears_out(self, tenant: str, event: Event, row: bytes, received: datetime, now: datetime) -> bool:
+        try:
+            made = render(self._catalogue, self._destination, tenant, event, received, now)
+        except Exception:  # noqa: BLE001  it stumbles over the event: whoever asks for that one alone, tells
+            return False
+        return not isinstance(made, Turned) and encoded(made) == [Part("", event.id, row)]
+
+    def _times(self, columns: Columns, places: Sequence[int], receipts: Sequence[datetime]) -> Sequence[str]:
+        """Return the times of events as the provider takes them."""
+        time = self._time
+        assert time is not None
+        times, written = columns.times, columns.written
+        if columns.span is not None and len(places) == len(times):
+            return [*map(time, times, written)]  # type: ignore[arg-type]
+        return [
+            time(when, written[place])
+            if (when := times[place]) is not None
+            else time(receipts[place], receipts[place].isoformat())
+            for place in places
+        ]
+
+    def _fitting(
+        self, columns: Columns, places: Sequence[int], receipts: Sequence[datetime], now: datetime
+    ) -> Sequence[int]:
+        """Return the places of events whose id, quantity and time the provider takes as they are."""
+        key, rule = self._adapter.door.key, self._adapter.quantity
+        low, high = columns.bounds
+        if (
+            columns.longest_id > key.max_length
+            or self._no_key(columns.all_ids) is not None
+            or (self._key is not None and not all(map(self._key, columns.ids)))
+        ):
+            places = [place for place in places if self._fits_key(columns.ids[place])]
+        if (
+            columns.decimals > rule.places
+            or (rule.digits is not None and columns.digits > rule.digits)
+            or (rule.minimum is not None and low < rule.minimum)
+            or (rule.maximum is not None and high > rule.maximum)
+        ):
+            places = [place for place in places if self._fits_quantity(columns, place)]
+        span = columns.span
+        if self._holds or span is None or not all(self._in_time(when, now) for when in span):
+            places = [place for place in places if self._may_leave(columns.times[place] or receipts[place], now)]
+        return places
+
+    def _fits_key(self, one: str) -> bool:
+        return (
+            len(one) <= self._adapter.door.key.max_length
+            and self._no_key(one) is None
+            and (self._key is None or self._key(one) is not None)
+        )
+
+    def _fits_quantity(self, columns: Columns, place: int) -> bool:
+        rule, text, quantity = self._adapter.quantity, columns.numbers[place], columns.quantities[place]
+        known = Decimal(1) if quantity is None else quantity
+        return (
+            ("." not in text or len(text) - text.index(".") - 1 <= rule.places)
+            and (rule.digits is None or len(text) <= rule.digits)
+            and (rule.minimum is None or known >= rule.minimum)
+            and (rule.maximum is None or known <= rule.maximum)
+        )
+
+    def _may_leave(self, when: datetime, now: datetime) -> bool:
+        if not self._in_time(when, now):
+            return False
+        return not self._holds or self._catalogue.held(self._destination, DEFAULT_TENANT, when) is None
+
+    def _in_time(self, when: datetime, now: datetime) -> bool:
+        past, future = self._adapter.door.time.past, self._adapter.door.time.future
+        return (past is None or now - when <= past) and (future is None or when - now <= future)
 
     def _binding(self, meter: str) -> Binding | None:
         """Return how the destination names a meter, where it does so in one plain way."""
@@ -173,11 +230,38 @@ class Stencils:
             self._bindings[meter] = rows[0].bind({}) if plain else None
         return self._bindings[meter]
 
-    def _in_time(self, when: datetime, now: datetime) -> bool:
-        past, future = self._adapter.door.time.past, self._adapter.door.time.future
-        return (past is None or now - when <= past) and (future is None or when - now <= future)
+    def _named(
+        self, tenant: str, columns: Columns, places: Sequence[int], receipts: Sequence[datetime]
+    ) -> Iterable[tuple[Sequence[int], _Naming, list[str]]]:
+        """Put events together whose customers are named in the same way, with the names; without one they are left."""
+        known: dict[str, _Naming | None] = {}
+        customers = picked(columns.customers, places, len(columns.events))
+        for customer, place in zip(customers, places, strict=True):
+            if customer not in known:
+                rows = self._catalogue.links(self._destination, tenant, customer)
+                plain = not rows or (len(rows) == 1 and rows[0].unconditional)
+                known[customer] = self._naming(tenant, columns, place, receipts) if plain else None
+        namings = [known[customer] for customer in customers]
+        if None in known.values():  # it depends on the event, or there is none
+            namings = [
+                known[customer] or self._naming(tenant, columns, place, receipts)
+                for customer, place in zip(customers, places, strict=True)
+            ]
+        alike: dict[object, list[int]] = {}
+        if len({None if naming is None else naming[1] for naming in namings}) == 1:
+            alike[None] = [*range(len(namings))]
+        else:
+            for at, naming in enumerate(namings):
+                alike.setdefault(None if naming is None else naming[1], []).append(at)
+        for some in alike.values():
+            first = namings[some[0]]
+            if first is not None:
+                same = len(some) == len(places)
+                yield places if same else [places[at] for at in some], first, [namings[at][2] for at in some]  # type: ignore[index]
 
-    def _naming(self, tenant: str, event: Event, when: datetime) -> _Naming | None:
+    def _naming(self, tenant: str, columns: Columns, place: int, receipts: Sequence[datetime]) -> _Naming | None:
+        event = columns.events[place]
+        when = event.timestamp or receipts[place]
         link = self._catalogue.link(self._destination, tenant, event, when)
         if link is None and (link := self._defaults.get(event.customer)) is None:
             try:
@@ -196,7 +280,7 @@ class Stencils:
         others = tuple((name, value) for name, value in link if name != named)
         if len(self._links) >= MOST:
             self._links.clear()
-        made = self._links[id(link)] = (link, (type(link), named, repr(others)), _text(getattr(link, named)))
+        made = self._links[id(link)] = (link, (type(link), named, repr(others)), escaped(getattr(link, named)))
         return made
 
     def _cut(self, shape: object, binding: Binding, link: Link, event: Event) -> _Stencil | None:
@@ -242,62 +326,14 @@ class Stencils:
             source=event.source,
             properties=properties,
         )
-        _, values = _properties(properties)
+        _, values = kinds_of([(value,) for value in properties.values()])
         time = self._time(when, when.isoformat())
-        stand_ins = [key, event_id, customer, time, str(quantity), theirs, *values]
+        stand_ins = [key, event_id, customer, time, str(quantity), theirs, *chain.from_iterable(values)]
         longest = sorted(map(re.escape, stand_ins), key=len, reverse=True)
         text = encode_row(self._adapter.encode(usage)).decode()
         pieces = re.split(f"({'|'.join(longest)})", text)
         around = "%s".join(piece.replace("%", "%%") for piece in pieces[::2])
         return around, tuple(stand_ins.index(piece) for piece in pieces[1::2])
-
-
-def _quantity(quantity: Decimal, rule: QuantityRule) -> str | None:
-    """Return a quantity that is written in one way only and fits the rule; `None`: that has to be looked at."""
-    text = str(quantity)
-    places = 0
-    if not text.isdigit():
-        if _DECIMAL(text) is None:
-            return None
-        places = len(text) - text.index(".") - 1
-    if (
-        text == "0"
-        or places > rule.places
-        or (rule.digits is not None and len(text) > rule.digits)
-        or (rule.minimum is not None and quantity < rule.minimum)
-        or (rule.maximum is not None and quantity > rule.maximum)
-    ):
-        return None
-    return text
-
-
-def _text(value: str) -> str:
-    return value if _PLAIN(value) is not None else _escaped(value)[1:-1].decode()
-
-
-def _properties(properties: dict[str, Scalar]) -> tuple[str, list[str]]:
-    """Return the types of properties, a letter each, and the texts of those that are put in places.
-
-    A boolean is told by its letter. `?`: there is a number that has several spellings.
-    """
-    kinds = ""
-    texts: list[str] = []
-    for value in properties.values():
-        kind = type(value)
-        if kind is str:
-            kinds += "s"
-            texts.append(value if _PLAIN(value) is not None else _text(value))  # type: ignore[arg-type]
-        elif kind is bool:
-            kinds += "t" if value else "f"
-        elif kind is int and len(text := str(value)) < 18:
-            kinds += "i"
-            texts.append(text)
-        elif kind is Decimal and "E" not in (text := str(value)):
-            kinds += "d"
-            texts.append(text)
-        else:
-            return "?", texts
-    return kinds, texts
 
 
 def _writer_of(rule: TimeRule) -> Callable[[datetime, str], str] | None:

@@ -34,12 +34,15 @@ __all__ = [
     "Portion",
     "QueueDepth",
     "Remains",
+    "Rendered",
     "Run",
+    "Sheet",
     "Snapshot",
     "Track",
     "Work",
     "WorkState",
     "ref_of",
+    "some_of",
     "split_ref",
 ]
 
@@ -181,6 +184,42 @@ class Part(msgspec.Struct, array_like=True, gc=False):
     error: ErrorItem | None = None
 
 
+class Sheet(Sequence[list[Part]]):
+    """The rows of deliveries of one row each, none of which has ended: what is usual, as two columns."""
+
+    def __init__(self, keys: Sequence[str], rows: Sequence[bytes]) -> None:
+        self.keys = keys
+        self.rows = rows
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    @overload
+    def __getitem__(self, index: int) -> list[Part]: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> "Sheet": ...
+
+    def __getitem__(self, index: int | slice) -> "list[Part] | Sheet":
+        if isinstance(index, slice):
+            return Sheet(self.keys[index], self.rows[index])
+        return [Part("", self.keys[index], self.rows[index])]
+
+    def __repr__(self) -> str:
+        return f"Sheet(of {len(self)})"
+
+
+Rendered = Sequence[list[Part]]
+"""The rows of deliveries, in the order of the members that they belong to; a `Sheet` where each is one row."""
+
+
+def some_of(parts: Rendered, places: Sequence[int]) -> Rendered:
+    """Return the rows at some places, in the order of these."""
+    if isinstance(parts, Sheet):
+        return Sheet([parts.keys[place] for place in places], [parts.rows[place] for place in places])
+    return [parts[place] for place in places]
+
+
 class WorkState(StrEnum):
     """Where a group of deliveries stands."""
 
@@ -229,9 +268,9 @@ class Work(msgspec.Struct, kw_only=True):
     group: Group
     members: list[int]
     """Indexes in the batch."""
-    events: list[Event]
+    events: Sequence[Event]
     """In the order of `members`."""
-    parts: list[list[Part]] | None
+    parts: Rendered | None
     """In the order of `members`: what was rendered for sending, once it was."""
     receipts: Sequence[int] = ()
     """In the order of `members`, where the batch is of several requests: when each was received."""
@@ -246,7 +285,7 @@ class Portion(msgspec.Struct, kw_only=True):
 
     work: Work
     members: list[int]
-    parts: list[list[Part]]
+    parts: Rendered
 
 
 class Change(msgspec.Struct, kw_only=True):
@@ -259,7 +298,7 @@ class Change(msgspec.Struct, kw_only=True):
     code: Code
     group: Group | None
     """`None`: settled for good; nothing but the status stays."""
-    parts: list[list[Part]] | None = None
+    parts: Rendered | None = None
     """Kept with the group, where it was rendered. In the order of `members`."""
     waiting: bool = False
     """Decided while it waited: where it is being sent by then, that is for its answer to decide."""

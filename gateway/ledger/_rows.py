@@ -10,7 +10,7 @@ import zstandard
 
 from canonical_schema import ErrorItem, Event, decode_events, encode_events
 from gateway.ledger._ids import DIGEST
-from gateway.ledger._model import AttemptRow, Part
+from gateway.ledger._model import AttemptRow, Part, Rendered, Sheet
 
 __all__ = [
     "digests",
@@ -39,7 +39,16 @@ class _Zstd(threading.local):
 
 
 _zstd = _Zstd()
-_parts_decoder = msgspec.msgpack.Decoder(list[list[Part]])
+
+
+class _Sheet(msgspec.Struct):
+    """A `Sheet`, as it is packed; rows that are none are packed part by part."""
+
+    keys: list[str]
+    rows: list[bytes]
+
+
+_parts_decoder = msgspec.msgpack.Decoder(list[list[Part]] | _Sheet)
 _attempt_decoder = msgspec.msgpack.Decoder(AttemptRow)
 _pack = msgspec.msgpack.Encoder().encode
 
@@ -85,16 +94,19 @@ def find_in_events(packed: bytes, customer: str) -> bool:
     return b'"customer":' + msgspec.json.encode(customer) in _zstd.decompress(packed)
 
 
-def pack_parts(parts: Sequence[Sequence[Part]] | None) -> bytes | None:
+def pack_parts(parts: Rendered | None) -> bytes | None:
     """Return rendered rows, compressed."""
+    if isinstance(parts, Sheet):
+        return _zstd.compress(_pack({"keys": parts.keys, "rows": parts.rows}))
     return None if parts is None else _zstd.compress(_pack(parts))
 
 
-def unpack_parts(packed: bytes | None) -> list[list[Part]] | None:
+def unpack_parts(packed: bytes | None) -> Rendered | None:
     """Return the rows of `pack_parts`."""
     if packed is None:
         return None
-    return _parts_decoder.decode(_zstd.decompress(packed))
+    parts = _parts_decoder.decode(_zstd.decompress(packed))
+    return Sheet(parts.keys, parts.rows) if isinstance(parts, _Sheet) else parts
 
 
 def pack_attempt(attempt: AttemptRow) -> bytes:

@@ -9,7 +9,19 @@ import msgspec
 from canonical_schema import ErrorItem
 from gateway.ledger._deliveries import enqueue, times
 from gateway.ledger._keeping import remains
-from gateway.ledger._model import AttemptRow, AuditRow, Change, Code, Group, Moved, Part, Plan, Portion, WorkState
+from gateway.ledger._model import (
+    AttemptRow,
+    AuditRow,
+    Change,
+    Code,
+    Group,
+    Moved,
+    Plan,
+    Portion,
+    Rendered,
+    WorkState,
+    some_of,
+)
 from gateway.ledger._recording import Load
 from gateway.ledger._rows import (
     pack_attempt,
@@ -62,27 +74,31 @@ def group_of(row: WorkRow) -> Group:
 
 def intend(connection: sqlite3.Connection, portions: Sequence[Portion], now: int) -> list[int]:
     """Mark portions as being sent, splitting work where only a part of it goes."""
-    ids: list[int] = []
+    by_work: dict[int, list[Portion]] = {}
     for portion in portions:
-        group = portion.work.group
-        sent = now if group.sent is None else group.sent
-        row = connection.execute("SELECT members, state FROM work WHERE id = ?", (portion.work.id,)).fetchone()
+        by_work.setdefault(portion.work.id, []).append(portion)
+    ids: dict[int, int] = {}
+    for number, some in by_work.items():
+        row = connection.execute("SELECT members, state FROM work WHERE id = ?", (number,)).fetchone()
         if row is None or row[1] != WorkState.READY:
-            raise Moved(f"work {portion.work.id} is not ready")
-        packed = pack_members(portion.members)
-        if packed == row[0] or set(unpack_members(row[0])) == set(portion.members):
+            raise Moved(f"work {number} is not ready")
+        (packed, _), (portion, *others) = row, some
+        group = portion.work.group
+        going = msgspec.structs.replace(
+            group, state=WorkState.SENDING, sent=now if group.sent is None else group.sent, error=None
+        )
+        members = pack_members(portion.members)
+        if not others and (members == packed or set(unpack_members(packed)) == set(portion.members)):
             connection.execute(
                 "UPDATE work SET state = 'sending', sent = ?, members = ?, parts = ?, error = NULL WHERE id = ?",
-                (sent, packed, pack_parts(portion.parts), portion.work.id),
+                (going.sent, members, pack_parts(portion.parts), number),
             )
-            ids.append(portion.work.id)
+            ids[id(portion)] = number
             continue
-        _take_out(connection, portion.work.id, portion.members)
-        going = msgspec.structs.replace(group, state=WorkState.SENDING, sent=sent, error=None)
-        ids.append(
-            _insert(connection, portion.work.destination, portion.work.batch, portion.members, going, portion.parts)
-        )
-    return ids
+        _take_out(connection, number, [index for one in some for index in one.members])
+        for one in some:
+            ids[id(one)] = _insert(connection, one.work.destination, one.work.batch, one.members, going, one.parts)
+    return [ids[id(portion)] for portion in portions]
 
 
 def settle(
@@ -250,7 +266,7 @@ def _take_out(connection: sqlite3.Connection, work: int, members: Sequence[int],
     (parts,) = connection.execute("SELECT parts FROM work WHERE id = ?", (work,)).fetchone()
     rendered = unpack_parts(parts)
     if rendered is not None:
-        rendered = [rows for index, rows in zip(held, rendered, strict=True) if index not in leaving]
+        rendered = some_of(rendered, [place for place, index in enumerate(held) if index not in leaving])
     connection.execute(
         "UPDATE work SET members = ?, parts = ? WHERE id = ?", (pack_members(left), pack_parts(rendered), work)
     )
@@ -262,7 +278,7 @@ def _insert(
     batch: int,
     members: Sequence[int],
     group: Group,
-    parts: Sequence[Sequence[Part]] | None,
+    parts: Rendered | None,
 ) -> int:
     cursor = connection.execute(
         "INSERT INTO work (destination, batch, members, state, due, attempts, doubt, since, sent, error, parts, window,"

@@ -13,7 +13,7 @@ import msgspec
 from gateway.errors import LedgerUnavailable
 from gateway.ledger._ids import DIGEST as LONG_DIGEST
 from gateway.ledger._keeping import remains
-from gateway.ledger._model import PLACES, AuditRow, Document, Group, Part, Remains
+from gateway.ledger._model import PLACES, AuditRow, Document, Group, Remains, Rendered, some_of
 from gateway.ledger._redis.deliveries import tally
 from gateway.ledger._redis.layout import DIGEST, pack_head, pack_rendered, pack_runs
 from gateway.ledger._rows import (
@@ -49,7 +49,7 @@ class _Batch(NamedTuple):
     digests: bytes
     left: Remains | None
     tracks: Sequence[tuple[str, bool, bytes]]
-    work: Sequence[tuple[Group, str, list[int], list[list[Part]] | None]]
+    work: Sequence[tuple[Group, str, list[int], Rendered | None]]
     attempts: Sequence[bytes]
     rows: Sequence[tuple[str, int, bytes]]
     unrouted: Sequence[int]
@@ -170,7 +170,7 @@ def _arguments(batch: _Batch, members: Sequence[int]) -> list[bytes | str | int]
         going = sorted((places[index], at) for at, index in enumerate(held) if index in places)
         if going:
             mine = [place for place, _ in going]
-            rendered = None if parts is None else [parts[at] for _, at in going]
+            rendered = None if parts is None else some_of(parts, [at for _, at in going])
             pieces += [
                 pack_head(group, NOBODY, name, mine),
                 pack_error(group.error) or b"",

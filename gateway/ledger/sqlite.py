@@ -406,6 +406,8 @@ class SqliteLedger:
         tenant, received, packed = connection.execute(query, (row.batch,)).fetchone()
         receipts = unpack_times(packed)
         events, members = self._load(connection, row.batch), unpack_members(row.members)[:room]
+        if len(members) < len(events):  # all of them stay the ones that every lane is given
+            events = [events[index] for index in members]
         parts = unpack_parts(row.parts)
         return Work(
             id=row.id,
@@ -415,7 +417,7 @@ class SqliteLedger:
             received=received,
             group=group_of(row),
             members=members,
-            events=[events[index] for index in members],
+            events=events,
             parts=None if parts is None else parts[:room],
             receipts=[receipts[index] for index in members] if receipts else (),
         )

@@ -1,6 +1,7 @@
 """A lane's life: full requests, retries, pauses, and who must act. Nothing sleeps; the clock stands until moved."""
 
 import asyncio
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
 from itertools import pairwise
@@ -10,8 +11,9 @@ from typing import Any, cast
 import pytest
 
 from adapters import Door, provider
-from gateway.lane import Lane
-from gateway.ledger import SqliteLedger, Work, WorkState
+from canonical_schema import Event
+from gateway.ledger import SqliteLedger, WorkState
+from gateway.stencils import Stencils
 from gateway.times import from_micros
 from tests.gateway.clocks import START, ManualClock
 from tests.gateway.lanes import CONTRACT, World, faulty, gated, names, until, used
@@ -33,13 +35,13 @@ async def test_a_large_backlog_goes_out_in_full_requests_and_each_row_is_rendere
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, max_bytes: int, full: list[int]
 ) -> None:
     rendered: list[str] = []
-    plain = Lane._rendered
+    plain = Stencils.rows
 
-    def counting(lane: Lane, work: Work, place: int, now: datetime) -> Any:
-        rendered.append(work.events[place].id)
-        return plain(lane, work, place, now)
+    def counting(stencils: Stencils, tenant: str, events: Sequence[Event], *others: Any) -> Any:
+        rendered.extend(event.id for event in events)
+        return plain(stencils, tenant, events, *others)
 
-    monkeypatch.setattr(Lane, "_rendered", counting)
+    monkeypatch.setattr(Stencils, "rows", counting)
     doors = cast("dict[str, Door]", provider("flexprice").spec.doors)
     monkeypatch.setitem(doors, "bulk", replace(doors["bulk"], max_rows=50, max_bytes=max_bytes))
     async with World(tmp_path) as world:

@@ -7,7 +7,7 @@ import struct
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from gateway.ledger._model import Group, Part, WorkState
+from gateway.ledger._model import Group, Rendered, WorkState, some_of
 from gateway.ledger._rows import pack_parts, unpack_error, unpack_parts
 
 __all__ = [
@@ -122,7 +122,7 @@ def unpack_head(packed: bytes, error: bytes | None) -> Head:
     return Head(group, owner, name, unpack_runs(packed[_HEAD.size + length :]))
 
 
-def pack_rendered(members: Sequence[int], parts: Sequence[Sequence[Part]] | None) -> bytes:
+def pack_rendered(members: Sequence[int], parts: Rendered | None) -> bytes:
     """Return rendered rows with whose they are, so that work can be split without touching them; empty for none."""
     if parts is None:
         return b""
@@ -130,7 +130,7 @@ def pack_rendered(members: Sequence[int], parts: Sequence[Sequence[Part]] | None
     return struct.pack("<I", len(runs)) + runs + (pack_parts(parts) or b"")
 
 
-def unpack_rendered(packed: bytes | None, members: Sequence[int]) -> list[list[Part]] | None:
+def unpack_rendered(packed: bytes | None, members: Sequence[int]) -> Rendered | None:
     """Return the rows of these members, `None` where nothing was rendered."""
     if not packed:
         return None
@@ -140,7 +140,7 @@ def unpack_rendered(packed: bytes | None, members: Sequence[int]) -> list[list[P
     if whose == members:
         return rows
     places = {index: place for place, index in enumerate(whose)}
-    return [rows[places[index]] for index in members]
+    return some_of(rows, [places[index] for index in members])
 
 
 def index_member(number: int, batch: int) -> bytes:

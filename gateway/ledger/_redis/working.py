@@ -12,7 +12,7 @@ import msgspec
 
 from canonical_schema import ErrorItem
 from gateway.errors import LedgerUnavailable
-from gateway.ledger._model import AttemptRow, AuditRow, Change, Code, Moved, Part, Portion, Work, WorkState
+from gateway.ledger._model import AttemptRow, AuditRow, Change, Code, Moved, Portion, Rendered, Work, WorkState, some_of
 from gateway.ledger._redis.base import Base, numbers, pairs, together
 from gateway.ledger._redis.keeping import audited
 from gateway.ledger._redis.layout import (
@@ -343,12 +343,12 @@ def _urgency(told: tuple[Work, bytes]) -> tuple[int, int, int]:
     return 2**62 if group.deadline is None else group.deadline, group.due, told[0].id
 
 
-def _ordered(members: Sequence[int], parts: list[list[Part]] | None) -> tuple[Sequence[int], list[list[Part]] | None]:
+def _ordered(members: Sequence[int], parts: Rendered | None) -> tuple[Sequence[int], Rendered | None]:
     """Return members ascending, with their rows."""
     if all(one < other for one, other in pairwise(members)):
         return members, parts
     order = sorted(range(len(members)), key=members.__getitem__)
-    return [members[place] for place in order], None if parts is None else [parts[place] for place in order]
+    return [members[place] for place in order], None if parts is None else some_of(parts, order)
 
 
 def _settlement(

@@ -1,0 +1,182 @@
+"""Deliveries on their way: many of one piece of work at once, or one by one where they differ."""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from itertools import repeat
+
+from gateway.ledger import Change, Code, Group, Part, Rendered, Sheet, Work, WorkState, some_of
+from gateway.times import to_micros
+from gateway.verdict import Next
+
+__all__ = ["FRAME", "STATES", "Item", "Lot", "closing", "deadline_of", "kept", "moved", "packed", "regroup"]
+
+FRAME = 64
+"""Bytes kept free for what stands around the rows of a request."""
+
+
+def _no_verdicts() -> dict[str, Next]:
+    return {}  # `dict[str, Next]()` takes several times as long
+
+
+@dataclass(slots=True)
+class Item:
+    """One delivery on its way."""
+
+    work: int
+    batch: int
+    index: int
+    group: Group
+    """As it was when the delivery was taken, with the attempts and the doubt of this way added."""
+    parts: list[Part]
+    deadline: int | None = None
+    """When the acceptance window closes for this one."""
+    verdicts: dict[str, Next] = field(default_factory=_no_verdicts)
+    """By key: what the rows that were answered become."""
+
+    def rows(self) -> list[Part]:
+        """Return the rows that still have to be sent."""
+        return [part for part in self.parts if part.code is Code.PENDING]
+
+
+@dataclass(slots=True)
+class Lot:
+    """Deliveries of one piece of work that leave in one request."""
+
+    work: int
+    batch: int
+    members: list[int]
+    group: Group
+    """As it was when they were taken, with the attempts and the doubt of this way added."""
+    parts: Rendered
+    """In the order of `members`."""
+    deadlines: Sequence[int | None] = ()
+    """In the order of `members`, where there is an acceptance window: when it closes."""
+
+    def rows(self) -> Sequence[bytes]:
+        """Return the rows that have to be sent."""
+        if isinstance(self.parts, Sheet):
+            return self.parts.rows
+        return [part.row for parts in self.parts for part in parts if part.code is Code.PENDING]
+
+    def items(self) -> list[Item]:
+        """Return the deliveries one by one."""
+        return [
+            Item(self.work, self.batch, index, self.group, parts, deadline)
+            for index, parts, deadline in zip(self.members, self.parts, self.deadlines or repeat(None), strict=False)
+        ]
+
+    def slice(self, begin: int, end: int) -> "Lot":
+        """Return some of them that stand one after the other."""
+        if end - begin == len(self.members):
+            return self
+        return Lot(
+            self.work, self.batch, self.members[begin:end], self.group, self.parts[begin:end], self.deadlines[begin:end]
+        )
+
+
+def packed(lots: Sequence[Lot], max_rows: int, max_bytes: int) -> list[list[Lot]]:
+    """Fill requests up to the limits, in order; the rows of one event are never parted."""
+    requests: list[list[Lot]] = []
+    count = size = 0
+    for lot in lots:
+        begin = 0
+        rows = lot.rows()
+        sizes = [len(rows), sum(map(len, rows)) + len(rows)]
+        if requests and count + sizes[0] <= max_rows and size + sizes[1] <= max_bytes - FRAME:
+            requests[-1].append(lot)
+            count, size = count + sizes[0], size + sizes[1]
+            continue
+        for place, (more, bytes_) in enumerate(_sizes(lot)):
+            if not requests or count + more > max_rows or size + bytes_ > max_bytes - FRAME:
+                if place > begin:
+                    requests[-1].append(lot.slice(begin, place))
+                requests.append([])
+                begin, count, size = place, 0, 0
+            count, size = count + more, size + bytes_
+        requests[-1].append(lot.slice(begin, len(lot.members)))
+    return requests
+
+
+def _sizes(lot: Lot) -> Iterable[tuple[int, int]]:
+    """Return rows and bytes of each delivery."""
+    if isinstance(lot.parts, Sheet):
+        return [(1, len(row) + 1) for row in lot.parts.rows]
+    waiting = [[part.row for part in parts if part.code is Code.PENDING] for parts in lot.parts]
+    return [(len(rows), sum(map(len, rows)) + len(rows)) for rows in waiting]
+
+
+def regroup(items: Iterable[Item], other: Callable[[Group], Group]) -> None:
+    """Give deliveries another group in the place of theirs; those that shared one go on sharing."""
+    known: dict[int, tuple[Group, Group]] = {}  # with the one before, whose number must not be given anew
+    for item in items:
+        pair = known.get(id(item.group))
+        if pair is None:
+            pair = known[id(item.group)] = (item.group, other(item.group))
+        item.group = pair[1]
+
+
+def kept(group: Group, following: Next, state: WorkState, now: datetime) -> Group:
+    """Return what stays of a delivery that is not done."""
+    return Group(
+        state=state,
+        due=to_micros(now if following.wait is None else now + following.wait),
+        attempts=group.attempts,
+        doubt=following.doubt,
+        since=group.since,
+        sent=group.sent if following.doubt else None,
+        error=following.error,
+        window=group.window,
+        deadline=group.deadline,
+    )
+
+
+def deadline_of(work: Work, place: int) -> int | None:
+    """Return when the window that was frozen at the door closes for one member."""
+    if work.group.window is None:
+        return None
+    when = work.events[place].timestamp
+    return (work.received_at(place) if when is None else to_micros(when)) + work.group.window
+
+
+def moved(work: Work, places: Sequence[int], following: Next, now: datetime) -> Change:
+    """Return what becomes of members that were looked at and not sent."""
+    state = _LOOKED_AT.get(following.code)
+    parts = None if work.parts is None else some_of(work.parts, places)
+    if following.code is Code.UNKNOWN and parts is not None:
+        parts = list(parts)
+        for part in (part for rows in parts for part in rows if part.code is Code.PENDING):
+            part.code, part.error = Code.UNKNOWN, following.error
+    change = Change(
+        work=work.id,
+        batch=work.batch,
+        destination=work.destination,
+        members=[work.members[place] for place in places],
+        code=following.code,
+        group=None if state is None else kept(work.group, following, state, now),
+        parts=parts,
+        waiting=work.group.state is not WorkState.SENDING,
+    )
+    if change.group is not None and change.group.window is not None:
+        closing(change.group, (deadline_of(work, place) for place in places))
+    return change
+
+
+def closing(group: Group, deadlines: Iterable[int | None]) -> None:
+    """Give a group the deadline of its own members; what would be sent again after it is looked at then."""
+    group.deadline = min((one for one in deadlines if one is not None), default=None)
+    if group.deadline is not None and group.state is WorkState.READY:
+        group.due = min(group.due, group.deadline)
+
+
+STATES = {
+    Code.PENDING: WorkState.READY,
+    Code.RETRYING: WorkState.READY,
+    Code.BLOCKED: WorkState.HELD,
+    Code.UNKNOWN: WorkState.UNKNOWN,
+    Code.REJECTED: WorkState.REJECTED,
+    Code.DEAD: WorkState.DEAD,
+}
+
+
+_LOOKED_AT = {**STATES, Code.PENDING: WorkState.WAITING, Code.BLOCKED: WorkState.BLOCKED}

@@ -1,0 +1,157 @@
+"""What deliveries look like at a provider before they are sent, or why they are not."""
+
+from collections.abc import Callable, Sequence
+from datetime import datetime
+
+import structlog
+
+from canonical_schema import ErrorCode, ErrorItem, Event, Kind
+from gateway.catalogue import Catalogue
+from gateway.deadlines import ended
+from gateway.ledger import Change, Code, Part, Rendered, Sheet, Work, ref_of, some_of
+from gateway.lots import FRAME, Lot, deadline_of, moved
+from gateway.order import Order
+from gateway.rendering import Turned, encoded, render
+from gateway.stencils import Stencils
+from gateway.times import from_micros
+from gateway.verdict import Next, may_resend
+
+__all__ = ["Preparer"]
+
+log = structlog.get_logger("gateway.lane")
+
+
+class Preparer:
+    """Makes lots of one destination's work."""
+
+    def __init__(
+        self, destination: str, catalogue: Catalogue, order: Callable[[], Order], withdraws: Callable[[Work], bool]
+    ) -> None:
+        """`order`: the absolute values that are not settled. `withdraws` tells what goes by a door without dedupe."""
+        self._destination = destination
+        self._catalogue = catalogue
+        self._adapter = catalogue.destinations[destination].adapter
+        self._order = order
+        self._withdraws = withdraws
+        self._stencils = Stencils(catalogue, destination)
+
+    def prepared(
+        self, works: Sequence[Work], now: datetime, max_rows: int, max_bytes: int
+    ) -> tuple[list[Lot], list[Change]]:
+        """Return what can be sent, up to where so many rows or bytes are full, and what becomes of the others."""
+        lots: list[Lot] = []
+        turned: list[Change] = []
+        rows = size = 0
+        for work in works:
+            if rows >= max_rows or size >= max_bytes:
+                break
+            group = work.group
+            dedupe = None if self._withdraws(work) else self._adapter.dedupe
+            if group.doubt and not may_resend(dedupe, group, now):
+                following = Next(code=Code.UNKNOWN, doubt=group.doubt, error=group.error)
+                turned.append(moved(work, range(len(work.members)), following, now))
+                continue
+            gone, places = ended(work, self._adapter.spec.title, now)
+            turned += gone
+            places, waiting = self._in_turn(work, places)
+            if waiting:
+                following = Next(code=Code.PENDING, doubt=group.doubt, error=group.error)
+                turned.append(moved(work, waiting, following, now))
+            if work.parts is None:
+                places, parts, away = self._rendered(work, places, now)
+                turned += away
+            else:
+                parts = work.parts if len(places) == len(work.parts) else some_of(work.parts, places)
+            if not places:
+                continue
+            lot = Lot(
+                work.id,
+                work.batch,
+                work.members if len(places) == len(work.members) else [work.members[place] for place in places],
+                group,
+                parts,
+                () if group.window is None else [deadline_of(work, place) for place in places],
+            )
+            lots.append(lot)
+            sending = lot.rows()
+            rows, size = rows + len(sending), size + sum(map(len, sending))
+        return lots, turned
+
+    def _in_turn(self, work: Work, places: Sequence[int]) -> tuple[Sequence[int], list[int]]:
+        """Return the places of what may go, and of absolute values that wait for earlier ones."""
+        if not self._adapter.allows_absolute:
+            return places, []
+        going: list[int] = []
+        waiting: list[int] = []
+        for place in places:
+            may = self.may_go(work, work.members[place], work.events[place])
+            (going if may else waiting).append(place)
+        return going, waiting
+
+    def may_go(self, work: Work, index: int, event: Event) -> bool:
+        """Return whether nothing that must come first is unsettled."""
+        if event.kind is not Kind.ABSOLUTE:
+            return True
+        return self._order().add((work.tenant, event.customer, event.meter), ref_of(work.batch, index))
+
+    def _rendered(
+        self, work: Work, places: Sequence[int], now: datetime
+    ) -> tuple[Sequence[int], Rendered, list[Change]]:
+        """Return the places of what can be sent with its rows, and what becomes of what cannot."""
+        receipts = self._receipts(work)
+        rows = self._filled(work, receipts, now)
+        if len(places) < len(rows):
+            rows = [rows[place] for place in places]
+        largest = self._adapter.door.max_bytes - FRAME
+        if None not in rows and (not rows or max(map(len, rows)) <= largest):  # type: ignore[arg-type]
+            return places, Sheet([work.events[place].id for place in places], rows), []  # type: ignore[arg-type]
+        good: list[int] = []
+        parts: list[list[Part]] = []
+        away: dict[tuple[Code, str], tuple[Turned, list[int]]] = {}
+        for place, row in zip(places, rows, strict=True):
+            event = work.events[place]
+            made = self._singly(work, event, receipts[place], now) if row is None else [Part("", event.id, row)]
+            if not isinstance(made, Turned) and max(len(part.row) for part in made) > largest:
+                title = self._adapter.spec.title
+                message = f"the event is larger than {title} takes: send fewer or shorter properties"
+                error = ErrorItem(code=ErrorCode.PAYLOAD_TOO_LARGE, message=message, retryable=False)
+                made = Turned(Code.REJECTED, error)
+            if isinstance(made, Turned):
+                why = made.error["message"] if made.error else ""
+                away.setdefault((made.code, why), (made, []))[1].append(place)
+            else:
+                good.append(place)
+                parts.append(made)
+        changes = [self._turned_away(work, reason, some, now) for reason, some in away.values()]
+        if all(len(made) == 1 and made[0].code is Code.PENDING and not made[0].name for made in parts):
+            return good, Sheet([made[0].key for made in parts], [made[0].row for made in parts]), changes
+        return good, parts, changes
+
+    def _filled(self, work: Work, receipts: Sequence[datetime], now: datetime) -> Sequence[bytes | None]:
+        try:
+            return self._stencils.rows(work.tenant, work.events, receipts, now)
+        except Exception as error:  # noqa: BLE001  each event is asked for singly: one that is at fault stops no other
+            log.error("lane.render_failed", destination=self._destination, error=type(error).__name__)
+            return [None] * len(work.events)
+
+    def _receipts(self, work: Work) -> list[datetime]:
+        """Return when each event of a piece of work was received: most of a batch came together."""
+        if not work.receipts:
+            return [from_micros(work.received)] * len(work.members)
+        times = {micros: from_micros(micros) for micros in set(work.receipts)}
+        return [times[micros] for micros in work.receipts]
+
+    def _singly(self, work: Work, event: Event, received: datetime, now: datetime) -> list[Part] | Turned:
+        try:
+            made = render(self._catalogue, self._destination, work.tenant, event, received, now)
+            return made if isinstance(made, Turned) else encoded(made)
+        except Exception as error:  # noqa: BLE001  an adapter that stumbles over one event must not stop the lane
+            log.error("lane.render_failed", destination=self._destination, error=type(error).__name__)
+            message = f"{self._adapter.spec.title}'s adapter failed on this event: {type(error).__name__}"
+            return Turned(Code.BLOCKED, ErrorItem(code=ErrorCode.UNSUPPORTED, message=message, retryable=True))
+
+    def _turned_away(self, work: Work, reason: Turned, places: Sequence[int], now: datetime) -> Change:
+        if reason.error is not None and reason.error["code"] == ErrorCode.UNMAPPED_CUSTOMER:
+            for place in places:
+                self._catalogue.miss(self._destination, work.tenant, work.events[place].customer)
+        return moved(work, places, Next(code=reason.code, doubt=0, error=reason.error), now)
