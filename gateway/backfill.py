@@ -4,7 +4,6 @@ Progress is a document, and an event that has a delivery at the destination gets
 goes on where it was, and what is fed twice is sent once.
 """
 
-import asyncio
 import uuid
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
@@ -23,6 +22,7 @@ from gateway.rendering import Turned, render
 from gateway.repair import Actor
 from gateway.service import Gateway
 from gateway.times import from_micros, to_micros
+from gateway.turns import Turn
 
 __all__ = ["Backfills", "Job", "Wanted", "new_id", "shown"]
 
@@ -83,6 +83,8 @@ class Job(msgspec.Struct, kw_only=True):
     """From the ledger: the ref behind which it goes on. Of a file: how many events were taken."""
     counts: dict[str, int] = {}
     problems: list[dict[str, str]] = []
+    due: int = 0
+    """When it may go on, where it has a rate of its own."""
     state: State = "running"
     why: str | None = None
 
@@ -98,10 +100,8 @@ class Backfills:
     def __init__(self, gateway: Gateway) -> None:
         self._gateway = gateway
         self._chore = gateway.chore(KIND, self.step)
-        self._turn = asyncio.Lock()
+        self._turn = Turn(gateway.ledger, KIND)
         """Whoever changes a job reads it, and keeps it, while nobody else does."""
-        self._next: dict[str, datetime] = {}
-        """When a job with a rate of its own may go on."""
 
     async def begin(self, actor: Actor, job: Job) -> Job:
         """Begin a job, or return the one that it goes on with: unfinished, with the same source and destination.
@@ -255,7 +255,7 @@ class Backfills:
             job.cursor = ref_of(batch, stop)
             self._spend(job, fed, now)
         await self._keep(job)
-        return self._next.get(job.id, now)
+        return max(now, from_micros(job.due))
 
     async def _slice(self, job: Job, view: View, start: int, now: datetime) -> tuple[int, int]:
         """Feed some events of a batch; return how many, and the place to go on at."""
@@ -372,7 +372,7 @@ class Backfills:
     async def _wait(self, job: Job) -> timedelta | None:
         """Return how long history has to wait: for its own rate, or for the destination's queue to be short."""
         now = self._gateway.clock.now()
-        if (due := self._next.get(job.id)) is not None and now < due:
+        if now < (due := from_micros(job.due)):
             return due - now
         depth = (await self._gateway.ledger.depth()).get(job.to, QueueDepth())
         door = self._gateway.catalogue.destinations[job.to].adapter.door
@@ -380,7 +380,7 @@ class Backfills:
 
     def _spend(self, job: Job, events: int, now: datetime) -> None:
         if job.rate is not None:
-            self._next[job.id] = now + timedelta(seconds=events / job.rate)
+            job.due = to_micros(now + timedelta(seconds=events / job.rate))
 
     async def _view(self, batch: int) -> View | None:
         snapshot = (await self._gateway.ledger.snapshots([batch])).get(batch)
@@ -439,7 +439,8 @@ def shown(job: Job) -> dict[str, Any]:
         **msgspec.to_builtins(job),
         "created": format_time(from_micros(job.created)),
     }
-    made.pop("tenant")
+    for name in ("tenant", "due"):
+        made.pop(name)
     if job.source == "ledger":
         made["progress"] = {"batch": split_ref(job.cursor)[0], "of": job.until}
     return made

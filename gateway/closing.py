@@ -23,6 +23,7 @@ from gateway.repair import Actor
 from gateway.service import Gateway
 from gateway.stored import stored
 from gateway.times import from_micros, to_micros
+from gateway.turns import Turn
 
 __all__ = ["Closing"]
 
@@ -113,6 +114,7 @@ class Closing:
 
     def __init__(self, gateway: Gateway) -> None:
         self._gateway = gateway
+        self._turn = Turn(gateway.ledger, "closing")
         gateway.chore("periods", self._look)
 
     async def _look(self) -> datetime:
@@ -181,6 +183,10 @@ class Closing:
         Where it is not complete the report says so, and nothing is closed. Raises RequestRefused for a period that
         has not ended.
         """
+        async with self._turn:
+            return await self._close(actor, period, accept_open=accept_open)
+
+    async def _close(self, actor: Actor, period: Period, *, accept_open: bool) -> dict[str, Any]:
         kept = await self.kept(actor.tenant, period.name)
         if kept is not None:
             return kept

@@ -57,7 +57,7 @@ class Confirming:
             return None
         if self._gateway.clock.now() >= self._due:
             self._due = self._next(self._every)
-            for name in self._gateway.lanes:
+            for name in self._gateway.lanes if self._gateway.ledger.leads else ():
                 await self.confirm(name)
         return self._due
 

@@ -1,7 +1,7 @@
 """`/v1/customers`: how each destination names a customer, put and taken away while the gateway runs."""
 
-from collections.abc import AsyncIterator, Mapping
-from typing import Any, cast
+from collections.abc import AsyncIterator, Awaitable, Mapping
+from typing import Any, TypeVar, cast
 from urllib.parse import unquote
 
 import msgspec
@@ -20,6 +20,8 @@ from gateway.links import KIND, Change
 from gateway.service import Gateway
 
 __all__ = ["routes"]
+
+T = TypeVar("T")
 
 PAGE, MOST = 100, 1000
 PATH = "/v1/customers/"
@@ -134,30 +136,30 @@ class _Customers:
         tenant = tenant_of(request, self._gateway.keyring, "admin")
         customer = _customer(request)
         query = _query(request, {"destination", "reason"})
-        stored = await self._gateway.book.stored(tenant, customer)
-        only = query.get("destination")
-        if not stored or (only is not None and only not in stored):
+        only, reason = query.get("destination"), query.get("reason", "deleted by the API")
+        if not await _put(self._gateway.unlink(tenant, customer, only, key_name(request), reason), whole=True):
             raise RequestRefused(404, ErrorCode.NOT_FOUND, "no link was put for this customer here")
-        configured = self._gateway.configuration.destinations
-        left = {name: rows for name, rows in stored.items() if only is not None and name != only and name in configured}
-        change = Change(customer=customer, links=left)
-        await self._write(tenant, [change], request, query.get("reason", "deleted by the API"), whole=True)
         return answer(await self._shown(tenant, customer))
 
     async def _write(self, tenant: str, changes: list[Change], request: Request, reason: str, *, whole: bool) -> int:
-        try:
-            return await self._gateway.link(tenant, changes, key_name(request), reason, whole=whole)
-        except ValidationError as error:
-            found = [(found["loc"], found["msg"]) for found in error.errors(include_url=False)]
-        more = f"; and {len(found) - 20} more" if len(found) > 20 else ""
-        several = [] if whole else ["customers"]
-        says = "; ".join(f"{_path(several, place[1:] if whole else place)}: {what}" for place, what in found[:20])
-        raise RequestRefused(400, ErrorCode.INVALID_REQUEST, says + more)
+        return await _put(self._gateway.link(tenant, changes, key_name(request), reason, whole=whole), whole=whole)
 
     async def _shown(self, tenant: str, customer: str) -> dict[str, Any]:
         body = await self._gateway.ledger.document(KIND, tenant, customer)
         links, sources = self._gateway.book.shown(tenant, customer, body)
         return {"id": customer, "links": links, "sources": sources}
+
+
+async def _put(write: Awaitable[T], *, whole: bool) -> T:
+    """Return what a write answers; what does not fit is refused in words. `whole`: of one customer."""
+    try:
+        return await write
+    except ValidationError as error:
+        found = [(found["loc"], found["msg"]) for found in error.errors(include_url=False)]
+    more = f"; and {len(found) - 20} more" if len(found) > 20 else ""
+    several = [] if whole else ["customers"]
+    says = "; ".join(f"{_path(several, place[1:] if whole else place)}: {what}" for place, what in found[:20])
+    raise RequestRefused(400, ErrorCode.INVALID_REQUEST, says + more)
 
 
 async def _lines(told: AsyncIterator[dict[str, Any]]) -> AsyncIterator[bytes]:

@@ -194,6 +194,22 @@ class Lane:
                 for index, event in zip(work.members, work.events, strict=True):
                     self._preparer.may_go(work, index, event)
 
+    async def _order_again(self) -> None:
+        """Let absolute values go that wait for what another process was told about: nobody else tells."""
+        if not await self._ledger.in_state([WorkState.WAITING], self.name):
+            return
+        # In the order in which they move while this looks, so that none is missed.
+        states = WorkState.SENDING, WorkState.UNKNOWN, WorkState.HELD, WorkState.BLOCKED, WorkState.WAITING
+        open_ = {
+            ref_of(work.batch, index)
+            for state in (*states, WorkState.READY)
+            for work in await self._ledger.held(self.name, state)
+            for index in work.members
+        }
+        if self._order.settled(self._order.refs - open_):
+            await self._ledger.release(self.name, WorkState.WAITING, to_micros(self._clock.now()))
+            self.wake()
+
     async def _takes_turns(self) -> bool:
         """Return whether this process may send: of absolute values one process alone keeps the order."""
         if not self._adapter.allows_absolute:
@@ -210,8 +226,11 @@ class Lane:
         await self._doubted(await self._ledger.held(self.name, WorkState.SENDING), now)
 
     async def take_over(self) -> None:
-        """Take up what other processes were sending when they ended."""
+        """Take up what other processes were sending when they ended, and take notice of what they settled."""
         await self._doubted(await self._ledger.abandoned(self.name), self._clock.now())
+        if self._alone and self._ledger.shared:
+            async with self._stepping:
+                await self._order_again()
 
     async def _doubted(self, works: Sequence[Work], now: datetime) -> None:
         message = "the gateway stopped between sending this and hearing the answer"

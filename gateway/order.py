@@ -2,6 +2,7 @@
 
 from bisect import insort
 from collections.abc import Iterable
+from collections.abc import Set as AbstractSet
 
 __all__ = ["Order"]
 
@@ -26,6 +27,11 @@ class Order:
             self._keys[ref] = key
             insort(queue, ref)  # refs grow as events are recorded
         return queue[0] == ref
+
+    @property
+    def refs(self) -> AbstractSet[int]:
+        """All that it has taken notice of."""
+        return self._keys.keys()
 
     def settled(self, refs: Iterable[int]) -> bool:
         """Forget values that are settled; return whether another may go in the place of one."""

@@ -1,6 +1,7 @@
 """Comparisons that were asked for: kept in the ledger, made one after the other in the background."""
 
 import asyncio
+import contextlib
 from datetime import datetime, timedelta
 from typing import Any, Literal
 
@@ -27,6 +28,8 @@ KIND = "reconciliation"
 REPORT = "reconciliation report"
 LOOK = timedelta(seconds=30)
 """Between two looks at what other processes were asked for."""
+AGAIN = 1.0
+"""Seconds between two looks whether another process is done."""
 
 State = Literal["queued", "running", "done", "failed"]
 
@@ -77,7 +80,8 @@ class Reconciliations:
         try:
             async with asyncio.timeout(seconds), self._done:
                 while (asked := await self.get(asked.tenant, asked.id)).finished is None:
-                    await self._done.wait()
+                    with contextlib.suppress(TimeoutError):  # made by another process, which tells nobody here
+                        await asyncio.wait_for(self._done.wait(), AGAIN)
         except TimeoutError:
             pass
         return asked
@@ -103,11 +107,17 @@ class Reconciliations:
 
     async def step(self) -> datetime | None:
         """Make the oldest comparison that is not made."""
-        waiting = [one for tenant in self._tenants() for one in await self._open(tenant)]
-        if not waiting:
+        ledger = self._gateway.ledger
+        if not await ledger.lease(KIND):  # another process is at one
             return self._gateway.clock.now() + LOOK
-        await self._make(min(waiting, key=lambda one: one.created))
-        return self._gateway.clock.now()
+        try:
+            waiting = [one for tenant in self._tenants() for one in await self._open(tenant)]
+            if not waiting:
+                return self._gateway.clock.now() + LOOK
+            await self._make(min(waiting, key=lambda one: one.created))
+            return self._gateway.clock.now()
+        finally:
+            await ledger.give_back(KIND)
 
     async def _make(self, asked: Reconciliation) -> None:
         asked.state = "running"

@@ -2,7 +2,7 @@
 
 import asyncio
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from functools import cached_property
@@ -36,6 +36,7 @@ from gateway.retention import Keeper
 from gateway.routing import apart
 from gateway.times import Clock, SystemClock, from_micros, to_micros
 from gateway.transport import Transport
+from gateway.turns import Turn
 from gateway.unblocking import Unblocking
 
 __all__ = ["Ack", "Gateway"]
@@ -88,8 +89,10 @@ class Gateway:
         self._reloading = asyncio.Lock()
         self.periods = Periods()
         self.restored = Restored()
-        self.correcting = asyncio.Lock()
+        self.correcting = Turn(ledger, "correcting")
         """Held from looking at what events say until what corrects them is recorded."""
+        self._linking = Turn(ledger, "linking")
+        """Held from looking at a customer's links until they are written down."""
         self._queue = Fullness(ledger)
         self._chores: dict[str, Chore] = {}
         self._unblocking = Unblocking(ledger, self.clock, self.wake)
@@ -326,7 +329,24 @@ class Gateway:
 
         As `Book.put`: `whole` says whether destinations that a change does not name lose what they had.
         """
-        moved = await self.book.put(tenant, changes, actor, reason, whole=whole)
+        async with self._linking:
+            moved = await self.book.put(tenant, changes, actor, reason, whole=whole)
+        return self._linked(tenant, moved)
+
+    async def unlink(self, tenant: str, customer: str, destination: str | None, actor: str, reason: str) -> bool:
+        """Take away what was put for a customer, at one destination or everywhere; return whether there was any."""
+        async with self._linking:
+            stored = await self.book.stored(tenant, customer)
+            if not stored or (destination is not None and destination not in stored):
+                return False
+            kept = self.configuration.destinations.keys() - {destination} if destination is not None else ()
+            left = {name: rows for name, rows in stored.items() if name in kept}
+            change = LinkChange(customer=customer, links=left)
+            moved = await self.book.put(tenant, [change], actor, reason, whole=True)
+        self._linked(tenant, moved)
+        return True
+
+    def _linked(self, tenant: str, moved: Collection[tuple[str, str]]) -> int:
         for name in {name for _, name in moved}:
             if name in self.lanes:
                 self._unblocking.free(name, [(tenant, customer) for customer, at in moved if at == name])

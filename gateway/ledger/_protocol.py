@@ -61,6 +61,17 @@ class Ledger(Protocol):
         """Have one process alone send to a destination, the one that leads; return whether it is this one."""
         ...
 
+    async def lease(self, name: str) -> bool:
+        """Take what one process alone does at a time, or keep it; return whether it is this one's.
+
+        It is until it is given back, or this process is not heard of any more.
+        """
+        ...
+
+    async def give_back(self, name: str) -> None:
+        """Let others take it. Nothing where it is not this process's."""
+        ...
+
     @property
     def limits(self) -> Limits | None:
         """Where the rate limits are counted for all processes; `None` where there is one, which counts for itself."""

@@ -76,6 +76,22 @@ class RedisLedger(Aging, Working, Routing, Checking, Receiving, Limiting):
         """Whether this process does what one alone may do."""
         return self._owners.leads
 
+    async def lease(self, name: str) -> bool:
+        self._guard()
+        holder: bytes = await self._whole(self._leased(name))
+        if holder and holder not in self._owners.living:
+            await self._beat()
+            if holder not in self._owners.living:  # this machine knows that it ended, whenever it was last heard of
+                holder = await self._whole(self._leased(name, gone=holder))
+        return not holder
+
+    async def give_back(self, name: str) -> None:
+        await self._whole(self._leased(name, back=True))
+
+    async def _leased(self, name: str, *, gone: bytes = b"", back: bool = False) -> bytes:
+        lease = round(self._owners.lease * 1000)
+        return await self._opened()[0].run("lease", self._owners.name, name, gone, int(back), lease)
+
     @property
     def others(self) -> int:
         """How many processes were heard of that share the ledger with this one."""

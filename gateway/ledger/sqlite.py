@@ -77,6 +77,12 @@ class SqliteLedger:
     def alone(self, destination: str) -> bool:
         return True
 
+    async def lease(self, name: str) -> bool:
+        return True
+
+    async def give_back(self, name: str) -> None:
+        return
+
     async def open(self) -> None:
         """Take the file for this process and make its schema this version's.
 

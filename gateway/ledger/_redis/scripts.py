@@ -26,6 +26,7 @@ _MANNERS: dict[str, Manner] = {
     "begin": "",
     "put": "",
     "beat": "allow-oom",
+    "lease": "allow-oom",
     "spend": "allow-oom",
     "take": "no-writes",
     "walk": "no-writes",

@@ -1,0 +1,88 @@
+"""What one process alone does at a time: nobody else gets it until it is given back, or its owner is gone."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncGenerator
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+
+from gateway.errors import LedgerUnavailable
+from gateway.ledger import Ledger
+from gateway.ledger._redis.address import Address
+from gateway.ledger.redis import RedisLedger
+from gateway.turns import Turn
+from tests.redis_servers import Server
+
+LEASE = timedelta(seconds=1)
+
+
+@contextlib.asynccontextmanager
+async def sharing(folder: Path, count: int) -> AsyncGenerator[list[RedisLedger]]:
+    server = Server(folder / "redis")
+    ledgers = [RedisLedger(Address.read(f"redis://127.0.0.1:{server.port}/0"), lease=LEASE) for _ in range(count)]
+    try:
+        for one in ledgers:
+            await one.open()
+        yield ledgers
+    finally:
+        for one in ledgers:
+            await one.close()
+        server.kill()
+
+
+async def test_one_alone_has_it_and_may_keep_it(ledger: Ledger) -> None:
+    assert [True, True] == [await ledger.lease("a") for _ in range(2)]
+    await ledger.give_back("a")
+    await ledger.give_back("a")
+    assert await ledger.lease("a")
+
+
+async def test_others_get_it_when_it_is_given_back(tmp_path: Path) -> None:
+    async with sharing(tmp_path, 2) as (first, second):
+        assert [True, False, True] == [await first.lease("a"), await second.lease("a"), await second.lease("b")]
+        await second.give_back("a")  # which it does not have
+        assert not await second.lease("a")
+        await first.give_back("a")
+        assert [True, False] == [await second.lease("a"), await first.lease("a")]
+
+
+async def test_others_get_it_when_its_owner_is_not_heard_of_any_more(tmp_path: Path) -> None:
+    async with sharing(tmp_path, 2) as (first, second):
+        assert await first.lease("a")
+        assert first._beating is not None
+        first._beating.cancel()
+        for _ in range(100):
+            if await second.lease("a"):
+                break
+            await asyncio.sleep(0.05)
+        else:
+            raise AssertionError("it is never let go")
+        assert first.fenced, "by then it knows that it does not have it"
+        with pytest.raises(LedgerUnavailable):
+            await first.lease("a")
+
+
+async def test_others_get_it_when_its_owner_ends(tmp_path: Path) -> None:
+    async with sharing(tmp_path, 2) as (first, second):
+        assert await first.lease("a")
+        await first.close()
+        assert await second.lease("a")
+
+
+async def test_turns_are_taken_one_after_the_other(tmp_path: Path) -> None:
+    async with sharing(tmp_path, 3) as ledgers:
+        turns = [Turn(one, "a") for one in ledgers]
+        at_it, most = 0, 0
+
+        async def work(turn: Turn) -> None:
+            nonlocal at_it, most
+            async with turn:
+                at_it += 1
+                most = max(most, at_it)
+                await asyncio.sleep(0.001)
+                at_it -= 1
+
+        await asyncio.gather(*(work(turn) for turn in turns * 5))
+        assert (0, 1) == (at_it, most)

@@ -1,0 +1,182 @@
+"""Several gateways on one Redis server: what one process alone may do at a time, and what they must not undo."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncGenerator, Callable, Mapping
+from contextlib import AbstractAsyncContextManager
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from gateway.app import create_app
+from gateway.configuration_file import loads
+from gateway.ledger._redis.address import Address
+from gateway.ledger.redis import RedisLedger
+from gateway.service import Gateway
+from gateway.simulator import SimulatedProvider
+from tests.gateway.conftest import CONTRACT, Asking, MovableClock, configured, event
+from tests.gateway.test_seams import OLD, corrected, posted
+from tests.redis_servers import Server
+
+pytestmark = pytest.mark.anyio
+
+Sharing = Callable[..., AbstractAsyncContextManager[list[Asking]]]
+
+
+@pytest.fixture
+def sharing(tmp_path: Path, vendors: dict[str, SimulatedProvider], clock: MovableClock) -> Sharing:
+    """Open some gateways that share a ledger, and their vendors."""
+    server = Server(tmp_path / "redis")
+
+    @contextlib.asynccontextmanager
+    async def opened(changes: Mapping[str, Any] | None = None, count: int = 2) -> AsyncGenerator[list[Asking]]:
+        async with contextlib.AsyncExitStack() as stack:
+            made: list[Asking] = []
+            for _ in range(count):
+                configuration = loads(configured(changes), {})
+                mounts = {name: vendors[one.provider].transport() for name, one in configuration.destinations.items()}
+                ledger = RedisLedger(Address.read(f"redis://127.0.0.1:{server.port}/0"), lease=timedelta(seconds=5))
+                gateway = Gateway(configuration, ledger, clock=clock, mounts=mounts)
+                await gateway.start()
+                stack.push_async_callback(gateway.stop)
+                transport = httpx.ASGITransport(create_app(gateway), raise_app_exceptions=False)
+                client = httpx.AsyncClient(transport=transport, base_url="http://gateway", timeout=30)
+                made.append(Asking(gateway, await stack.enter_async_context(client), vendors))
+            yield made
+
+    return opened
+
+
+async def test_a_period_that_two_close_at_once_is_closed_once_with_one_report(
+    sharing: Sharing, clock: MovableClock
+) -> None:
+    async with sharing() as (one, other):
+        month = f"{clock.now().replace(day=1) - timedelta(days=1):%Y-%m}"
+        reports = await asyncio.gather(*(posted(each, f"/v1/periods/{month}/close") for each in (one, other, one)))
+        assert 1 == len({report["at"] for report in reports})
+        closed = [row for row in (await one.get("/v1/audit"))["data"] if row["action"] == "close"]
+        assert 1 == len(closed)
+
+
+async def test_links_that_two_put_at_once_are_both_there(sharing: Sharing) -> None:
+    async with sharing() as (one, other):
+        links = [("flowglad", "subscription_id"), ("paygentic", "customer_id")]
+        for number in range(10):
+            puts = [
+                each.client.post(
+                    "/v1/customers",
+                    json={"reason": "x", "customers": [{"id": f"c{number}", "links": {name: [{field: "cus_s"}]}}]},
+                )
+                for each, (name, field) in zip((one, other), links, strict=True)
+            ]
+            for answer in await asyncio.gather(*puts):
+                assert answer.is_success, answer.text
+            gone = [one.client.delete(f"/v1/customers/c{number}?destination=flowglad")]
+            gone.append(
+                other.client.put(f"/v1/customers/c{number}", json={"links": {"wingback": [{"customer_id": CONTRACT}]}})
+            )
+            assert {"flowglad", "paygentic"} == set((await one.get(f"/v1/customers/c{number}"))["links"])
+            await asyncio.gather(*gone)
+            assert {"wingback"} == set((await one.get(f"/v1/customers/c{number}"))["links"])
+
+
+async def test_what_is_corrected_here_while_it_is_filled_in_there_is_filled_in_as_it_says(
+    sharing: Sharing, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with sharing(OLD, 1) as (asking,):
+        await asking.send(event("e1", meter="calls"))
+    amends = {"settings": {"allow_amend": True}}
+    both = {**OLD, "destinations": {**OLD["destinations"], "flexprice": amends}}
+    async with sharing(both) as (one, other):
+        ledger = one.gateway.ledger
+        extend, at_it, may_go = ledger.extend, asyncio.Event(), asyncio.Event()
+
+        async def slow(*args: Any) -> int:
+            at_it.set()
+            await may_go.wait()
+            return await extend(*args)
+
+        for each in (one, other):  # whichever of them fills it in
+            monkeypatch.setattr(each.gateway.ledger, "extend", slow)
+        await posted(one, "/v1/backfills", to="flexprice", source="ledger")
+        await at_it.wait()
+        correcting = asyncio.create_task(corrected(other, "e1", quantity=5))
+        await asyncio.sleep(0.3)
+        may_go.set()
+        await correcting
+        for name in ("e1", "e1~c1"):
+            await one.settled(name)
+        assert {("acme", "calls"): 5} == one.vendors["flexprice"].billed()
+
+
+async def test_the_rate_of_a_backfill_is_one_for_all(sharing: Sharing, clock: MovableClock) -> None:
+    async with sharing(OLD, 1) as (asking,):
+        for number in range(6):
+            await asking.send(event(f"e{number}", meter="calls"))
+    async with sharing({**OLD, "destinations": {**OLD["destinations"], "flexprice": {}}}) as (one, other):
+        job = await posted(one, "/v1/backfills", to="flexprice", source="ledger", rate=0.001)
+        for each in (one, other) * 5:
+            await each.gateway._chores["backfill"]._step()
+        found = await other.get(f"/v1/backfills/{job['id']}")
+        assert {"fed": 1} == found["counts"]
+        assert "due" not in found
+        clock.ahead += timedelta(seconds=1001)
+        for each in (other, one) * 5:
+            await each.gateway._chores["backfill"]._step()
+        assert {"fed": 2} == (await one.get(f"/v1/backfills/{job['id']}"))["counts"]
+
+
+async def test_a_comparison_is_made_once_whoever_is_asked(sharing: Sharing, clock: MovableClock) -> None:
+    async with sharing() as (one, other):
+        await one.send(event("e1"))
+        window = {"from": (clock.now() - timedelta(hours=1)).isoformat(), "to": clock.now().isoformat()}
+        before = sum(vendor.requests for vendor in one.vendors.values())
+        answer = await other.client.post("/v1/reconciliations", json=window, headers={"prefer": "respond-async"})
+        asked = answer.json()
+        for _ in range(500):
+            if "report" in await one.get(f"/v1/reconciliations/{asked['id']}"):
+                break
+            await asyncio.sleep(0.01)
+        once = sum(vendor.requests for vendor in one.vendors.values()) - before
+        for each in (one, other) * 3:
+            await each.gateway._chores["reconciliation"]._step()
+        assert once == sum(vendor.requests for vendor in one.vendors.values()) - before
+
+
+async def test_one_process_looks_at_night(sharing: Sharing, clock: MovableClock) -> None:
+    short = {"destinations": {"paygentic": {"settings": {"dedupe_window": "1ms"}}}, "delivery": {"read_back": "1d"}}
+    async with sharing(short) as (one, other):
+        vendor = one.vendors["paygentic"]
+        vendor.fail("lost_answer")
+        await one.send(event("doubt"), query="?ack=stored")
+        await one.settled("doubt")
+        assert "unknown" == (await one.get("/v1/events/doubt"))["deliveries"]["paygentic"]["status"]
+        before = vendor.requests
+        clock.ahead += timedelta(days=1)
+        await asyncio.gather(*(each.gateway._chores["read back"]._step() for each in (one, other)))
+        read = vendor.requests - before
+        assert "accepted" == (await one.get("/v1/events/doubt"))["deliveries"]["paygentic"]["status"]
+        assert 1 == read, "one of them asked"
+
+
+async def test_a_running_value_goes_on_when_another_process_is_told_that_the_one_before_it_arrived(
+    sharing: Sharing,
+) -> None:
+    async with sharing({"destinations": {"wingback": {"settings": {"allow_absolute": True}}}}) as (one, other):
+        one.vendors["wingback"].fail("lost_answer")
+        for number in range(2):
+            await one.send(event(f"a{number}", kind="absolute"), query="?ack=stored")
+        for _ in range(2000):
+            if "unknown" == (await one.get("/v1/events/a0"))["deliveries"]["wingback"]["status"]:
+                break
+            await asyncio.sleep(0.005)
+        said = {"id": "a0", "destination": "wingback", "resolution": "accepted", "reason": "we looked"}
+        answer = await other.client.post("/v1/deliveries/resolve", json=said)  # the first one leads
+        assert answer.is_success
+        for each in (one, other):
+            await each.gateway._chores["take over"]._step()
+        await one.settled("a1")
+        assert "accepted" == (await one.get("/v1/events/a1"))["deliveries"]["wingback"]["status"]
