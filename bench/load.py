@@ -1,4 +1,4 @@
-"""Load: ready requests over raw keep-alive connections, as fast as the server answers or at a given pace."""
+"""Load: ready requests over raw keep-alive connections, as fast as the server answers."""
 
 import asyncio
 import time
@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import cast
 
-__all__ = ["Run", "as_requests", "closed", "paced"]
+__all__ = ["Run", "as_requests", "closed"]
 
 _PATH = "/v1/events?ack=stored"
 
@@ -124,28 +124,6 @@ async def closed(port: int, requests: Sequence[bytes], connections: int, patienc
     try:
         began = time.perf_counter()
         drive.release(len(requests))
-        await asyncio.wait_for(asyncio.shield(drive.finished), patience)
-        drive.run.seconds = time.perf_counter() - began
-    finally:
-        drive.close()
-    return drive.run
-
-
-async def paced(port: int, requests: Sequence[bytes], rate: float, connections: int, patience: float = 60.0) -> Run:
-    """Send `rate` requests a second, whether or not the server keeps up; latency counts from when each was due.
-
-    Raises TimeoutError where that takes longer than `patience` seconds.
-    """
-    drive = _Drive(requests)
-    await drive.connect(port, connections)
-    try:
-        began = time.perf_counter()
-        released = 0
-        while released < len(requests) and not drive.finished.done():
-            due = min(len(requests), int((time.perf_counter() - began) * rate) + 1)
-            drive.release(due - released)
-            released = due
-            await asyncio.sleep(max(0.0, began + released / rate - time.perf_counter()))
         await asyncio.wait_for(asyncio.shield(drive.finished), patience)
         drive.run.seconds = time.perf_counter() - began
     finally:
