@@ -41,6 +41,12 @@ class BindingRow:
     """The whole binding; where some fields come from properties, unvalidated and without them."""
     _given: Mapping[str, object] = field(default_factory=dict[str, object])
 
+    @property
+    def names(self) -> object:
+        """All that what it makes of an event depends on, beside the event."""
+        known = self._known.model_dump(mode="json", exclude_defaults=True)
+        return [self.quantity, str(self.scale), sorted(self.properties.items()), known, sorted(self._given)]
+
     @classmethod
     def read(cls, model: type[Binding], given: object, meter: str) -> "BindingRow":
         """Return a row as it was configured for a meter; our own name for it where none is given.

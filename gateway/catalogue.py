@@ -125,6 +125,12 @@ class Catalogue:
         if self._book is not None:
             self._book.lookups.mistaken(destination, tenant, customer)
 
+    async def named_since(self, destination: str, tenant: str, event: Event) -> int:
+        """Return since when a destination names an event's customer and meter as it does; 0: always."""
+        if self._book is None:
+            return 0
+        return await self._book.naming.since(destination, tenant, event.customer, event.meter)
+
     def unlinked(self, destination: str, tenant: str, customer: str) -> str | None:
         """Return why looking a customer up gave no link, if it was looked up."""
         return None if self._book is None else self._book.lookups.why(destination, tenant, customer)

@@ -47,6 +47,8 @@ class Stand(msgspec.Struct, kw_only=True):
     """Where it is several rows and one of them was answered."""
     theirs: str | None
     """The provider's id of its only row."""
+    sent: int
+    """When it was first sent, as far as is known; 0 where it is not."""
 
     @property
     def partly(self) -> bool:
@@ -167,8 +169,11 @@ class _Standing:
         self._track = track
         self._groups = {index: group for group, members in track.work for index in members}
         self._theirs: dict[int, str] = {}
+        self._sent: dict[int, int] = {}
         for attempt in track.attempts:
             self._theirs.update(attempt.provider_event_ids)
+            for index in attempt.members:
+                self._sent.setdefault(index, attempt.at)
 
     def code(self, index: int) -> Code:
         return Code(self._track.codes[index])
@@ -182,4 +187,5 @@ class _Standing:
             group=self._groups.get(index),
             parts=self._track.parts.get(index, ()),
             theirs=self._theirs.get(index),
+            sent=self._sent.get(index, 0),
         )

@@ -97,8 +97,12 @@ def rendered(
     found: Situation,
     received: datetime,
     now: datetime,
+    named: int = 0,
 ) -> Rows | Turned:
-    """Return what is sent for a correction, or why nothing is."""
+    """Return what is sent for a correction, or why nothing is.
+
+    `named`: since when the destination names the customer and the meter as it does.
+    """
     assert correction.corrects is not None
     want, have = correction.corrects.after, found.have
     if want == have:
@@ -108,6 +112,8 @@ def rendered(
         return _made(catalogue, destination, tenant, saying(correction, correction.id, want), received, now, "new row")
     way, meter = adapter.door.corrections, catalogue.meter(correction.meter)
     aggregation = "sum" if meter is None else meter.aggregation
+    if named > found.carrier.sent and isinstance(way, Amend | Deltas):
+        return _unsupported(adapter, "it was sent under other names of its meter or customer: correct it there")
     match way:
         case Amend() if aggregation in (way.replaces if want else way.voids):
             if way.setting is not None and not getattr(adapter.settings, way.setting):

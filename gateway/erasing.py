@@ -15,7 +15,9 @@ from gateway.access import tenant_of
 from gateway.asked import Asked, Reason, answer, body_of, key_name
 from gateway.errors import RequestRefused
 from gateway.ledger import AuditRow, Document, Erasure, Ledger, Snapshot, WorkState
+from gateway.links import KIND as LINKS
 from gateway.merge import View
+from gateway.naming import RELINKED
 from gateway.repair import Actor
 from gateway.service import Gateway
 from gateway.times import to_micros
@@ -79,7 +81,9 @@ async def _erased(gateway: Gateway, actor: Actor, customer: str, *, abandon: boo
         after=msgspec.json.encode({"events": events, "archived": archived, "abandoned": abandoned}).decode(),
     )
     await ledger.unname(erasure)
-    await ledger.keep([Document(kind="links", tenant=tenant, name=customer, body=None)], [row])
+    await ledger.keep(
+        [Document(kind=kind, tenant=tenant, name=customer, body=None) for kind in (LINKS, RELINKED)], [row]
+    )
     gateway.book.drop(tenant, customer)
     _refuse(left, abandon=abandon, events=events)
     return {

@@ -19,6 +19,8 @@ from gateway.configuration_findings import failure, nearest
 from gateway.keys import DEFAULT_TENANT
 from gateway.ledger import AuditRow, Document, Ledger
 from gateway.lookups import Lookups
+from gateway.naming import RELINKED, Naming
+from gateway.naming import moved as moved_names
 from gateway.times import Clock, to_micros
 
 __all__ = ["KIND", "Book", "Change", "Rows", "written"]
@@ -61,6 +63,7 @@ class Book:
         self._ledger = ledger
         self._clock = clock
         self.lookups = lookups or Lookups(configuration, clock)
+        self.naming = Naming(configuration, ledger)
         self._held: OrderedDict[tuple[str, str], _Held] = OrderedDict()
         self._none: dict[str, datetime] = {}
         """Tenants without any link of their own, and when that was seen."""
@@ -175,6 +178,8 @@ class Book:
         if findings:
             raise failure(*findings)
         before = await self._ledger.named(KIND, tenant, list(wanted))
+        noted = await self._ledger.named(RELINKED, tenant, list(wanted))
+        relinked = {customer: msgspec.json.decode(body, type=dict[str, int]) for customer, body in noted.items()}
         now = self._clock.now()
         documents: list[Document] = []
         audit: list[AuditRow] = []
@@ -182,9 +187,14 @@ class Book:
         for customer, links in wanted.items():
             old: dict[str, Any] = msgspec.json.decode(before[customer]) if customer in before else {}
             new = links if whole else old | links
-            moved |= {(customer, name) for name in old.keys() | new.keys() if old.get(name) != new.get(name)}
+            changed = {name for name in old.keys() | new.keys() if old.get(name) != new.get(name)}
+            moved |= {(customer, name) for name in changed}
             if old == new:
                 continue
+            renamed = {name: to_micros(now) for name in changed if self._renamed(tenant, customer, name, old, new, now)}
+            if renamed:
+                body = msgspec.json.encode(relinked.get(customer, {}) | renamed)
+                documents.append(Document(kind=RELINKED, tenant=tenant, name=customer, body=body))
             body = msgspec.json.encode(new, order="deterministic") if new else None
             documents.append(Document(kind=KIND, tenant=tenant, name=customer, body=body))
             audit.append(
@@ -202,10 +212,21 @@ class Book:
         if documents:
             await self._ledger.keep(documents, audit)
             self._none.pop(tenant, None)
-            for one in documents:
+            for one in (one for one in documents if one.kind == KIND):
                 self._hold(tenant, one.name, self._read(one.name, one.body))
             self._forget(REMEMBERED)
         return moved
+
+    def _renamed(
+        self, tenant: str, customer: str, name: str, old: Mapping[str, Any], new: Mapping[str, Any], now: datetime
+    ) -> bool:
+        """Return whether a change has a destination name usage otherwise that it may have been sent."""
+        seeds = self.seeds(tenant, customer).get(name, ())
+        before, after = (
+            self._read(customer, msgspec.json.encode({name: put[name]})).get(name, ()) if name in put else seeds
+            for put in (old, new)
+        )
+        return moved_names(before, after, now)
 
     async def page(
         self, tenant: str, after: str | None, limit: int

@@ -233,6 +233,7 @@ class Gateway:
 
     async def _take_up(self) -> None:
         await self.ledger.name(self._providers)
+        await self.book.naming.take(self.clock.now())
         for lane in self.lanes.values():
             await lane.recover()
         await self._shelve()

@@ -157,6 +157,84 @@ async def test_a_refund_is_held_as_late_as_any_other_row(house: House, clock: Mo
         assert not any(asking.vendors["paygentic"].billed().values())
 
 
+DELTAS: dict[str, Any] = {
+    "destinations": {"flowglad": None, "wingback": None, "paygentic": {"settings": {"profile": "events"}},
+                     "flexprice": {"settings": {"allow_amend": True}}},
+    "meters": {"api_calls": {"bindings": {"flowglad": None, "wingback": None, "paygentic": {"event_type": "calls",
+               "billable_metric_id": None}}}, "logins": None, "llm_call": None},
+    "customers": {"acme": {"flowglad": None, "wingback": None}},
+}  # fmt: skip
+OTHER = {"links": {"paygentic": [{"customer_id": "cus_new"}], "flexprice": [{"external_customer_id": "new"}]}}
+
+
+def bills(asking: Asking) -> dict[str, Any]:
+    names = ("paygentic", "flexprice")
+    return {name: {key: one for key, one in asking.vendors[name].billed().items() if one} for name in names}
+
+
+async def refused_there(asking: Asking, **asked: Any) -> None:
+    """Correct an event, and find that nothing was sent for it, and why."""
+    before = bills(asking)
+    foreseen = await posted(asking, f"/v1/events/e1/{'correct' if asked else 'void'}", **asked, dry_run=True)
+    assert {"unsupported"} == {one["does"] for one in foreseen["deliveries"].values()}
+    said = await corrected(asking, "e1", **asked)
+    assert {"rejected"} == {one["status"] for one in said["deliveries"].values()}
+    messages = [one["error"]["message"] for one in said["deliveries"].values()]
+    assert all("it was sent under other names of its meter or customer" in one for one in messages)
+    assert before == bills(asking)
+
+
+@pytest.mark.parametrize("asked", [{}, {"quantity": 5}])
+async def test_what_was_sent_under_other_names_of_its_customer_is_not_corrected_under_todays(
+    house: House, asked: dict[str, int]
+) -> None:
+    async with house(DELTAS) as asking:
+        await asking.send(event("e1"))
+        assert (await asking.client.put("/v1/customers/acme", json=OTHER)).is_success
+        await refused_there(asking, **asked)
+        await asking.send(event("e2"))
+        said = await corrected(asking, "e2", quantity=5)  # sent under those of today
+        assert {"accepted"} == {one["status"] for one in said["deliveries"].values()}
+        assert 5 == bills(asking)["paygentic"]["cus_new", "calls"] == bills(asking)["flexprice"]["new", "api_call"]
+
+
+@pytest.mark.parametrize("again", [False, True])
+async def test_what_was_sent_under_other_names_of_its_meter_is_not_corrected_under_todays(
+    house: House, *, again: bool
+) -> None:
+    names = {"flowglad": None, "wingback": None, "flexprice": {"event_name": "calls2"},
+             "paygentic": {"event_type": "calls2", "billable_metric_id": None}}  # fmt: skip
+    renamed = {**DELTAS, "meters": {**DELTAS["meters"], "api_calls": {"bindings": names}}}
+    async with house(DELTAS) as asking:
+        await asking.send(event("e1"))
+    async with house(renamed) as asking:
+        if again:
+            await asking.send(event("e2"))
+        else:
+            await refused_there(asking, quantity=5)
+    async with house(DELTAS if again else renamed) as asking:
+        await refused_there(asking, quantity=6)
+
+
+async def test_links_that_change_from_some_time_on_leave_what_was_before_to_be_corrected(
+    house: House, clock: MovableClock
+) -> None:
+    cut = (clock.now() + timedelta(days=1)).isoformat()
+    rows = {"paygentic": "customer_id", "flexprice": "external_customer_id"}
+    async with house(DELTAS) as asking:
+        await asking.send(event("e1"))
+        old = {"paygentic": "cus_acme", "flexprice": "acme"}
+        links = {
+            name: [{field: old[name], "until": cut}, {field: "cus_b", "from": cut}] for name, field in rows.items()
+        }
+        assert (
+            await asking.client.put("/v1/customers/acme", json={"links": {"paygentic": links["paygentic"]}})
+        ).is_success
+        said = await corrected(asking, "e1", quantity=5)
+        assert {"accepted"} == {one["status"] for one in said["deliveries"].values()}
+        assert {("cus_acme", "calls"): 5} == bills(asking)["paygentic"]
+
+
 # History that was corrected, filled in.
 
 CALLS = {"bindings": {"flowglad": {"price_slug": "calls"}, "flexprice": {}}}

@@ -1,0 +1,125 @@
+"""Since when a destination names a meter and a customer as it does: what changes usage must go by the names it had.
+
+What was sent leaves no names behind. A change of the configuration is found when it is taken into use, one of a
+customer's links is noted as it is put.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime
+from hashlib import blake2b
+from typing import Any
+
+import msgspec
+
+from adapters import Link
+from gateway.configuration import Configuration, Destination
+from gateway.ledger import Document, Ledger
+from gateway.times import to_micros
+
+__all__ = ["RELINKED", "Naming", "moved"]
+
+KIND = "naming"
+"""Of the documents: by destination, since when it names what how."""
+RELINKED = "relinked"
+"""Of the documents: tenant, and as name the customer; since when its links at each destination are other ones."""
+
+_Since = dict[str, tuple[str, int]]
+"""By meter, or customer: a digest of how it is named, and since when."""
+
+
+class _Names(msgspec.Struct):
+    meters: _Since = {}
+    customers: _Since = {}
+
+
+class Naming:
+    """How one configuration's destinations name things, over one ledger."""
+
+    def __init__(self, configuration: Configuration, ledger: Ledger) -> None:
+        self._configuration = configuration
+        self._ledger = ledger
+        self._names: dict[str, _Names] = {}
+        self._key = b""
+
+    async def take(self, now: datetime) -> None:
+        """Hold the configuration against the one before, and note what it names otherwise."""
+        self._key = await self._ledger.secret(KIND)
+        at = to_micros(now)
+        for name, destination in self._configuration.destinations.items():
+            body = await self._ledger.document(KIND, "", name)
+            before = None if body is None else msgspec.json.decode(body, type=_Names)
+            since = 0 if before is None else at  # of what was named before this was noted, nobody knows better
+            made = _Names(
+                meters=_noted({} if before is None else before.meters, self._meters(name, destination), since),
+                customers=_noted({} if before is None else before.customers, self._seeds(name), since),
+            )
+            self._names[name] = made
+            if made != before:
+                document = Document(kind=KIND, tenant="", name=name, body=msgspec.json.encode(made))
+                await self._ledger.keep([document])
+
+    async def since(self, destination: str, tenant: str, customer: str, meter: str) -> int:
+        """Return since when a destination names both as it does, in microseconds; 0: as far as is known, always."""
+        names = self._names.get(destination, _Names())
+        _, metered = names.meters.get(meter, ("", 0))
+        _, seeded = names.customers.get(self._hidden(customer), ("", 0))
+        body = await self._ledger.document(RELINKED, tenant, customer)
+        put: Mapping[str, int] = {} if body is None else msgspec.json.decode(body, type=dict[str, int])
+        return max(metered, seeded, put.get(destination, 0))
+
+    def _meters(self, name: str, destination: Destination) -> Iterable[tuple[str, str]]:
+        settings = destination.settings.model_dump(mode="json")  # of secrets that shows nothing
+        place = [destination.provider, *(settings.get(key) for key in _WHERE)]
+        for meter, configured in self._configuration.meters.items():
+            if rows := configured.bindings.get(name):
+                yield meter, _digest([place, [row.names for row in rows]])
+
+    def _seeds(self, name: str) -> Iterable[tuple[str, str]]:
+        for customer, links in self._configuration.customers.items():
+            if rows := links.get(name):
+                said = [row.model_dump(mode="json", exclude_none=True) for row in rows]
+                yield self._hidden(customer), _digest(said)
+
+    def _hidden(self, customer: str) -> str:
+        return blake2b(customer.encode(), key=self._key, digest_size=9).hexdigest()
+
+
+_WHERE = ("base_url", "profile", "merchant_id")
+"""Settings that say in whose books usage goes; others may change without any row having another name."""
+
+
+def _noted(before: _Since, named: Iterable[tuple[str, str]], since: int) -> _Since:
+    """Return since when each is named as it is; what is named no more is noted, too."""
+    made: _Since = {}
+    for what, digest in named:
+        known = before.get(what)
+        made[what] = known if known is not None and known[0] == digest else (digest, since)
+    for what, (digest, at) in before.items():
+        if what not in made:
+            made[what] = ("", at) if digest == "" else ("", since)
+    return made
+
+
+def _digest(said: Any) -> str:
+    return blake2b(msgspec.json.encode(said, order="deterministic", enc_hook=str), digest_size=9).hexdigest()
+
+
+def moved(before: Sequence[Link], after: Sequence[Link], now: datetime) -> bool:
+    """Return whether other links hold for some usage up to an instant, at any time or of any subscription."""
+    rows = (*before, *after)
+    times = {None, *(edge for row in rows for edge in (row.since, row.until) if edge is not None and edge <= now)}
+    named = {None, *(row.subscription for row in rows)}
+    return any(_held(before, when, one) != _held(after, when, one) for when in times for one in named)
+
+
+def _held(rows: Sequence[Link], when: datetime | None, subscription: str | None) -> Any:
+    """Return what a destination calls a customer at an instant; `None`: before all of them."""
+    held = [
+        row
+        for row in rows
+        if (row.since is None or (when is not None and row.since <= when))
+        and (row.until is None or when is None or when < row.until)
+        and row.subscription in {None, subscription}
+    ]
+    found = max(held, key=lambda row: row.subscription is not None, default=None)
+    return None if found is None else found.model_dump(exclude={"since", "until", "subscription"}, exclude_none=True)
