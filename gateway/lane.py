@@ -275,6 +275,7 @@ class Lane:
     async def _step(self) -> datetime | None:
         self._wake.clear()
         now, pace = self._clock.now(), self.pace
+        await pace.agree(now)
         waiting = pace.not_before is not None and now < pace.not_before
         if self._stranded:
             if self._sending:  # it ends, and then all that is being sent is what was stranded
@@ -319,7 +320,7 @@ class Lane:
         due = await self._ledger.next_due(self.name)
         if due is None or due > to_micros(now):
             return None if due is None else from_micros(due)
-        if wait := await self.pace.take(0, now):
+        if wait := await self.pace.alone(now) or await self.pace.take(0, now):
             return now + wait
         task = asyncio.create_task(self._probing())
         self._sending.add(task)

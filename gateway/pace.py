@@ -17,6 +17,8 @@ BURST = 10
 """A tenth of a limit may be spent at once; the rest flows evenly, so that no window ever holds more than the limit."""
 OPENS_AFTER = 5
 """Faults in a row after which the breaker opens. Where one more lost answer leaves one more delivery in doubt: one."""
+LOOK = timedelta(seconds=1)
+"""How old may be what is known of the other processes' trouble."""
 SLOW = 2.0
 """How many times the usual latency counts as rising."""
 
@@ -116,6 +118,12 @@ class Pace:
         self._probes = probes
         self._answers = False
         """Whether a harmless read was answered since the last trouble."""
+        self._untold: tuple[int, datetime] | None = None
+        """What the other processes have to know: faults, and until when nothing may leave; or 0, and since when."""
+        self._in_common = False
+        """Whether they know of trouble, as of the last look."""
+        self._fresh: datetime | None = None
+        """Until when that is known well enough."""
         self.not_before: datetime | None = None
         """When the next request may leave: our own backoff, or the server's word."""
 
@@ -157,6 +165,8 @@ class Pace:
 
     async def take(self, rows: int, now: datetime) -> timedelta:
         """Count a request that leaves now, or return how long it has to wait for the vendor's rate limits."""
+        if rows and self._in_common and (wait := await self.alone(now)):
+            return wait
         if wait := self.wait(rows, now):
             return wait
         if self._limits is None or not self._requests:
@@ -188,6 +198,7 @@ class Pace:
         if what is Heard.FINE:
             if before:
                 return
+            self._tell(0, began)
             self.faults, self.refused, self.not_before, self._answers = 0, False, None, False
             self._learn((now - began).total_seconds(), began, now, busy=busy)
             return
@@ -196,6 +207,10 @@ class Pace:
         self.refused, self._answers = what is Heard.REFUSED, False
         self._shrink(0.5, began, now)
         self._pause(now, retry_after)
+        if not self.refused:
+            self._tell(self.faults, self.not_before or now)
+        elif not before:  # it answers; what it makes of our credentials every process finds out for itself
+            self._tell(0, began)
 
     def probed(self, what: Heard, now: datetime, retry_after: timedelta | None = None) -> None:
         """Learn from a harmless read. Whether we may write is not known by it, so a refusal is an answer like any."""
@@ -203,6 +218,41 @@ class Pace:
         if not self._answers:
             self.faults += 1
             self._pause(now, retry_after)
+            self._tell(self.faults, self.not_before or now)
+
+    def _tell(self, faults: int, when: datetime) -> None:
+        if self._limits is not None and (faults or self._in_common):
+            self._untold = faults, when
+
+    async def agree(self, now: datetime, *, tries: bool = False) -> None:
+        """Tell the other processes what was heard, and hear from them: one that waits has all of them wait.
+
+        By the server's clock, whatever this process's own says.
+        """
+        limits, untold = self._limits, self._untold
+        if limits is None or (untold is None and not tries and self._fresh is not None and now < self._fresh):
+            return
+        heard = None if untold is None else (untold[0], untold[1] - now if untold[0] else now - untold[1])
+        standing = await limits.agree(self._destination, heard, tries=tries)
+        if standing is None:  # nobody can say; without the ledger nothing leaves anyway
+            return
+        self._fresh = now + (standing.wait or LOOK)
+        if self._untold is not untold:  # something was heard meanwhile, and has to be told first
+            return
+        self._untold, known, self._in_common = None, self._in_common, standing.faults > 0
+        if standing.wait:
+            self.faults, self._answers = max(self.faults, standing.faults), False
+            self.not_before = max(now + standing.wait, self.not_before or now)
+        elif standing.faults:
+            self.faults = max(self.faults, standing.faults)
+        elif known and not self.refused:  # another found that it is over
+            self.faults, self.not_before, self._answers = 0, None, False
+
+    async def alone(self, now: datetime) -> timedelta:
+        """Return how long to wait before something is tried: while there is trouble one process tries at a time."""
+        if self._in_common:
+            await self.agree(now, tries=True)
+        return max((self.not_before or now) - now, timedelta(0)) if self._in_common else timedelta(0)
 
     def _pause(self, now: datetime, retry_after: timedelta | None) -> None:
         pause = max(backoff(self._retry, self.faults, self._jitter), retry_after or timedelta(0))

@@ -7,6 +7,7 @@ Delivered events leave nothing but their byte and the attempts. Times are micros
 """
 
 from collections.abc import Sequence
+from datetime import timedelta
 from enum import IntEnum, StrEnum
 from hashlib import blake2b
 from typing import NamedTuple, overload
@@ -38,6 +39,7 @@ __all__ = [
     "Run",
     "Sheet",
     "Snapshot",
+    "Standing",
     "Track",
     "Work",
     "WorkState",
@@ -450,3 +452,12 @@ class Flow(NamedTuple):
     """How much may be spent at once; the rest flows in."""
     a_second: float
     amount: float
+
+
+class Standing(NamedTuple):
+    """How a destination stands for all processes that send to it."""
+
+    faults: int
+    """Requests in a row without a usable answer, as far as they were told; 0: all is well."""
+    wait: timedelta
+    """For how long this process may not try, because nobody may or another one tries."""

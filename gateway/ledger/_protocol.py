@@ -17,6 +17,7 @@ from gateway.ledger._model import (
     Portion,
     QueueDepth,
     Snapshot,
+    Standing,
     Work,
     WorkState,
 )
@@ -31,6 +32,16 @@ class Limits(Protocol):
         """Count a request that leaves now, or return how long it has to wait and count nothing.
 
         Never counts less than what leaves. Raises nothing: where nobody can say, it has to wait.
+        """
+        ...
+
+    async def agree(
+        self, destination: str, heard: tuple[int, timedelta] | None = None, *, tries: bool = False
+    ) -> Standing | None:
+        """Tell the others what was heard, and hear how the destination stands; `None` where nobody can say.
+
+        `heard`: how many requests in a row came to nothing, and for how long nobody may try; or 0, and how long ago
+        a request began that was answered. `tries`: while there are faults one process tries, and the others wait.
         """
         ...
 

@@ -1,10 +1,10 @@
-"""The vendors' rate limits, kept in common by all processes that share the ledger."""
+"""What all processes that share the ledger keep in common of the vendors: their rate limits, and how they stand."""
 
 from collections.abc import Sequence
 from datetime import timedelta
 
 from gateway.errors import LedgerUnavailable
-from gateway.ledger._model import Flow
+from gateway.ledger._model import Flow, Standing
 from gateway.ledger._redis.base import Base
 
 __all__ = ["Limiting"]
@@ -26,3 +26,17 @@ class Limiting(Base):
         except LedgerUnavailable:  # it may have been counted, and nothing leaves
             return UNSURE
         return timedelta(microseconds=int(wait))
+
+    async def agree(
+        self, destination: str, heard: tuple[int, timedelta] | None = None, *, tries: bool = False
+    ) -> Standing | None:
+        """Tell the others what was heard, and hear how the destination stands; `None` where nobody can say."""
+        told, span = (-1, timedelta(0)) if heard is None else heard
+        micros, lease = max(0, span // timedelta(microseconds=1)), round(self._owners.lease * 1e6)
+        try:
+            known, wait = await self._opened()[0].run(
+                "stand", destination, self._owners.name, lease, told, micros, int(tries)
+            )
+        except LedgerUnavailable:
+            return None
+        return Standing(int(known), timedelta(microseconds=int(wait)))

@@ -28,6 +28,7 @@ _MANNERS: dict[str, Manner] = {
     "beat": "allow-oom",
     "lease": "allow-oom",
     "spend": "allow-oom",
+    "stand": "allow-oom",
     "take": "no-writes",
     "walk": "no-writes",
     "look": "no-writes",
