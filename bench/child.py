@@ -88,6 +88,7 @@ class Service:
         began = time.perf_counter()
         if not self._serves:
             await self._gateway.start()
+            collect_rarely()  # as `serve` does
             return {"seconds": time.perf_counter() - began}
         listener = socket.create_server(("127.0.0.1", 0), backlog=512)
         options = uvicorn.Config(
@@ -105,7 +106,7 @@ class Service:
             await asyncio.sleep(0.005)
             if self._serving.done():
                 self._serving.result()
-        collect_rarely()  # as `serve` does
+        collect_rarely()
         return {"port": listener.getsockname()[1], "seconds": time.perf_counter() - began}
 
     def _made_ledger(self) -> Ledger:

@@ -31,7 +31,7 @@ def quantities_of(event: Event) -> Quantities:
 
 def has_corrections(work: Work) -> bool:
     """Return whether a piece of work carries corrections, among other events perhaps."""
-    return any(event.corrects is not None for event in work.events)
+    return [event.corrects for event in work.events].count(None) < len(work.events)
 
 
 class Stand(msgspec.Struct, kw_only=True):

@@ -89,6 +89,17 @@ class Columns:
         return ["" if when is None else when.isoformat() for when in self.times]
 
     @cached_property
+    def fine(self) -> Sequence[str]:
+        """The times as `Adapter.wire_time` writes them to the microsecond."""
+        texts = "\n".join(self.written) + "\n"
+        return texts.replace("000+00:00\n", "Z\n").replace("+00:00\n", "Z\n").split("\n")[:-1]
+
+    @cached_property
+    def in_ms(self) -> bool:
+        """Whether no time is finer than a millisecond."""
+        return all(len(text) < 26 or text[23:26] == "000" for text in self.written)
+
+    @cached_property
     def span(self) -> tuple[datetime, datetime] | None:
         """The first and the last time; `None` where not every event has one."""
         times = [when for when in self.times if when is not None]
@@ -139,9 +150,12 @@ class Columns:
 
     def _shaped(self, places: Sequence[int]) -> list[Shape]:
         """Put plain events together by all that is not a value."""
+        events = self.events
+        if len(places) == len(events) and self._one_shape():
+            return [*self._shapes(places)]
         alike: dict[tuple[object, ...], list[int]] = {}
         for place in places:
-            event = self.events[place]
+            event = events[place]
             properties = event.properties
             key = (event.meter, event.source, *properties, *map(type, properties.values()))
             if key in alike:
@@ -150,28 +164,43 @@ class Columns:
                 alike[key] = [place]
         return [shape for some in alike.values() for shape in self._shapes(some)]
 
+    def _one_shape(self) -> bool:
+        """Return whether there is nothing to put apart: most of a batch comes from one place in a program."""
+        events = self.events
+        return (
+            len({event.meter for event in events}) == 1
+            and len({event.source for event in events}) == 1
+            and len({tuple(event.properties) for event in events}) == 1
+            and all(
+                len(set(map(type, column))) == 1
+                for column in zip(*[event.properties.values() for event in events], strict=True)
+            )
+        )
+
     def _shapes(self, places: Sequence[int]) -> Iterable[Shape]:
         """Return the shapes of events whose properties have the same names and types; booleans tell them apart."""
         first = self.events[places[0]]
-        columns = list(zip(*map(self._values, places), strict=True))
+        columns = self._values(places)
         if bool in map(type, first.properties.values()):
             truths = [column for column in columns if type(column[0]) is bool]
-            alike: dict[tuple[Scalar, ...], list[int]] = {}
-            for place, key in zip(places, zip(*truths, strict=True), strict=True):
-                alike.setdefault(key, []).append(place)
-            if len(alike) > 1:
+            if any(len(set(column)) > 1 for column in truths):
+                alike: dict[tuple[Scalar, ...], list[int]] = {}
+                for place, key in zip(places, zip(*truths, strict=True), strict=True):
+                    alike.setdefault(key, []).append(place)
                 for some in alike.values():
                     yield from self._shapes(some)
                 return
         if not all(map(_spelled, columns)):
-            places = [place for place in places if all(_spelled((one,)) for one in self._values(place))]
-            columns = list(zip(*map(self._values, places), strict=True))
+            places = [place for place in places if all(map(_spelled, self._values([place])))]
+            columns = self._values(places)
         if places:
             kinds, values = kinds_of(columns)
             yield Shape(first.meter, (first.meter, first.source, kinds, *first.properties), places, values)
 
-    def _values(self, place: int) -> Iterable[Scalar]:
-        return self.events[place].properties.values()
+    def _values(self, places: Sequence[int]) -> Sequence[Sequence[Scalar]]:
+        """Return the values of the properties of some events, a column each."""
+        events = self.events
+        return list(zip(*[events[place].properties.values() for place in places], strict=True))
 
 
 def _spelled(column: Sequence[Scalar]) -> bool:

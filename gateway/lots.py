@@ -80,13 +80,15 @@ def packed(lots: Sequence[Lot], max_rows: int, max_bytes: int) -> list[list[Lot]
     requests: list[list[Lot]] = []
     count = size = 0
     for lot in lots:
-        begin = 0
         rows = lot.rows()
-        sizes = [len(rows), sum(map(len, rows)) + len(rows)]
-        if requests and count + sizes[0] <= max_rows and size + sizes[1] <= max_bytes - FRAME:
+        whole = sum(map(len, rows)) + len(rows)
+        if count + len(rows) <= max_rows and size + whole <= max_bytes - FRAME:  # as it mostly does
+            if not requests:
+                requests.append([])
             requests[-1].append(lot)
-            count, size = count + sizes[0], size + sizes[1]
+            count, size = count + len(rows), size + whole
             continue
+        begin = 0
         for place, (more, bytes_) in enumerate(_sizes(lot)):
             if not requests or count + more > max_rows or size + bytes_ > max_bytes - FRAME:
                 if place > begin:

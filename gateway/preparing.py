@@ -7,6 +7,7 @@ import structlog
 
 from canonical_schema import ErrorCode, ErrorItem, Event, Kind
 from gateway.catalogue import Catalogue
+from gateway.columns import columns_of, picked
 from gateway.deadlines import ended
 from gateway.ledger import Change, Code, Part, Rendered, Sheet, Work, ref_of, some_of
 from gateway.lots import FRAME, Lot, deadline_of, moved
@@ -104,7 +105,7 @@ class Preparer:
             rows = [rows[place] for place in places]
         largest = self._adapter.door.max_bytes - FRAME
         if None not in rows and (not rows or max(map(len, rows)) <= largest):  # type: ignore[arg-type]
-            return places, Sheet([work.events[place].id for place in places], rows), []  # type: ignore[arg-type]
+            return places, Sheet(picked(columns_of(work.events).ids, places, len(work.events)), rows), []  # type: ignore[arg-type]
         good: list[int] = []
         parts: list[list[Part]] = []
         away: dict[tuple[Code, str], tuple[Turned, list[int]]] = {}

@@ -156,6 +156,8 @@ class Stencils:
         assert time is not None
         times, written = columns.times, columns.written
         if columns.span is not None and len(places) == len(times):
+            if time is _micros or (time is _millis and columns.in_ms):
+                return columns.fine
             return [*map(time, times, written)]  # type: ignore[arg-type]
         return [
             time(when, written[place])
@@ -232,32 +234,27 @@ class Stencils:
 
     def _named(
         self, tenant: str, columns: Columns, places: Sequence[int], receipts: Sequence[datetime]
-    ) -> Iterable[tuple[Sequence[int], _Naming, list[str]]]:
+    ) -> Iterable[tuple[Sequence[int], _Naming, Sequence[str]]]:
         """Put events together whose customers are named in the same way, with the names; without one they are left."""
-        known: dict[str, _Naming | None] = {}
         customers = picked(columns.customers, places, len(columns.events))
-        for customer, place in zip(customers, places, strict=True):
-            if customer not in known:
-                rows = self._catalogue.links(self._destination, tenant, customer)
-                plain = not rows or (len(rows) == 1 and rows[0].unconditional)
-                known[customer] = self._naming(tenant, columns, place, receipts) if plain else None
-        namings = [known[customer] for customer in customers]
-        if None in known.values():  # it depends on the event, or there is none
-            namings = [
-                known[customer] or self._naming(tenant, columns, place, receipts)
-                for customer, place in zip(customers, places, strict=True)
-            ]
-        alike: dict[object, list[int]] = {}
-        if len({None if naming is None else naming[1] for naming in namings}) == 1:
-            alike[None] = [*range(len(namings))]
-        else:
-            for at, naming in enumerate(namings):
-                alike.setdefault(None if naming is None else naming[1], []).append(at)
-        for some in alike.values():
-            first = namings[some[0]]
-            if first is not None:
-                same = len(some) == len(places)
-                yield places if same else [places[at] for at in some], first, [namings[at][2] for at in some]  # type: ignore[index]
+        first = dict(zip(customers, places, strict=True))
+        known: dict[str, _Naming | None] = {}
+        for customer, place in first.items():
+            rows = self._catalogue.links(self._destination, tenant, customer)
+            plain = not rows or (len(rows) == 1 and rows[0].unconditional)
+            known[customer] = self._naming(tenant, columns, place, receipts) if plain else None
+        kinds = {None if naming is None else naming[1] for naming in known.values()}
+        if len(kinds) == 1 and None not in kinds:
+            texts = {customer: naming[2] for customer, naming in known.items() if naming is not None}
+            return [(places, next(filter(None, known.values())), [texts[customer] for customer in customers])]
+        alike: dict[object, tuple[list[int], _Naming, list[str]]] = {}
+        for customer, place in zip(customers, places, strict=True):  # it depends on the event, or there is none
+            naming = known[customer] or self._naming(tenant, columns, place, receipts)
+            if naming is not None:
+                some, _, texts_ = alike.setdefault(naming[1], ([], naming, []))
+                some.append(place)
+                texts_.append(naming[2])
+        return alike.values()
 
     def _naming(self, tenant: str, columns: Columns, place: int, receipts: Sequence[datetime]) -> _Naming | None:
         event = columns.events[place]
