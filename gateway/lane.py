@@ -39,7 +39,7 @@ log = structlog.get_logger("gateway.lane")
 T = TypeVar("T")
 
 FENCED = timedelta(seconds=1)
-"""How long to wait where the ledger does not let anything leave."""
+"""How long to wait where the ledger does not let anything leave, or does not say what was being sent."""
 AT_ONCE = 1000
 """How many rows may share one intent to send, where requests carry fewer."""
 SINGLES = 64
@@ -256,14 +256,16 @@ class Lane:
     async def step(self) -> datetime | None:
         """Start sending what is due; return when to look again, `None` for when the lane is woken."""
         async with self._stepping:
-            if self._adapter.door.time.past is None:
-                return await self._step()
-            await self._give_up(self._clock.now())
-            until = await self._step()
-            _, closes = await self._ledger.overdue(self.name, 0, 0)
-            if closes is None:
-                return until
-            return from_micros(closes + 1) if until is None else min(until, from_micros(closes + 1))
+            closing = self._adapter.door.time.past is not None
+            if closing:
+                await self._give_up(self._clock.now())
+            again = [await self._step()]
+            if self._stranded and not self._sending:
+                again.append(self._clock.now() + FENCED)
+            if closing:
+                _, closes = await self._ledger.overdue(self.name, 0, 0)
+                again.append(None if closes is None else from_micros(closes + 1))
+            return min(filter(None, again), default=None)
 
     async def _give_up(self, now: datetime) -> None:
         """End every delivery whose acceptance window has closed, whatever it waits for."""
