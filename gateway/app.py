@@ -146,12 +146,15 @@ class _Api:
         return _json({"status": "ok"})
 
     async def readyz(self, request: Request) -> Response:
-        await self._gateway.ledger.depth()  # raises where the ledger is gone
+        trouble = await self._gateway.ledger.ready()  # raises where nothing can be promised
         generation = self._gateway.generation
         return _json(
             {
-                "status": "ok",
-                "ledger": {"durability": self._gateway.ledger.durability},
+                "status": "ok" if trouble is None else "degraded",
+                "ledger": {
+                    "durability": self._gateway.ledger.durability,
+                    **({} if trouble is None else {"trouble": trouble}),
+                },
                 "configuration": {
                     "generation": generation.number,
                     "digest": generation.digest,

@@ -53,25 +53,39 @@ def free_port() -> int:
             return port
 
 
+class NotBegun(AssertionError):
+    """Raised where a server ended at once: its port was taken meanwhile, as a rule."""
+
+
 class Server:
     """One server with a folder of its own. It ends with the object, with the process, or when it is told to."""
 
     def __init__(self, folder: Path, settings: dict[str, str] | None = None, *, sentinel: bool = False) -> None:
         self.folder = folder
         self.settings = CONFIGURED | (settings or {})
-        self.port = free_port()
+        self.port = 0
         self._sentinel = sentinel
         self._process: subprocess.Popen[bytes] | None = None
         self._end = weakref.finalize(self, int)
         folder.mkdir(parents=True, exist_ok=True)
-        self.start()
+        self._start_somewhere()
+
+    def _start_somewhere(self) -> None:
+        for left in (4, 3, 2, 1, 0):
+            self.port = free_port()
+            try:
+                self.start()
+                return
+            except NotBegun:
+                if not left:
+                    raise
 
     def start(self, *, wait: bool = True) -> None:
         """Start it, on the port it had."""
         arguments = [binary()]
         if self._sentinel:
             file = self.folder / "sentinel.conf"
-            if not file.exists():
+            if not file.exists() or f"\nport {self.port}\n" not in file.read_text("ascii"):
                 file.write_text(f"bind 127.0.0.1\nport {self.port}\nprotected-mode no\n", "ascii")
             arguments += [str(file), "--sentinel"]
         else:
@@ -85,14 +99,18 @@ class Server:
             self.wait()
 
     def wait(self) -> None:
-        """Return when it answers. Raises AssertionError, with its log, where it does not in time."""
+        """Return when it answers, and no other in its place. Raises AssertionError, with its log, where it does not."""
+        assert self._process is not None
+        itself = f"process_id:{self._process.pid}\r".encode()
         end = time.monotonic() + START
         while time.monotonic() < end:
             try:
-                if self.command("PING") is not None:
+                if self.command("PING") is not None and itself in self.said("server"):
                     return
             except (RedisError, OSError):
-                assert self._process is None or self._process.poll() is None, self.log()
+                pass
+            if self._process.poll() is not None:
+                raise NotBegun(self.log())
             time.sleep(0.01)
         raise AssertionError(f"it did not start in {START} s: {self.log()}")
 

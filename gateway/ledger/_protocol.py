@@ -222,6 +222,13 @@ class Ledger(Protocol):
         """
         ...
 
+    async def ready(self) -> str | None:
+        """Return what cannot be promised at the moment, `None` where everything can.
+
+        Raises LedgerUnavailable, with the reason, where nothing can be.
+        """
+        ...
+
     async def depth(self) -> Mapping[str, QueueDepth]:
         """Return what waits, by destination."""
         ...

@@ -18,7 +18,7 @@ from gateway.ledger._redis.aging import Aging
 from gateway.ledger._redis.checking import Checking
 from gateway.ledger._redis.layout import PARTITIONS
 from gateway.ledger._redis.limiting import Limiting
-from gateway.ledger._redis.link import Link
+from gateway.ledger._redis.link import BRIEF, Link
 from gateway.ledger._redis.owners import HORIZON, Owners, here
 from gateway.ledger._redis.receiving import Receiving
 from gateway.ledger._redis.routing import Routing
@@ -45,6 +45,7 @@ class RedisLedger(Aging, Working, Routing, Checking, Receiving, Limiting):
         replicas: int = 0,
         lease: timedelta = timedelta(seconds=60),
         timeout: timedelta = timedelta(seconds=5),
+        patience: timedelta = timedelta(seconds=BRIEF),
         partitions: int | None = None,
         tls: Mapping[str, Any] | None = None,
         observer: bool = False,
@@ -53,6 +54,9 @@ class RedisLedger(Aging, Working, Routing, Checking, Receiving, Limiting):
 
         `lease`: after how long without a heartbeat a process counts as gone; longer than a request may take.
 
+        `timeout`: what the server may take for an answer. `patience`: how long trouble is waited out before what can
+        be refused is refused.
+
         `partitions` counts where the ledger is begun, and never after; absent: two for each master of a cluster.
         """
         super().__init__(Owners(lease.total_seconds()))
@@ -60,6 +64,7 @@ class RedisLedger(Aging, Working, Routing, Checking, Receiving, Limiting):
         self._address = address
         self._replicas = replicas
         self._wanted = partitions
+        self._patience = patience.total_seconds()
         self._topology = Topology(address, timeout=timeout.total_seconds(), tls=tls or {})
         self._providers: Mapping[str, str] = {}
         self._beating: asyncio.Task[None] | None = None
@@ -113,7 +118,10 @@ class RedisLedger(Aging, Working, Routing, Checking, Receiving, Limiting):
             self.durability = standing.durability
             usual = min(PARTITIONS, 2 * len(masters)) if self._address.shape == "cluster" else 1
             partitions = await self._begun(self._wanted or usual)
-            self._links = [Link(self._topology, partition_tag(number, partitions)) for number in range(partitions)]
+            self._links = [
+                Link(self._topology, partition_tag(number, partitions), brief=self._patience)
+                for number in range(partitions)
+            ]
             for link in self._links:
                 link.replicas = standing.replicas
             if not self._observer:
@@ -127,6 +135,15 @@ class RedisLedger(Aging, Working, Routing, Checking, Receiving, Limiting):
         if not self._observer:
             self._beating = asyncio.create_task(self._keep_beating())
             self._taking_back = asyncio.create_task(self._keep_taking_back())
+
+    async def ready(self) -> str | None:
+        # As intake does: what cannot be written now, on as many copies as it waits for, cannot be promised.
+        links = self._opened()
+        asked = (link.ask("SET", ":w", b"", writes=True) for link in links)
+        failed = [one for one in await asyncio.gather(*asked, return_exceptions=True) if isinstance(one, Exception)]
+        if len(failed) == len(links):
+            raise failed[0]
+        return f"{len(failed)} of {len(links)} parts of it: {failed[0]}" if failed else None
 
     async def close(self) -> None:
         """Finish what was asked for, say that this process is gone, and let go of the server."""

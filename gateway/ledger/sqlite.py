@@ -289,6 +289,10 @@ class SqliteLedger:
 
         return await self._writer.do(write)
 
+    async def ready(self) -> str | None:
+        await self._writer.do(lambda connection: connection.execute("SELECT 1 FROM work LIMIT 1").fetchone())
+        return None
+
     async def depth(self) -> Mapping[str, QueueDepth]:
         def read(connection: sqlite3.Connection) -> dict[str, QueueDepth]:
             depths: defaultdict[str, QueueDepth] = defaultdict(QueueDepth)

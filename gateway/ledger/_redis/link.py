@@ -44,7 +44,10 @@ HEAVY = 16 * 2**20
 """Bytes that share a trip at most, unless one call alone is more."""
 
 _ELSEWHERE = (MovedError, AskError, TryAgainError, ClusterDownError, MasterDownError, ReadOnlyError, BusyLoadingError)
-_PASSING = ("LOADING", "READONLY", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN", "MOVED", "ASK", "BUSY", "UNBLOCKED")
+_PASSING = (
+    *("LOADING", "READONLY", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN", "MOVED", "ASK", "BUSY", "UNBLOCKED"),
+    *("NOREPLICAS", "MISCONF"),
+)
 _PASSING_WORDS = ("non local key", "in a cluster node", "replica instances")
 
 
@@ -76,24 +79,26 @@ class _Call(NamedTuple):
 class Link:
     """One partition's way to the server that answers for it at the moment."""
 
-    def __init__(self, topology: Topology, tag: bytes) -> None:
+    def __init__(self, topology: Topology, tag: bytes, *, brief: float = BRIEF) -> None:
+        """`brief`: seconds for which trouble is waited out by what can be refused."""
         self.tag = tag
+        self._brief = brief
         self.replicas: Replicas | None = None
         self._topology = topology
         self._waiting: dict[bool, deque[_Call]] = {True: deque(), False: deque()}
         self._trips: dict[bool, asyncio.Task[None] | None] = {True: None, False: None}
 
-    async def run(self, name: str, *arguments: Argument, patience: float = BRIEF) -> Any:
-        """Return what a script answers. Tries again for `patience` seconds while the trouble may pass.
+    async def run(self, name: str, *arguments: Argument, patience: float | None = None) -> Any:
+        """Return what a script answers. Tries again for `patience` seconds, or a brief while, while trouble may pass.
 
         Raises LedgerUnavailable where it cannot be done, or nobody can tell whether it was.
         """
         one = script(name)
-        return await self._patiently(one, arguments, patience, writes=one.writes)
+        return await self._patiently(one, arguments, self._brief if patience is None else patience, writes=one.writes)
 
     async def ask(self, command: str, key: str, *arguments: Argument, writes: bool = False) -> Any:
         """Return what a plain command answers about a key of this partition, named without its tag."""
-        return await self._patiently(None, (command, self.tag + key.encode(), *arguments), BRIEF, writes=writes)
+        return await self._patiently(None, (command, self.tag + key.encode(), *arguments), self._brief, writes=writes)
 
     async def _patiently(
         self, one: Script | None, arguments: Sequence[Argument], patience: float, *, writes: bool
@@ -189,7 +194,8 @@ class Link:
             return [acknowledged] * len(calls)
         reached = acknowledged[1] if wait.synced else acknowledged
         if reached < wait.copies:
-            short = Trouble(f"{reached} of {wait.copies} replicas have it after {wait.milliseconds} ms")
+            known = f"{reached} of {wait.copies} replicas have it after {wait.milliseconds} ms"
+            short = Trouble(f"{known}, and ledger.replicas waits for {wait.copies}")
             return [found if isinstance(found, Exception) else short for found in answers]
         return answers
 

@@ -179,12 +179,16 @@ class Working(Base):
             for partition in partitions
         ]
 
+        # What a vendor answered must not be forgotten; but of several partitions, one that is gone for long must not
+        # hold up the others.
+        patience = LONG if len(links) > 1 else max(LONG, self._owners.lease)
+
         async def write() -> None:
             # What spans partitions is looked at in all of them before any is written.
             for check in (1, 0) if len(partitions) > 1 else (0,):
                 for partition, arguments in zip(partitions, written, strict=True):
                     run = links[partition].run
-                    numbers(await run("settle", os.urandom(8), partition, check, *arguments, patience=LONG))
+                    numbers(await run("settle", os.urandom(8), partition, check, *arguments, patience=patience))
 
         await self._whole(write())
 

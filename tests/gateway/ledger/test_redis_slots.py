@@ -221,6 +221,9 @@ async def test_a_master_that_is_out_of_reach_holds_up_nothing_but_its_own_part(c
                     break
                 await asyncio.sleep(0.02)
             assert set(taken) <= traffic.sent().keys(), "the others go on"
+            trouble = await traffic.ledger.ready()
+            assert trouble is not None
+            assert " of 6 parts of it: the ledger cannot be reached" in trouble
         finally:
             stopped.pause(on=False)
         for one in {f"alone{number}" for number in range(60)}.difference(taken):
