@@ -179,7 +179,7 @@ class Pace:
 
     async def _ask(self, limits: Limits, rows: int, now: datetime) -> timedelta:
         flows = [bucket.flow_of(1) for bucket in self._requests] + [bucket.flow_of(rows) for bucket in self._rows]
-        wait = await limits.spend(self._destination, flows)
+        wait = await limits.spend(self._destination, flows, queues=rows > 0)
         self._leave = now + wait if wait else None
         return wait
 

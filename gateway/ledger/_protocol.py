@@ -28,10 +28,12 @@ __all__ = ["Ledger", "Limits"]
 class Limits(Protocol):
     """Where requests are counted against a vendor's rate limits, for all processes that send to it."""
 
-    async def spend(self, destination: str, flows: Sequence[Flow]) -> timedelta:
+    async def spend(self, destination: str, flows: Sequence[Flow], *, queues: bool = True) -> timedelta:
         """Count a request that leaves now, or return how long it has to wait and count nothing.
 
-        Never counts less than what leaves. Raises nothing: where nobody can say, it has to wait.
+        Of the processes that have to wait the first goes first, so that a large request gets its turn; one that does
+        not queue goes when it can. Never counts less than what leaves. Raises nothing: where nobody can say, it has
+        to wait.
         """
         ...
 

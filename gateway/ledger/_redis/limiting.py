@@ -11,18 +11,21 @@ __all__ = ["Limiting"]
 
 UNSURE = timedelta(seconds=1)
 """How long to wait where nobody can say what has left."""
+LATE = timedelta(seconds=1)
+"""How late a process may come whose turn it is, before the next goes first."""
 
 
 class Limiting(Base):
     """Leave to send."""
 
-    async def spend(self, destination: str, flows: Sequence[Flow]) -> timedelta:
+    async def spend(self, destination: str, flows: Sequence[Flow], *, queues: bool = True) -> timedelta:
         """Count a request against the limits, or return how long it has to wait for them."""
+        owner, late = self._owners.name if queues else b"", LATE // timedelta(microseconds=1)
         words: list[str] = []
         for flow in flows:
             words += [flow.name, repr(flow.capacity), repr(flow.a_second), repr(flow.amount)]
         try:
-            wait = await self._opened()[0].run("spend", destination, len(flows), *words)
+            wait = await self._opened()[0].run("spend", destination, owner, late, len(flows), *words)
         except LedgerUnavailable:  # it may have been counted, and nothing leaves
             return UNSURE
         return timedelta(microseconds=int(wait))
