@@ -13,7 +13,7 @@ import msgspec
 import structlog
 
 from canonical_schema import ErrorCode, Event, format_time
-from gateway.catalogue import DEFAULT_TENANT, Catalogue
+from gateway.catalogue import Catalogue
 from gateway.chain import Chain, Look, correction_id
 from gateway.errors import RequestRefused
 from gateway.ledger import AuditRow, ClaimKind, Code, Document, Plan, QueueDepth, ref_of, split_ref
@@ -37,6 +37,11 @@ SLICE = 1000
 """Events of one step."""
 LOOK = timedelta(seconds=1)
 """Between two looks at a queue that is full."""
+AGAIN = timedelta(seconds=30)
+"""Between two looks at what other processes began."""
+TENANTS = "backfill tenant"
+"""Kind of the documents that say which tenants began a job."""
+MOST_TENANTS = 100_000
 PROBLEMS = 20
 """Events that are named with what is wrong; all are counted."""
 
@@ -130,6 +135,7 @@ class Backfills:
                 )
                 raise RequestRefused(409, ErrorCode.CONFLICT, detail)
         job.until = next(iter(await self._gateway.ledger.batches_before(None, 1)), 0)
+        await self._gateway.ledger.keep([Document(kind=TENANTS, tenant="", name=job.tenant, body=b"{}")])
         await self._keep(job, actor, "begun")
         self._chore.wake()
         return job
@@ -217,10 +223,16 @@ class Backfills:
 
     async def step(self) -> datetime | None:
         """Go on with every job from the ledger that may; return when to come again."""
-        tenants = sorted({DEFAULT_TENANT, *(key.tenant for key in self._gateway.configuration.auth.keys)})
-        jobs = [job for tenant in tenants for job in await self.jobs(tenant)]
+        jobs = [job for tenant in await self._tenants() for job in await self.jobs(tenant)]
         going = [job for job in jobs if job.state == "running" and job.source == "ledger"]
-        return min([await self._advance(job) for job in going], default=None)
+        # Nobody tells of what others begin, and do not end.
+        again = self._gateway.clock.now() + AGAIN if self._gateway.ledger.shared else None
+        return min([await self._advance(job) for job in going], default=again)
+
+    async def _tenants(self) -> list[str]:
+        """Return all that ever began a job, and those that may."""
+        known = await self._gateway.ledger.documents(TENANTS, "", None, MOST_TENANTS)
+        return sorted({*self._gateway.tenants, *(one.name for one in known)})
 
     async def _advance(self, job: Job) -> datetime:
         """Feed a slice of a job, if it is still to go on; return when to come again."""
@@ -230,7 +242,17 @@ class Backfills:
 
     async def _fed(self, job: Job) -> datetime:
         now = self._gateway.clock.now()
-        if job.to not in self._gateway.lanes:
+        if job.tenant not in self._gateway.tenants:
+            job.state, job.why = "failed", f"no API key is of tenant {job.tenant} any more: add one, and begin again"
+            await self._keep(job)
+            log.warning("backfill.failed", backfill=job.id, destination=job.to, why=job.why)
+            return now
+        waits = f"it waits: {job.to} is switched off or removed" if job.to not in self._gateway.lanes else None
+        if job.why != waits:
+            job.why = waits
+            await self._keep(job)
+            log.info("backfill.waits" if waits else "backfill.goes_on", backfill=job.id, destination=job.to)
+        if waits:
             return now + LOOK
         wait = await self._wait(job)
         if wait is not None:
@@ -247,7 +269,7 @@ class Backfills:
             (batch,), index = numbers, 0
             view = await self._view(batch)
         if view is None or view.snapshot.tenant != job.tenant:
-            job.cursor = ref_of(batch + 1, 0)
+            job.cursor = ref_of(batch, 0)  # behind it
             await self._keep(job)
             return now
         fed, stop = await self._slice(job, view, index, now)

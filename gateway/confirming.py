@@ -48,15 +48,17 @@ class Confirming:
 
     def __init__(self, gateway: Gateway) -> None:
         self._gateway = gateway
-        self._every = gateway.configuration.delivery.read_back
-        self._due = None if self._every is None else self._next(self._every)
+        self._every: timedelta | None = None
+        self._due: datetime | None = None
 
     async def step(self) -> datetime | None:
         """Read back where it is time to; between two times nothing is done."""
-        if self._every is None or self._due is None:
+        if (every := self._gateway.configuration.delivery.read_back) is None:
             return None
+        if self._due is None or every != self._every:
+            self._every, self._due = every, self._next(every)
         if self._gateway.clock.now() >= self._due:
-            self._due = self._next(self._every)
+            self._due = self._next(every)
             for name in self._gateway.lanes if self._gateway.ledger.leads else ():
                 await self.confirm(name)
         return self._due

@@ -5,11 +5,14 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from itertools import repeat
 
+import msgspec
+
+from canonical_schema import ErrorItem
 from gateway.ledger import Change, Code, Group, Part, Rendered, Sheet, Work, WorkState, some_of
 from gateway.times import to_micros
-from gateway.verdict import Next
+from gateway.verdict import LOST_ANSWER, Next
 
-__all__ = ["FRAME", "STATES", "Item", "Lot", "closing", "deadline_of", "kept", "moved", "packed", "regroup"]
+__all__ = ["FRAME", "STATES", "Item", "Lot", "closing", "deadline_of", "kept", "moved", "packed", "regroup", "shelved"]
 
 FRAME = 64
 """Bytes kept free for what stands around the rows of a request."""
@@ -162,6 +165,21 @@ def moved(work: Work, places: Sequence[int], following: Next, now: datetime) -> 
     if change.group is not None and change.group.window is not None:
         closing(change.group, (deadline_of(work, place) for place in places))
     return change
+
+
+def shelved(work: Work, error: ErrorItem, now: datetime) -> Change:
+    """Return what becomes of what was being sent to a destination that is there no more: it is held, in doubt."""
+    following = Next(code=Code.BLOCKED, doubt=LOST_ANSWER, error=error)
+    before = msgspec.structs.replace(work.group, attempts=work.group.attempts + 1)
+    return Change(
+        work=work.id,
+        batch=work.batch,
+        destination=work.destination,
+        members=work.members,
+        code=Code.BLOCKED,
+        group=kept(before, following, WorkState.HELD, now),
+        parts=work.parts,
+    )
 
 
 def closing(group: Group, deadlines: Iterable[int | None]) -> None:

@@ -10,7 +10,6 @@ import structlog
 
 from adapters import Window
 from canonical_schema import ErrorCode, format_time
-from gateway.catalogue import DEFAULT_TENANT
 from gateway.errors import GatewayError, RequestRefused
 from gateway.ledger import Document
 from gateway.reconciling._model import Scope, Why
@@ -111,7 +110,7 @@ class Reconciliations:
         if not await ledger.lease(KIND):  # another process is at one
             return self._gateway.clock.now() + LOOK
         try:
-            waiting = [one for tenant in self._tenants() for one in await self._open(tenant)]
+            waiting = [one for tenant in self._gateway.tenants for one in await self._open(tenant)]
             if not waiting:
                 return self._gateway.clock.now() + LOOK
             await self._make(min(waiting, key=lambda one: one.created))
@@ -158,9 +157,6 @@ class Reconciliations:
             found += [one for one in decoded if one.finished is None]
             after = page[-1].name
         return found
-
-    def _tenants(self) -> list[str]:
-        return sorted({DEFAULT_TENANT, *(key.tenant for key in self._gateway.configuration.auth.keys)})
 
 
 def _document(asked: Reconciliation) -> Document:

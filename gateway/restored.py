@@ -9,7 +9,7 @@ from datetime import timedelta
 
 import msgspec
 
-from gateway.ledger import RESTORE, Ledger, RestoredAt, Work
+from gateway.ledger import RESTORE, Ledger, RestoredAt, Work, some_of
 from gateway.ledger._restored import why
 from gateway.times import to_micros
 from gateway.verdict import LOST_ANSWER
@@ -51,7 +51,7 @@ def _doubted(work: Work, last: RestoredAt) -> Work:
         work,
         members=[work.members[place] for place in places],
         events=[work.events[place] for place in places],
-        parts=None if work.parts is None else [work.parts[place] for place in places],
+        parts=None if work.parts is None else some_of(work.parts, places),
         receipts=[work.receipts[place] for place in places] if work.receipts else (),
         # An attempt that nobody remembers counts as one: what a person sends again is not doubted again.
         group=msgspec.structs.replace(group, attempts=1, doubt=LOST_ANSWER, sent=last.taken, error=why(last.taken)),

@@ -1,8 +1,10 @@
 """The gateway itself: accepts events, keeps the lanes going, answers what became of them."""
 
 import asyncio
+import contextlib
 import random
 from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from functools import cached_property
@@ -25,10 +27,11 @@ from gateway.fullness import Fullness
 from gateway.intake import SLICE, Bad, admit, slices
 from gateway.keys import Keyring
 from gateway.lane import Lane
-from gateway.ledger import AuditRow, Claim, ClaimKind, Ledger, Plan, Run, split_ref
+from gateway.ledger import AuditRow, Claim, ClaimKind, Ledger, Moved, Plan, Run, WorkState, split_ref
 from gateway.links import Book
 from gateway.links import Change as LinkChange
 from gateway.lookups import Lookups
+from gateway.lots import shelved
 from gateway.merge import View, closing, refused
 from gateway.periods import Periods, closed
 from gateway.restored import Restored
@@ -138,6 +141,11 @@ class Gateway:
                 restored=self.restored,
             )
 
+    @property
+    def tenants(self) -> AbstractSet[str]:
+        """The tenants that have a key, and the default one."""
+        return {DEFAULT_TENANT, *(key.tenant for key in self.configuration.auth.keys)}
+
     def key(self, destination: str) -> str | None:
         """Return which of two keys a destination's vendor takes; `None` where there is one, or nothing is sent."""
         transport = self._transports.get(destination)
@@ -173,7 +181,7 @@ class Gateway:
 
     async def read_periods(self) -> None:
         """Take note of the billing periods that are closed."""
-        for tenant in {DEFAULT_TENANT, *(key.tenant for key in self.configuration.auth.keys)}:
+        for tenant in self.tenants:
             self.periods.use(tenant, await closed(self.ledger, tenant))
 
     async def reload(self, configuration: Configuration, actor: str = "reload") -> None:
@@ -457,11 +465,16 @@ class Gateway:
 
     async def _shelve(self) -> None:
         """Show the work of destinations that are switched off or gone as blocked."""
+        now = self.clock.now()
         for name in await self.ledger.depth():
             if name not in self.lanes:
                 message = f"destination {name} is switched off or removed: configure it again, and this goes on"
                 error = ErrorItem(code=ErrorCode.PROVIDER_UNAVAILABLE, message=message, retryable=True)
+                await self.ledger.release(name, WorkState.WAITING, to_micros(now))
                 await self.ledger.hold(name, error)
+                for work in await self.ledger.held(name, WorkState.SENDING):  # nobody is left to hear the answer
+                    with contextlib.suppress(Moved):
+                        await self.ledger.settle([shelved(work, error, now)], [])
 
     async def _route_unrouted(self) -> None:
         """Give events that had no way the way that today's configuration has for them."""
