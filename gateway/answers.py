@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
+from itertools import chain
 
 import msgspec
 
@@ -26,7 +27,7 @@ class Look:
         self.is_whole = not plan.windows
         """Whether nothing is missing: a deadline is the event's own."""
         written = _encode(self.result(0, ""))
-        self.rest = written.decode().removeprefix('{"index":0,"id":""')
+        self.rest = written.decode().removeprefix('{"index":0,"id":"')
         """What follows the id in an entry."""
 
     def result(self, position: int, event_id: str) -> EventResult:
@@ -78,11 +79,10 @@ class Answer:
         text = "".join(ids)
         if '"' in text or "\\" in text:  # an id is printable ASCII: nothing else in it needs an escape
             ids = [one.replace("\\", "\\\\").replace('"', '\\"') for one in ids]
-        written = [
-            f'{{"index":{place},"id":"{one}"{look.rest}'
-            for place, (one, look) in enumerate(zip(ids, looks, strict=True), first)
-        ]
-        self._entries.append(",".join(written).encode())
+        rest = looks[0].rest
+        rests = [rest] * len(ids) if looks.count(looks[0]) == len(looks) else [look.rest for look in looks]
+        written = chain.from_iterable(zip(_heads(first, len(ids)), ids, rests, strict=True))
+        self._entries.append("".join(written).encode())
 
     @property
     def summary(self) -> Summary:
@@ -103,3 +103,9 @@ class Answer:
         """Return the whole answer, with an id of its own."""
         head = f'{{"object":"batch_result","batch_id":"bat_{token()}","summary":'.encode()
         return b"".join((head, _encode(self.summary), b',"results":[', b",".join(self._entries), b"]}"))
+
+
+@lru_cache(256)  # a slice's places are nearly always the same
+def _heads(first: int, count: int) -> list[str]:
+    """Return what stands before the id in entries that follow one another."""
+    return [f'{"," if place > first else ""}{{"index":{place},"id":"' for place in range(first, first + count)]

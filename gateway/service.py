@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from functools import cached_property
 from hashlib import sha256
+from operator import is_
 from typing import Any, Literal
 
 import httpx
@@ -385,13 +386,18 @@ class Gateway:
                 await asyncio.sleep(0)
             given = sent[first : first + SLICE]
             judged = list(admit(given, self.catalogue, configuration.intake, now, configuration.retention.events))
-            for place, (event, verdict) in enumerate(zip(given, judged, strict=True)):
-                if verdict is event or isinstance(event, Bad):
-                    continue
-                if await self.ledger.find(tenant, event.id) is not None:
-                    judged[place] = event
+            if not all(map(is_, given, judged)):
+                await self._excuse(tenant, given, judged)
             made += judged
         return made
+
+    async def _excuse(self, tenant: str, given: Sequence[Event | Bad], judged: list[Event | Bad]) -> None:
+        """Let repeats of what is stored be taken, whatever speaks against them."""
+        for place, (event, verdict) in enumerate(zip(given, judged, strict=True)):
+            if verdict is event or isinstance(event, Bad):
+                continue
+            if await self.ledger.find(tenant, event.id) is not None:
+                judged[place] = event
 
     def _wake(self, claims: Sequence[Claim], plans: Sequence[Plan]) -> None:
         if isinstance(claims, Run):
