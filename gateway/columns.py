@@ -237,17 +237,28 @@ def kinds_of(columns: Sequence[Sequence[Scalar]]) -> tuple[str, list[Sequence[st
     return kinds, texts
 
 
-_known: dict[int, Columns] = {}
-"""By identity: the ledger hands the same events to every lane, one soon after the other."""
+class _Known:
+    """By identity: the ledger hands the same events to every lane, one soon after the other."""
+
+    def __init__(self) -> None:
+        self._columns: dict[int, Columns] = {}
+        self._events = 0
+
+    def of(self, events: Sequence[Event]) -> Columns:
+        known = self._columns.get(id(events))
+        if known is not None and known.events is events:
+            return known
+        made = Columns(events)
+        self._events += len(events)
+        while self._columns and self._events > EVENTS:
+            self._events -= len(self._columns.pop(next(iter(self._columns))).events)
+        self._columns[id(events)] = made
+        return made
+
+
+_known = _Known()
 
 
 def columns_of(events: Sequence[Event]) -> Columns:
     """Return the columns of a batch, the same for every lane that asks soon."""
-    known = _known.get(id(events))
-    if known is not None and known.events is events:
-        return known
-    made = Columns(events)
-    while _known and sum(len(one.events) for one in _known.values()) + len(events) > EVENTS:
-        del _known[next(iter(_known))]
-    _known[id(events)] = made
-    return made
+    return _known.of(events)
