@@ -480,7 +480,9 @@ class Lane:
         self, reply: Reply | Fault, told: Mapping[State, int], first: Outcome, began: datetime, now: datetime
     ) -> None:
         """Learn from an answer how to go on, and write the one line that tells of the attempt."""
-        busy = self.pace.room(len(self._sending), began) == 0
+        # A shipment may be many requests, and then those count; this one was among them.
+        in_flight = max(len(self._sending), self._shipper.slots.taken + 1)
+        busy = self.pace.room(in_flight, began) == 0
         if not _TROUBLE.issuperset(told):
             self.health.last_success_at = now
             self.pace.heard(Heard.FINE, began, now, busy=busy)
