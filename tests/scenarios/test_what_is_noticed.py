@@ -65,7 +65,7 @@ def test_an_answer_before_anything_is_stored(plant: Plant) -> None:
 
 def test_a_second_request_where_nobody_tells_repeats(whole: Whole, plant: Plant) -> None:
     plant("gateway.verdict.may_resend", lambda *_: True)
-    plant("gateway.lane.may_resend", lambda *_: True)
+    plant("gateway.preparing.may_resend", lambda *_: True)
     whole.send([3], ("wingback", "lost_answer"), "work")
     with pytest.raises(AssertionError, match="wingback bills twice"):
         whole.everything_fits()
