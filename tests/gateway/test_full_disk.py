@@ -1,10 +1,12 @@
 """A disk that is full is a 503 at the door: nothing is promised, nothing is lost, and it goes on when there is room."""
 
+import contextlib
 import resource
 import secrets
 import signal
 import subprocess
 from collections.abc import Generator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -101,3 +103,31 @@ def test_files_that_may_grow_no_further(start: Start, vendor: Vendor, tmp_path: 
     told(answer)
     resource.prlimit(pid, resource.RLIMIT_FSIZE, (most, most))
     goes_on(gateway, vendor, promised, tmp_path / "usage-gateway.db")
+
+
+def test_answers_that_cannot_be_written_down_are_in_doubt_and_asked_for_again(
+    start: Start, vendor: Vendor, tmp_path: Path, small: Path
+) -> None:
+    more = "ledger: {url: 'sqlite:///small/ledger.db'}\ndelivery: {retry: {first: 10ms, max: 50ms}}\n"
+    gateway = start("serve", "--config", configure(tmp_path, vendor.url, more=more))
+    url = gateway.said["url"]
+    stored = [f"e{number}" for number in range(3)]
+    for one in stored:
+        assert 202 == post(url, [event(one)]).status_code
+        assert vendor.asked.acquire(timeout=20), "a request of its own, which waits for its answer"
+    ballast = small / "ballast"
+    with ballast.open("wb", 0) as file, contextlib.suppress(OSError):
+        while True:
+            file.write(bytes(1024))
+    with ThreadPoolExecutor(16) as senders:  # of one flush, or a few
+        sent = [event(f"n{number}") for number in range(64)]
+        answers = list(senders.map(lambda one: post(url, [one]), sent))
+    assert {503} == {answer.status_code for answer in answers}
+    told(answers[0])
+    vendor.may_answer.set()
+    gateway.logged("lane.shipment_failed")
+    ballast.unlink()
+    goes_on(gateway, vendor, stored, small / "ledger.db")
+    counted = add_up(small / "ledger.db")["destinations"]["flexprice"]
+    assert {"deliveries": 4, "accepted": 4} == counted
+    assert {*stored, "after"} == set(vendor.ids), "what was refused went nowhere"
