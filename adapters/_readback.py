@@ -87,6 +87,8 @@ class Wanted:
     """By a name of the asker's. A field that comes from an event's property is missing here."""
     link: Link | None = field(default=None, repr=False)
     """`None`: of all customers, where the door's declaration says that it can."""
+    key: str | None = field(default=None, repr=False)
+    """A hint: of all these rows, only the one under this key is looked for. More may be handed over."""
     now: datetime
     """The present, for providers that count a current period only."""
 

@@ -405,6 +405,8 @@ class ReadBack:
     """Whether numbers are decimal all the way; where not, some go through a double."""
     window: str = "any"
     """Which windows it can tell, in words."""
+    finds: Source | None = None
+    """Where it was seen that one row can be asked for, by its key or else by its customer and instant; `None`: not."""
     source: Source
 
 

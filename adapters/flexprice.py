@@ -161,6 +161,7 @@ BULK = Door(
         copies=True,
         exact=True,
         window="any; both ends are included by the vendor, and the later is left out here",
+        finds=Source(url=SERVER, seen=SEEN, grade="code", fact="POST /events/query takes event_id"),
         source=Source(
             url=SERVER,
             seen=SEEN,
@@ -287,7 +288,9 @@ class Flexprice(Adapter[FlexpriceSettings, EventBinding, CustomerLink]):
                 "end_time": self.wire_time(last),
                 "page_size": PAGE,
             }
-            if isinstance(wanted.link, CustomerLink):
+            if wanted.key is not None:
+                asked["event_id"] = wanted.key
+            elif isinstance(wanted.link, CustomerLink):
                 asked["external_customer_id"] = wanted.link.external_customer_id
             if cursor is not None:
                 asked["iter_last_key"] = cursor

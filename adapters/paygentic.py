@@ -189,6 +189,12 @@ EVENTS = Door(
         settles=timedelta(hours=1),
         exact=False,
         window="any",
+        finds=Source(
+            url=SPEC,
+            seen=SEEN,
+            grade="docs",
+            fact="GET /v0/billableMetrics/{id}/events takes subject or externalSubject, and a span of time",
+        ),
         source=Source(
             url=SPEC,
             seen=SEEN,
@@ -281,6 +287,7 @@ USAGE_V0 = Door(
         kind="events",
         settles=timedelta(minutes=10),
         window="any",
+        finds=Source(url=LEGACY, seen=SEEN, grade="docs", fact="GET /v0/usage takes customerId and a span of time"),
         source=Source(
             url=LEGACY, seen=SEEN, grade="unverified", fact="GET /v0/usage: whether its ends are included, its delay"
         ),

@@ -117,6 +117,7 @@ def facts(spec: ProviderSpec, door: Door) -> dict[str, str]:
         "Reading usage back": _read_back(door.read_back),
         "Time": _time(door.time),
         "While it is down, tried with": "a delivery" if door.probe is None else f"a harmless read ({door.probe.grade})",
+        "In doubt, looked for": _finds(door.read_back),
         "Meter, by": _names(door.binding.names, door.binding.default),
         "Customer, by": _names(door.link.names, door.link.default),
         "Customers looked up": "no" if door.customers is None else f"by our own id ({door.customers.grade})",
@@ -168,6 +169,12 @@ def _read_back(read_back: ReadBack | None) -> str:
     doubles = "" if read_back.exact else ", as doubles"
     graded = "" if read_back.source.grade != "unverified" else " (unverified)"
     return f"{read_back.kind}{doubles}{graded}; window: {read_back.window}"
+
+
+def _finds(read_back: ReadBack | None) -> str:
+    if read_back is None or read_back.kind != "events":
+        return "no"
+    return "nightly" if read_back.finds is None else f"soon, one by one ({read_back.finds.grade}), and nightly"
 
 
 def _rate(rate: Rate) -> str:

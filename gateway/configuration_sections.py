@@ -196,7 +196,8 @@ class Delivery(Section):
     )
     read_back: Span | None = Field(
         default=timedelta(days=1),
-        description="How often usage is read back to settle deliveries in doubt, from midnight UTC on. Null: never.",
+        description="How often usage is read back to settle deliveries in doubt, from midnight UTC on. Where a vendor"
+        " can be asked for single ones it is also soon after they were parked. Null: never.",
     )
     retry: Retry = Retry()
 

@@ -4,14 +4,14 @@ Nothing is concluded from what is not listed, nor from a row that says something
 """
 
 import contextlib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 
 import msgspec
 import structlog
 
-from adapters import Unread, UsageRow, Window
+from adapters import Link, Unread, UsageRow, Window
 from canonical_schema import Event
 from gateway.errors import RequestRefused
 from gateway.ledger import Code, Work, WorkState, split_ref
@@ -41,6 +41,8 @@ class Doubt(msgspec.Struct):
     said: dict[str, dict[tuple[str, str], Decimal]]
     """By key, what each row says: by meter and measure."""
     at: datetime
+    places: dict[str, tuple[Link, datetime]] = {}
+    """By key, whose each row is and when it counts."""
 
 
 class Confirming:
@@ -71,26 +73,11 @@ class Confirming:
         doubts = await self._doubts(destination)
         if not doubts:
             return 0
-        wanted = {doubt.event.meter for doubt in doubts}
-        meters = {name: meter.bindings for name, meter in self._gateway.configuration.meters.items() if name in wanted}
-        labels = labels_of(self._gateway.catalogue, meters, destination)
-        keys = {key for doubt in doubts for key in doubt.said}
-        listed: dict[str, dict[tuple[str, str], dict[str, Decimal]]] = {}
-
-        def take(row: UsageRow) -> None:
-            if row.key in keys:
-                meter, _, _ = labels.places[row.meter, row.measure]
-                listed.setdefault(row.key, {}).setdefault((meter, row.measure), {})[row.version] = row.quantity
-
         times = [doubt.at for doubt in doubts]
         window = Window(start=min(times), end=max(times)).widened(EDGE)
-        reader = Reader(self._gateway, destination)
-        try:
-            told = await reader.usage(window, labels.bindings, None, take)
-        finally:
-            await reader.close()
-        if isinstance(told, Unread):
-            log.warning("readback.failed", destination=destination, kind=told.kind, doubts=len(doubts))
+        listed = await self._listed(destination, doubts, window)
+        if isinstance(listed, Unread):
+            log.warning("readback.failed", destination=destination, kind=listed.kind, doubts=len(doubts))
             return 0
         settled = 0
         for doubt in doubts:
@@ -98,6 +85,46 @@ class Confirming:
                 settled += await self.settle(destination, doubt)
         log.info("readback.done", destination=destination, doubts=len(doubts), settled=settled)
         return settled
+
+    async def find(self, destination: str, doubt: Doubt) -> Unread | bool:
+        """Look for the rows of one delivery, one by one; return whether that settled it."""
+        resolution = self._gateway.catalogue.destinations[destination].adapter.door.time.resolution
+        for key, said in doubt.said.items():
+            link, instant = doubt.places[key]
+            window = Window(start=instant, end=instant + resolution)
+            listed = await self._listed(destination, [doubt], window, link, key)
+            if isinstance(listed, Unread):
+                return listed
+            if not _agrees(said, listed.get(key, {})):
+                return False
+        return await self.settle(destination, doubt)
+
+    async def _listed(
+        self,
+        destination: str,
+        doubts: Sequence[Doubt],
+        window: Window,
+        link: Link | None = None,
+        key: str | None = None,
+    ) -> dict[str, dict[tuple[str, str], dict[str, Decimal]]] | Unread:
+        """Return what the provider has under the keys in doubt: by meter and measure, each copy's number."""
+        wanted = {doubt.event.meter for doubt in doubts}
+        meters = {name: meter.bindings for name, meter in self._gateway.configuration.meters.items() if name in wanted}
+        labels = labels_of(self._gateway.catalogue, meters, destination)
+        keys = {one for doubt in doubts for one in doubt.said}
+        listed: dict[str, dict[tuple[str, str], dict[str, Decimal]]] = {}
+
+        def take(row: UsageRow) -> None:
+            if row.key in keys:
+                meter, _, _ = labels.places[row.meter, row.measure]
+                listed.setdefault(row.key, {}).setdefault((meter, row.measure), {})[row.version] = row.quantity
+
+        reader = Reader(self._gateway, destination)
+        try:
+            told = await reader.usage(window, labels.bindings, link, take, key)
+        finally:
+            await reader.close()
+        return told if isinstance(told, Unread) else listed
 
     async def settle(self, destination: str, doubt: Doubt) -> bool:
         """Take a delivery for arrived; return whether it was still in doubt."""
@@ -120,10 +147,18 @@ class Confirming:
                 break
             after = page[-1].id
             for work in page:
-                await self._gateway.catalogue.learn([(work.tenant, (event.customer for event in work.events))])
-                doubts = (self._doubt(destination, work, place) for place in range(len(work.members)))
-                found += [doubt for doubt in doubts if doubt is not None]
+                found += [doubt for _, doubt in await self.doubts_of(work, work.members)]
         return found
+
+    async def doubts_of(self, work: Work, indexes: Collection[int]) -> list[tuple[int, Doubt]]:
+        """Return those of a piece of work that can be recognised, by their indexes in the batch."""
+        await self._gateway.catalogue.learn([(work.tenant, (event.customer for event in work.events))])
+        doubts = (
+            (index, self._doubt(work.destination, work, place))
+            for place, index in enumerate(work.members)
+            if index in indexes
+        )
+        return [(index, doubt) for index, doubt in doubts if doubt is not None]
 
     def _doubt(self, destination: str, work: Work, place: int) -> Doubt | None:
         tenant, event, received = work.tenant, work.events[place], from_micros(work.received_at(place))
@@ -133,8 +168,10 @@ class Confirming:
         if isinstance(made, Turned):
             return None
         said: dict[str, dict[tuple[str, str], Decimal]] = {}
+        places: dict[str, tuple[Link, datetime]] = {}
         for _, key, usage in made:
             if usage is not None:
+                places[key] = usage.link, usage.timestamp
                 said[key] = {(event.meter, measure.name): measure.quantity for measure in usage.measures}
         # By what was sent, and not by what would be sent today: every row in doubt has to be found.
         # What the ledger was restored over may have gone by rows that nobody remembers: then by those of today.
@@ -142,7 +179,7 @@ class Confirming:
         sent = list(said) if rows is None else [part.key for part in rows if part.code in _IN_DOUBT]
         if not sent or not said.keys() >= set(sent):
             return None
-        return Doubt(tenant, event, {key: said[key] for key in sent}, event.timestamp or received)
+        return Doubt(tenant, event, {key: said[key] for key in sent}, event.timestamp or received, places)
 
     def _next(self, every: timedelta) -> datetime:
         """Return the next time, the same ones whenever the process was started."""

@@ -20,6 +20,7 @@ from gateway.chain import has_corrections
 from gateway.configuration_sections import Delivery
 from gateway.corrector import Corrector, withdrawing
 from gateway.deadlines import given_up
+from gateway.doubts import Doubts
 from gateway.errors import LedgerUnavailable
 from gateway.ledger import AttemptRow, Change, Code, Group, Ledger, Moved, Portion, Work, WorkState, ref_of
 from gateway.lots import Lot, moved, packed
@@ -70,9 +71,11 @@ class Lane:
         delivery: Delivery,
         rng: random.Random | None = None,
         restored: Restored | None = None,
+        doubts: Doubts | None = None,
     ) -> None:
-        """`restored`: whether the ledger is one from a copy; absent: it is not."""
+        """`restored`: whether the ledger is one from a copy; absent: it is not. `doubts` are told what is parked."""
         self.name = name
+        self._doubts = doubts
         self._restored = restored or Restored()
         self.health = Health()
         self._adapter = catalogue.destinations[name].adapter
@@ -455,6 +458,8 @@ class Lane:
         for change in changes:
             if change.code not in {Code.PENDING, Code.RETRYING}:
                 self._board.post(change.batch, self.name, change.members)
+            if change.code is Code.UNKNOWN and self._doubts is not None:
+                self._doubts.put(self.name, change.batch, change.members)
             if change.code not in _UNSETTLED and self._adapter.allows_absolute:
                 await self.settled(change.batch, change.members)
             await self._check_links(change)

@@ -55,15 +55,18 @@ class Reader:
         await self._transport.close()
 
     async def usage(
-        self, window: Window, bindings: Mapping[str, Binding], link: Link | None, take: Take
+        self, window: Window, bindings: Mapping[str, Binding], link: Link | None, take: Take, key: str | None = None
     ) -> Read | Unread:
-        """Read some meters over a window, of one customer or of all, handing rows over as they come."""
+        """Read some meters over a window, of one customer or of all, handing rows over as they come.
+
+        `key`: no other row than this one's is needed.
+        """
         if not isinstance(self._adapter, CanReadUsage) or self._adapter.door.read_back is None:
             title = self._adapter.spec.title
             return Unread(kind=UnreadKind.UNSUPPORTED, why=f"usage cannot be read back from {title}")
         if not bindings:
             return Read(window=window)
-        wanted = Wanted(window=window, bindings=bindings, link=link, now=self._clock.now())
+        wanted = Wanted(window=window, bindings=bindings, link=link, key=key, now=self._clock.now())
         return await self.ask(self._adapter.read_usage(wanted, take))
 
     async def charges(self, window: Window, link: Link) -> Billed | Unread | None:

@@ -16,6 +16,7 @@ from gateway.access import tenant_of
 from gateway.asked import Asked, answer, body_of
 from gateway.confirming import Confirming
 from gateway.errors import RequestRefused
+from gateway.finding import Finding
 from gateway.readback import Reader
 from gateway.reconciliations import Reconciliations, Wanted
 from gateway.reconciling._model import Cell, Side, Why, in_unit
@@ -69,7 +70,9 @@ class _Reconciling:
     def __init__(self, gateway: Gateway) -> None:
         self._gateway = gateway
         self._made = Reconciliations(gateway)
-        gateway.chore("read back", Confirming(gateway).step)
+        confirming = Confirming(gateway)
+        gateway.chore("read back", confirming.step)
+        gateway.doubts.wake = gateway.chore("find", Finding(gateway, confirming).step).wake
 
     async def begin(self, request: Request) -> Response:
         """Begin a comparison; the answer waits for it a while, unless `Prefer: respond-async`."""

@@ -22,6 +22,7 @@ from gateway.board import Board, Wait
 from gateway.catalogue import DEFAULT_TENANT, Catalogue
 from gateway.chores import Chore, Step
 from gateway.configuration import Configuration
+from gateway.doubts import Doubts
 from gateway.errors import ConfigurationError
 from gateway.explaining import explain
 from gateway.fullness import Fullness
@@ -92,6 +93,7 @@ class Gateway:
         self._rng = rng
         self._reloading = asyncio.Lock()
         self.periods = Periods()
+        self.doubts = Doubts(self.clock)
         self.restored = Restored()
         self.correcting = Turn(ledger, "correcting")
         """Held from looking at what events say until what corrects them is recorded."""
@@ -140,6 +142,7 @@ class Gateway:
                 delivery=configuration.delivery,
                 rng=self._rng,
                 restored=self.restored,
+                doubts=self.doubts,
             )
 
     @property

@@ -1,0 +1,82 @@
+"""Looks for deliveries in doubt soon after they were parked, one by one, where a provider can be asked for one.
+
+Beside the nightly listing, and by the same reading. What is found arrived; what is not found proves nothing.
+"""
+
+from collections.abc import Iterable
+from datetime import datetime, timedelta
+
+import structlog
+
+from adapters import Unread, UnreadKind
+from gateway.confirming import Confirming, Doubt
+from gateway.ledger import WorkState, ref_of, split_ref
+from gateway.pace import Breaker
+from gateway.service import Gateway
+
+__all__ = ["Finding"]
+
+log = structlog.get_logger("gateway.confirming")
+
+TOGETHER = 10
+"""Deliveries of a destination that are looked for in one step."""
+REST = timedelta(seconds=30)
+"""Between two steps with something left to look for: sending has the rest of the vendor's rate."""
+
+
+class Finding:
+    """Looks for what lanes left in doubt."""
+
+    def __init__(self, gateway: Gateway, confirming: Confirming) -> None:
+        self._gateway = gateway
+        self._confirming = confirming
+        self._rests: datetime | None = None
+
+    async def step(self) -> datetime | None:
+        """Look for what is due; return when to go on."""
+        doubts, now = self._gateway.doubts, self._gateway.clock.now()
+        for name in doubts.destinations if self._rests is None or now >= self._rests else ():
+            lane = self._gateway.lanes.get(name)
+            if lane is None or not self._finds(name):
+                doubts.drop(name)
+            elif lane.pace.breaker is Breaker.CLOSED:  # one that is down is not asked for anything more
+                await self._look(name)
+            self._rests = self._gateway.clock.now() + REST
+        due = doubts.next
+        return due if due is None or self._rests is None else max(due, self._rests)
+
+    def _finds(self, destination: str) -> bool:
+        read_back = self._gateway.catalogue.destinations[destination].adapter.door.read_back
+        wanted = self._gateway.configuration.delivery.read_back is not None
+        return wanted and read_back is not None and read_back.finds is not None
+
+    async def _look(self, destination: str) -> None:
+        doubts = self._gateway.doubts
+        taken = dict(doubts.due(destination, TOGETHER))
+        found = settled = 0
+        for ref, doubt in await self._parked(destination, taken):
+            told = await self._confirming.find(destination, doubt)
+            if isinstance(told, Unread) and told.kind is not UnreadKind.TROUBLE:
+                log.info("finding.ended", destination=destination, kind=told.kind)
+                doubts.drop(destination)
+                return
+            found += 1
+            if told is True:
+                settled += 1
+            else:
+                doubts.again(destination, ref, taken[ref])
+        if found:
+            log.info("finding.done", destination=destination, doubts=found, settled=settled)
+
+    async def _parked(self, destination: str, refs: Iterable[int]) -> list[tuple[int, Doubt]]:
+        """Return those that are still in doubt, and can be recognised."""
+        by_batch: dict[int, set[int]] = {}
+        for batch, index in map(split_ref, refs):
+            by_batch.setdefault(batch, set()).add(index)
+        made: list[tuple[int, Doubt]] = []
+        for batch, indexes in by_batch.items():
+            for work in await self._gateway.ledger.pieces(batch, destination):
+                if work.group.state is WorkState.UNKNOWN:
+                    doubts = await self._confirming.doubts_of(work, indexes)
+                    made += [(ref_of(batch, index), doubt) for index, doubt in doubts]
+        return made
