@@ -236,7 +236,7 @@ async def _steps(gateway: Gateway, look: Look, chain: Chain, wanted: Wanted, act
         stands = await look.stands(chain, name)
         if any(stand.code is Code.UNKNOWN for stand in stands):
             unknown.append(name)
-        (shadow if track.shadow else live).append(name)
+        (shadow if track.looks_on(index) else live).append(name)
         known = gateway.catalogue.destinations.get(name)
         takes_back = known is not None and isinstance(known.adapter.door.corrections, TakeBack)
         if takes_back and any(not stand.code.status.final or stand.code.status.success for stand in stands):

@@ -41,11 +41,11 @@ class View:
 
     def status(self, index: int) -> EventStatus:
         """Return what became of one event."""
-        return _status(bytes(track.codes[index] for track in self._tracks if not track.shadow))
+        return _status(bytes(track.codes[index] for track in self._tracks if track.counts(index)))
 
     def open(self, index: int) -> list[str]:
         """Return the live destinations where one event has not ended, blocked ones left out."""
-        return [track.name for track in self._tracks if not track.shadow and track.codes[index] in _OPEN]
+        return [track.name for track in self._tracks if track.codes[index] in _OPEN and track.counts(index)]
 
     def codes(self, index: int) -> dict[str, Code]:
         """Return one event's status bytes, by destination."""
@@ -53,7 +53,7 @@ class View:
 
     def live(self, index: int) -> dict[str, Code]:
         """Return one event's status bytes where it counts, by destination."""
-        return {track.name: track.code(index) for track in self._tracks if track.codes[index] and not track.shadow}
+        return {track.name: track.code(index) for track in self._tracks if track.codes[index] and track.counts(index)}
 
     def deliveries(self, index: int) -> dict[str, DeliveryResult]:
         """Return one event's deliveries, as clients see them."""
@@ -111,7 +111,7 @@ class _TrackView:
     def __init__(self, track: Track, snapshot: Snapshot) -> None:
         self.name = track.destination
         self._snapshot = snapshot
-        self.shadow = track.shadow
+        self._shadow = track.shadow
         self.codes = track.codes
         self._track = track
         self._groups: dict[int, Group] = {index: group for group, members in track.work for index in members}
@@ -121,6 +121,10 @@ class _TrackView:
             for index in attempt.members:
                 before = self._attempts.get(index)
                 self._attempts[index] = alone if before is None else (*before, attempt)
+
+    def counts(self, index: int) -> bool:
+        """Return whether one delivery is part of its event's outcome."""
+        return not self._shadow or not self._track.looks_on(index)
 
     def code(self, index: int) -> Code:
         return _CODES[self.codes[index]]
@@ -134,7 +138,7 @@ class _TrackView:
                 made["provider_event_id"] = row.provider_event_ids[index]
                 break
         _tell(made, code)
-        if self.shadow:
+        if not self.counts(index):
             made["shadow"] = True
         if group is not None:
             if code is Code.RETRYING:

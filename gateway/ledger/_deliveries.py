@@ -89,6 +89,8 @@ def enqueue(
 ) -> None:
     """Give events of a stored batch their deliveries: a status byte each, one piece of ready work a destination.
 
+    Whether they look on is for the caller to write down.
+
     `happened` tells when each was, where a plan has windows.
     """
     spread = _spread(members, plans, size, happened)
@@ -96,10 +98,8 @@ def enqueue(
         row = connection.execute(
             "SELECT codes, shadow FROM tracks WHERE batch = ? AND destination = ?", (batch, destination)
         ).fetchone()
-        held, was_shadow = row or (bytes(size), True)
+        held, shadow = row or (bytes(size), 0)
         merged = bytes(new or old for new, old in zip(given, held, strict=True))
-        # What one event of the batch counts on stays live.
-        shadow = bool(was_shadow) and destination not in spread.live
         connection.execute("INSERT OR REPLACE INTO tracks VALUES (?, ?, ?, ?)", (batch, destination, shadow, merged))
     connection.executemany(
         "INSERT INTO work (destination, batch, members, state, due, attempts, doubt, since, window, deadline)"

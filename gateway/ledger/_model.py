@@ -328,12 +328,18 @@ class Track(msgspec.Struct, kw_only=True):
     destination: str
     provider: str
     shadow: bool
+    """Whether its deliveries look on, but for those that are `counting`."""
     codes: bytes
     """One `Code` for each event of the batch."""
     work: list[tuple[Group, list[int]]]
     attempts: list[AttemptRow]
     parts: dict[int, list[Part]]
     """For deliveries of several rows, by index."""
+    counting: frozenset[int] = frozenset()
+
+    def looks_on(self, index: int) -> bool:
+        """Return whether a delivery is part of nobody's outcome."""
+        return self.shadow and index not in self.counting
 
 
 class AuditRow(msgspec.Struct, kw_only=True, omit_defaults=True):

@@ -9,6 +9,7 @@ import msgspec
 from canonical_schema import ErrorItem
 from gateway.ledger._deliveries import enqueue, times
 from gateway.ledger._keeping import remains
+from gateway.ledger._looking import Looking, sides
 from gateway.ledger._model import (
     AttemptRow,
     AuditRow,
@@ -175,11 +176,6 @@ def route(
     if not routed:
         return
     _give(connection, batch, routed, now, load)
-    # A shadow delivery counts from now on where its destination has gone live.
-    connection.executemany(
-        "UPDATE tracks SET shadow = 0 WHERE batch = ? AND destination = ?",
-        [(batch, name) for name in {name for plan in routed.values() for name in plan.live}],
-    )
     _still_unrouted(connection, batch, waiting.difference(index for index, plan in routed.items() if plan.live))
 
 
@@ -203,9 +199,10 @@ def extend(
 
 def _give(connection: sqlite3.Connection, batch: int, routed: Mapping[int, Plan], now: int, load: Load) -> list[Plan]:
     """Enqueue what the plans add to what there is, and return what that was."""
-    known: dict[str, bytes] = dict(
-        connection.execute("SELECT destination, codes FROM tracks WHERE batch = ?", (batch,))
-    )
+    query = "SELECT destination, codes, shadow FROM tracks WHERE batch = ?"
+    rows = connection.execute(query, (batch,)).fetchall()
+    known: dict[str, bytes] = {name: codes for name, codes, _ in rows}
+    looking = {name: Looking.unpack(shadow) for name, _, shadow in rows}
     fresh = [unless_there(plan, known, index) for index, plan in routed.items()]
     query = "SELECT size, received, receipts FROM batches WHERE batch = ?"
     size, received, packed = connection.execute(query, (batch,)).fetchone()
@@ -215,6 +212,14 @@ def _give(connection: sqlite3.Connection, batch: int, routed: Mapping[int, Plan]
         receipts = unpack_times(packed) or [received] * size
         happened = times([events[index] for index in routed], fresh, [receipts[index] for index in routed])
     enqueue(connection, batch, list(routed), fresh, now, size, happened)
+    after = {
+        name: looking.get(name, Looking()).given(known.get(name, b""), counts)
+        for name, counts in sides(routed, fresh).items()
+    }
+    connection.executemany(
+        "UPDATE tracks SET shadow = ? WHERE batch = ? AND destination = ?",
+        [(one.pack() if one.counting else int(one.shadow), batch, name) for name, one in after.items()],
+    )
     return fresh
 
 

@@ -13,6 +13,7 @@ import msgspec
 from gateway.errors import LedgerUnavailable
 from gateway.ledger._ids import DIGEST as LONG_DIGEST
 from gateway.ledger._keeping import remains
+from gateway.ledger._looking import Looking
 from gateway.ledger._model import PLACES, AuditRow, Document, Group, Remains, Rendered, some_of
 from gateway.ledger._redis.deliveries import tally
 from gateway.ledger._redis.layout import DIGEST, pack_head, pack_rendered, pack_runs
@@ -161,10 +162,11 @@ def _arguments(batch: _Batch, members: Sequence[int]) -> list[bytes | str | int]
         b"" if left is None else pack_runs(sorted(places[index] for index in left.erased if index in places)),
         f"1{left.segment or ''}" if left is not None and left.trimmed else b"",
     ]
-    tracks = [(name, shadow, bytes(codes[index] for index in members)) for name, shadow, codes in batch.tracks]
-    arguments.append(len(tracks))
-    for name, shadow, codes in tracks:
-        arguments += [name, int(shadow), codes, tally(codes)]
+    arguments.append(len(batch.tracks))
+    for name, shadow, whole in batch.tracks:
+        looking, codes = Looking.unpack(shadow), bytes(whole[index] for index in members)
+        counting = frozenset(places[index] for index in looking.counting if index in places)
+        arguments += [name, Looking(looking.shadow, counting).pack(), codes, tally(codes)]
     pieces: list[bytes | str | int] = []
     for group, name, held, parts in batch.work:
         going = sorted((places[index], at) for at, index in enumerate(held) if index in places)

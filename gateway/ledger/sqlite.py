@@ -23,6 +23,7 @@ from gateway.ledger import _documents, _keeping, _settling
 from gateway.ledger._checkpoint import Checkpoints
 from gateway.ledger._ids import DIGEST, Ids
 from gateway.ledger._keeping import Content
+from gateway.ledger._looking import Looking
 from gateway.ledger._model import (
     AttemptRow,
     AuditRow,
@@ -447,11 +448,12 @@ class SqliteLedger:
             destination: Track(
                 destination=destination,
                 provider=provider,
-                shadow=bool(shadow),
+                shadow=(looking := Looking.unpack(shadow)).shadow,
                 codes=codes,
                 work=[],
                 attempts=[],
                 parts={},
+                counting=looking.counting,
             )
             for destination, provider, shadow, codes in connection.execute(query, (batch,))
         }

@@ -24,7 +24,7 @@ end
 for _ = 1, count() do
     local name, shadow, codes, tally = arg(), arg(), arg(), arg()
     redis.call('HSET', key, 'c:' .. name, codes)
-    if shadow == '1' then redis.call('HSET', key, 's:' .. name, '1') end
+    if shadow ~= '' then redis.call('HSET', key, 's:' .. name, shadow) end
     for code, times in string.gmatch(tally, '(%d+):(%d+)') do counted(code, name, tonumber(times)) end
 end
 for _ = 1, count() do

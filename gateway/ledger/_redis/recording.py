@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 from canonical_schema import Event
 from gateway.ledger._deliveries import times
+from gateway.ledger._looking import Looking
 from gateway.ledger._model import AttemptRow, AuditRow, Claim, ClaimKind, Plan, Run, Snapshot, Track, ref_of, split_ref
 from gateway.ledger._redis.base import pairs, remains, together
 from gateway.ledger._redis.batches import Batch
@@ -217,11 +218,12 @@ class Recording(Keeping):
             name: Track(
                 destination=name,
                 provider=self._providers.get(name, ""),
-                shadow=f"s:{name}".encode() in known,
+                shadow=(looking := Looking.unpack(known.get(f"s:{name}".encode()))).shadow,
                 codes=known[f"c:{name}".encode()],
                 work=[],
                 attempts=[],
                 parts={},
+                counting=looking.counting,
             )
             for name in sorted(field[2:].decode() for field in known if field.startswith(b"c:"))
         }

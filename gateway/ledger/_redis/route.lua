@@ -19,8 +19,8 @@ touch(keys)
 
 for _, one in ipairs(destinations) do
     redis.call('HSET', batch_key(batch), 'c:' .. one.name, one.codes)
-    if one.shadow == '1' then
-        redis.call('HSET', batch_key(batch), 's:' .. one.name, '1')
+    if one.shadow ~= '' then
+        redis.call('HSET', batch_key(batch), 's:' .. one.name, one.shadow)
     else
         redis.call('HDEL', batch_key(batch), 's:' .. one.name)
     end

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 
 from canonical_schema import Event
 from gateway.ledger._deliveries import times
+from gateway.ledger._looking import Looking, sides
 from gateway.ledger._model import Plan
 from gateway.ledger._redis.base import Base, pairs, remains
 from gateway.ledger._redis.deliveries import planned, tally
@@ -70,17 +71,15 @@ class Routing(Base):
         made = planned(list(routed), fresh, size, now, happened, self._owners.name)
         ways = routed.values() if only_unrouted else fresh
         still = sorted(waiting.difference(index for index, plan in zip(routed, ways, strict=True) if plan.live))
-        # A shadow delivery counts from now on where its destination has gone live.
-        gone_live = {name for plan in routed.values() for name in plan.live}
-        live = made.live | gone_live if only_unrouted else made.live
-        touched = sorted({*made.codes, *(live & known.keys())})
+        counts = sides(routed, fresh)
+        touched = sorted({*made.codes, *(counts.keys() & known.keys())})
         arguments: list[bytes | str | int] = [batch, packed, pack_runs(still), len(touched)]
         for name in touched:
             before = known.get(name, b"")
             added = zip(made.codes.get(name, bytes(size)), before or bytes(size), strict=True)
             after = bytes(new or old for new, old in added)
-            shadow = name not in live and (name not in known or f"s:{name}".encode() in fields)
-            arguments += [name, before, after, int(shadow), tally(after, before)]
+            looking = Looking.unpack(fields.get(f"s:{name}".encode())).given(before, counts.get(name, {}))
+            arguments += [name, before, after, looking.pack(), tally(after, before)]
         arguments += [len(made.heads), *made.heads]
         done = await link.run("route", os.urandom(8), batch % PARTITIONS, *arguments)
         return sum(len(plan.live) + len(plan.shadow) for plan in fresh) if done else None

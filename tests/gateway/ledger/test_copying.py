@@ -51,6 +51,7 @@ async def filled(ledger: Ledger) -> None:
     plan = Plan(live=("a", "b"), shadow=("s",), filtered=(("x", Code.NO_BINDING),), windows=(("b", 500),))
     for number in range(6):
         await recorded(ledger, *(f"e{number}-{index}" for index in range(7)), plan=plan, received=1000 + number)
+    await ledger.extend(1, [2, 5], [Plan(live=("s",))] * 2, 4000)  # they count from now on
     await recorded(ledger, "lonely", plan=Plan())
     works = list(await ledger.take("a", 5000, 21))
     numbers = await ledger.intend([rendered(work, work.members[:6]) for work in works], 5000)
@@ -95,7 +96,7 @@ async def shown(ledger: Ledger) -> dict[str, Any]:
             tracks = {
                 track.destination: (
                     track.provider,
-                    track.shadow,
+                    track.looks_on(index),
                     track.codes[index],
                     [msgspec.structs.asdict(group) for group, members in track.work if index in members],
                     [(row.outcome, row.others.get(index), row.provider_event_ids.get(index)) for row in track.attempts

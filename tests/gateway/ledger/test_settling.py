@@ -302,9 +302,33 @@ async def test_what_one_event_of_a_batch_counts_on_stays_live(ledger: Ledger) ->
     assert 2 == len(claims)
     ((batch, _, _, members),) = await ledger.unrouted()
     await ledger.route(batch, members, [Plan(live=("b",), shadow=("a",))], 8000)
-    assert [("a", False), ("b", False)] == [
-        (track.destination, track.shadow) for track in (await ledger.snapshots([batch]))[batch].tracks
-    ]
+    assert {"a": [1], "b": []} == await looking_on(ledger, batch)
+
+
+async def looking_on(ledger: Ledger, batch: int) -> dict[str, list[int]]:
+    """Return by destination whose deliveries are part of nobody's outcome."""
+    tracks = (await ledger.snapshots([batch]))[batch].tracks
+    return {
+        track.destination: [index for index, code in enumerate(track.codes) if code and track.looks_on(index)]
+        for track in tracks
+    }
+
+
+async def test_each_delivery_of_a_batch_looks_on_for_itself(store: Store, ledger: Ledger) -> None:
+    trial, looks, both = Plan(live=("b",), shadow=("a",)), Plan(shadow=("a",)), Plan(live=("a", "b"))
+    batch = await recorded(ledger, "e0", "e1", plan=trial)
+    await ledger.extend(batch, [0, 1], [Plan(shadow=("c",))] * 2, 8000)
+    assert {"a": [0, 1], "b": [], "c": [0, 1]} == await looking_on(ledger, batch)
+    assert 0 == await ledger.extend(batch, [1], [Plan(live=("a",))], 8000)  # it is there, and counts from now on
+    assert {"a": [0], "b": [], "c": [0, 1]} == await looking_on(ledger, batch)
+    other = await recorded(ledger, "e2", "e3", "e4", plan=Plan())
+    await ledger.extend(other, [0, 1], [both, looks], 8000)
+    await ledger.extend(other, [2], [looks], 8000)
+    assert {"a": [1, 2], "b": []} == await looking_on(ledger, other)
+    await ledger.route(other, [1, 2], [both, both], 8000)
+    assert {"a": [], "b": []} == await looking_on(ledger, other)
+    async with opened(store.cut()) as again:
+        assert {"a": [0], "b": [], "c": [0, 1]} == await looking_on(again, batch)
 
 
 async def test_the_depth_says_what_waits_and_since_when(ledger: Ledger) -> None:
