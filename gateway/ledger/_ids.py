@@ -22,7 +22,7 @@ _PARTS = 1 << 12
 _PART = _PARTS - 1
 _NUMBER = 40
 _NUMBERS = (1 << _NUMBER) - 1
-_SMALLEST = 8
+_SMALLEST = 64
 _FULL = 0.625
 
 
