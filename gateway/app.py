@@ -6,12 +6,14 @@ import math
 import re
 import time
 from collections.abc import AsyncGenerator, Mapping
+from functools import lru_cache
 from typing import Any, cast
 from urllib.parse import unquote
 
 import msgspec
 import structlog
 from starlette.applications import Starlette
+from starlette.datastructures import QueryParams
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
@@ -170,19 +172,8 @@ class _Api:
         return tenant_of(request, self._gateway.keyring, scope)
 
     def _patience(self, request: Request) -> tuple[Ack, float]:
-        """Return what the answer waits for and for how long at most, from `?ack=` and `Prefer`."""
-        ack = request.query_params.get("ack", self._gateway.configuration.intake.ack)
-        if ack not in {"stored", "required", "all"}:
-            detail = f"ack: there is no {ack[:32]!r}; one of stored, required, all"
-            raise RequestRefused(400, ErrorCode.INVALID_REQUEST, detail)
-        wait = DEFAULT_WAIT
-        for preference in ",".join(request.headers.getlist("prefer")).split(","):
-            name, _, value = (part.strip(' \t"') for part in preference.partition(";")[0].partition("="))
-            if name.lower() == "respond-async":
-                ack = "stored"
-            elif name.lower() == "wait" and re.fullmatch(r"\d{1,9}(\.\d{1,6})?", value):
-                wait = min(float(value), LONGEST_WAIT)
-        return cast("Ack", ack), wait
+        preferences = ",".join(request.headers.getlist("prefer"))
+        return _patience(request.scope["query_string"], preferences, self._gateway.configuration.intake.ack)
 
     async def _sent(self, request: Request) -> list[Event | Bad]:
         intake = self._gateway.configuration.intake
@@ -200,6 +191,23 @@ class _Api:
         if encoding:
             plain = await asyncio.to_thread(decoded, plain, encoding, intake.max_bytes)
         return await parse_in_slices(plain, media_type, intake.max_events)
+
+
+@lru_cache(256)  # senders nearly always ask the same
+def _patience(query: bytes, preferences: str, usual: Ack) -> tuple[Ack, float]:
+    """Return what the answer waits for and for how long at most, from `?ack=` and `Prefer`."""
+    ack = QueryParams(query).get("ack", usual)
+    if ack not in {"stored", "required", "all"}:
+        detail = f"ack: there is no {ack[:32]!r}; one of stored, required, all"
+        raise RequestRefused(400, ErrorCode.INVALID_REQUEST, detail)
+    wait = DEFAULT_WAIT
+    for preference in preferences.split(","):
+        name, _, value = (part.strip(' \t"') for part in preference.partition(";")[0].partition("="))
+        if name.lower() == "respond-async":
+            ack = "stored"
+        elif name.lower() == "wait" and re.fullmatch(r"\d{1,9}(\.\d{1,6})?", value):
+            wait = min(float(value), LONGEST_WAIT)
+    return cast("Ack", ack), wait
 
 
 _encoder = msgspec.json.Encoder(decimal_format="number")

@@ -5,6 +5,7 @@ import contextlib
 import random
 from collections.abc import Collection, Mapping, Sequence
 from collections.abc import Set as AbstractSet
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from functools import cached_property
@@ -273,13 +274,14 @@ class Gateway:
         Raises LedgerUnavailable where nothing can be promised; then nothing is stored.
         """
         now = self.clock.now()
+        received = to_micros(now)
         await self._queue.check(now, self.configuration.intake.max_queue)
         catalogue, alike = self.catalogue, self._alike
         admitted = await self._admitted(tenant, sent, now)
         events = [event for event in admitted if isinstance(event, Event)]
         plans = catalogue.plans(tenant, events, now)
-        with self.board.watch() as watch:
-            claims = await self._recorded(tenant, to_micros(now), events, plans)
+        with nullcontext() if ack == "stored" else self.board.watch() as watch:
+            claims = await self._recorded(tenant, received, events, plans)
             if catalogue is not self.catalogue:  # a reload came in between, and did not see these
                 await self._shelve()
                 await self._route_unrouted()
@@ -288,13 +290,13 @@ class Gateway:
             if not isinstance(claims, Run):
                 again = {split_ref(claim.ref)[0] for claim in claims if claim.kind is ClaimKind.REPLAY}
                 views = await self._views(again)
-            if ack != "stored" and wait > 0:
+            if watch is not None and wait > 0:
                 awaited = await self._awaited(claims, plans, views, ack)
                 if awaited:
                     await self._until_ended(watch, awaited, wait)
         if ack != "stored":
             views = await self._views({split_ref(claim.ref)[0] for claim in claims})
-        return await self._answer(admitted, claims, plans, views, alike, to_micros(now))
+        return await self._answer(admitted, claims, plans, views, alike, received)
 
     async def _until_ended(self, watch: Wait, awaited: set[tuple[int, int, str]], wait: float) -> None:
         """Wait for deliveries to end. Where other processes may send them, nobody tells: look now and then."""
