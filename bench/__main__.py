@@ -16,13 +16,14 @@ from bench.fakes import FastProviders
 from bench.flow import drain, end, today
 from bench.growth import growth
 from bench.handle import Failed
+from bench.isolation import isolation
 from bench.measure import Bench
 from bench.redis import redis
 from bench.report import keep, table
 
 Section = Callable[[Bench], Awaitable[None]]
 SECTIONS: dict[str, Section] = {
-    section.__name__: section for section in (accept, coalesce, drain, end, today, growth, redis)
+    section.__name__: section for section in (accept, coalesce, drain, end, isolation, today, growth, redis)
 }
 RESULTS = Path(__file__).parent / "results"
 LONGEST = {True: 150, False: 1800}

@@ -77,7 +77,11 @@ class Service:
     def __init__(self, given: Mapping[str, Any]) -> None:
         self._kind: type[Gateway] = {"floor": Floor, "held": Held, "live": Gateway}[given["kind"]]
         self._configuration = configuration(
-            given["url"], given["ledger"], given["destinations"], in_flight=given["in_flight"]
+            given["url"],
+            given["ledger"],
+            given["destinations"],
+            in_flight=given["in_flight"],
+            timeout=given["patience"],
         )
         self._one_by_one: bool = given["one_by_one"]
         self._serves: bool = given["serve"]

@@ -2,6 +2,7 @@
 
 import asyncio
 import re
+import time
 from collections.abc import Callable
 from typing import cast
 
@@ -42,9 +43,15 @@ _MAKERS: dict[str, _Maker] = {
 class FastProviders:
     """All of them behind one port, told apart by the first step of the path."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, silent: str | None = None) -> None:
+        """`silent`: one that takes every request, and answers none."""
         self.stored: dict[str, list[bytes]] = {name: [] for name in _MAKERS}
+        self.came: dict[str, dict[bytes, float]] = {name: {} for name in _MAKERS}
+        """When each row came first, by `time.perf_counter`."""
+        self._silent = None if silent is None else silent.encode()
         self.requests = 0
+        self.timed = False
+        """Whether `came` is kept."""
         self.delay = 0.0
         """Seconds that every answer takes."""
         self.url = ""
@@ -75,7 +82,12 @@ class FastProviders:
     def forget(self) -> dict[str, list[bytes]]:
         """Return what is stored, and store from nothing."""
         stored, self.stored = self.stored, {name: [] for name in _MAKERS}
+        self.came = {name: {} for name in _MAKERS}
         return stored
+
+    def hears(self, path: bytes) -> bool:
+        """Return whether a request to this path is ever answered."""
+        return self._silent is None or path.split(b"/", 2)[1] != self._silent
 
     def answer(self, path: bytes, body: bytes) -> bytes:
         """Store a request's rows and return the whole response."""
@@ -83,6 +95,8 @@ class FastProviders:
         status, keys_of, render = _MAKERS[name]
         keys = keys_of(body)
         self.stored[name] += keys
+        if self.timed:
+            self.came[name].update(dict.fromkeys(keys, time.perf_counter()))
         self.requests += 1
         said = render(keys)
         return b"HTTP/1.1 %d OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n%b" % (
@@ -115,7 +129,7 @@ class _Connection(asyncio.Protocol):
             self._missing, self._chunks, data = int(length[1]), [], rest
         self._chunks.append(data)
         self._missing -= len(data)
-        if self._missing > 0:
+        if self._missing > 0 or not self._providers.hears(self._path):
             return
         said = self._providers.answer(self._path, b"".join(self._chunks))
         self._chunks, self._missing = [], -1

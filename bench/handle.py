@@ -75,6 +75,7 @@ async def spawned(
     ledger: Path | str | None = None,
     destinations: Sequence[str] = FOUR,
     in_flight: int | None = None,
+    patience: str | None = None,
     serve: bool = True,
     one_by_one: bool = False,
 ) -> AsyncGenerator[Child]:
@@ -86,6 +87,7 @@ async def spawned(
         "ledger": str(ledger or "unused.db"),
         "destinations": list(destinations),
         "in_flight": in_flight,
+        "patience": patience,
         "serve": serve,
         "one_by_one": one_by_one,
     }

@@ -20,6 +20,8 @@ class Run:
     statuses: Counter[int] = field(default_factory=Counter[int])
     latencies: list[float] = field(default_factory=list[float])
     """Seconds from when a request was due to its whole answer."""
+    answered: list[tuple[int, float]] = field(default_factory=list[tuple[int, float]])
+    """At a given pace: which request it was, and when it had its whole answer, by `time.perf_counter`."""
 
     def require(self, status: int) -> None:
         """Raise RuntimeError unless every answer had this status."""

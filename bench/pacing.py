@@ -32,6 +32,7 @@ class _Connection:
         self.socket.settimeout(0)
         self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.due = 0.0
+        self.number = 0
         self.unsent = memoryview(b"")
         self.status = 0
         self._head = b""
@@ -80,7 +81,7 @@ class _Drive:
             if now > until:
                 raise TimeoutError(f"{len(self._busy)} requests are not answered")
             while following < len(requests) and self._idle and (due := began + following / rate) <= now:
-                self._send(due, requests[following])
+                self._send(due, following)
                 following += 1
             pause = until - now
             if following < len(requests) and self._idle:
@@ -94,16 +95,17 @@ class _Drive:
         run.seconds = time.perf_counter() - began
         return run
 
-    def _send(self, due: float, request: bytes) -> None:
+    def _send(self, due: float, number: int) -> None:
         connection = self._idle.popleft()  # the one that rested longest
-        connection.due, connection.unsent = due, memoryview(request)
+        connection.due, connection.number, connection.unsent = due, number, memoryview(self._requests[number])
         self._busy[connection.socket] = connection
         connection.send()
 
     def _read(self, readable: socket.socket, run: Run) -> None:
         connection = self._busy[readable]
         if connection.receive():
-            run.latencies.append(time.perf_counter() - connection.due)
+            run.answered.append((connection.number, now := time.perf_counter()))
+            run.latencies.append(now - connection.due)
             run.statuses[connection.status] += 1
             del self._busy[readable]
             self._idle.append(connection)

@@ -34,11 +34,16 @@ _BINDINGS = {
 
 
 def configuration(
-    url: str, ledger: str | Path, destinations: Sequence[str] = FOUR, *, in_flight: int | None = None
+    url: str,
+    ledger: str | Path,
+    destinations: Sequence[str] = FOUR,
+    *,
+    in_flight: int | None = None,
+    timeout: str | None = None,
 ) -> Configuration:
     """Return the configuration with every destination under `url`, at a path that is its name.
 
-    `in_flight`: requests at a time to each destination, where it is not the default.
+    `in_flight`: requests at a time to each destination, and `timeout`: of each, where it is not the default.
     """
     links = {
         customer(number): {
@@ -64,6 +69,8 @@ def configuration(
         },
         "meters": {"api_calls": {"bindings": {name: _BINDINGS[name] for name in destinations}}},
         "customers": links,
-        **({} if in_flight is None else {"delivery": {"max_in_flight": in_flight}}),
+        "delivery": {
+            name: value for name, value in {"max_in_flight": in_flight, "timeout": timeout}.items() if value is not None
+        },
     }
     return loads(json.dumps(data), {}, source="bench")
