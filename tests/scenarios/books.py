@@ -3,18 +3,25 @@
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from decimal import Decimal
-from itertools import chain
+from itertools import chain, combinations
 from typing import Any, NamedTuple
 
 from adapters import Row
-from canonical_schema import Event
+from adapters._spec import KeyRule
+from canonical_schema import Event, Quantities
+from gateway.chain import correction_id, quantities_of
 from gateway.ledger import Code, Snapshot, SqliteLedger, WorkState
 from gateway.ledger.check import add_up
+from gateway.rendering import _key
 from gateway.simulator import SimulatedProvider
 from gateway.simulator.faults import FAULTS
 from gateway.simulator.reading import label
+from gateway.simulator.world import StoredRow
 
-__all__ = ["Books", "Stand", "stands_of"]
+__all__ = ["HALVES", "Books", "Stand", "keys_of", "stands_of"]
+
+HALVES = ("in", "out")
+"""The names of an event's quantities that go by rows of their own."""
 
 Place = tuple[str, str]
 """An event's id and a destination."""
@@ -28,20 +35,20 @@ class Stand(NamedTuple):
     state: WorkState | None
     """Where it is not done."""
     doubt: int
+    parts: Mapping[str, Code]
+    """Of several rows, once one of them was answered."""
 
     @property
-    def value(self) -> Decimal:
+    def value(self) -> Quantities:
         """What the provider has of the event once it took this."""
         said = self.event.corrects
-        if said is not None:
-            return sum(said.after.values(), Decimal(0))
-        assert self.event.quantity is not None
-        return self.event.quantity
+        return quantities_of(self.event) if said is None else said.after
 
     @property
     def may_be_there(self) -> bool:
-        """Whether nobody knows if the provider has it."""
-        return self.code is Code.UNKNOWN or self.state is WorkState.SENDING or self.doubt > 0
+        """Whether nobody knows if the provider has it, or it has some of it."""
+        doubtful = self.code is Code.UNKNOWN or self.state is WorkState.SENDING or self.doubt > 0
+        return doubtful or any(code.status.success or code is Code.UNKNOWN for code in self.parts.values())
 
 
 def stands_of(snapshots: Sequence[Snapshot]) -> dict[str, dict[str, Stand]]:
@@ -57,7 +64,8 @@ def stands_of(snapshots: Sequence[Snapshot]) -> dict[str, dict[str, Stand]]:
                 if byte != Code.NONE:
                     group = groups.get(index)
                     state, doubt = (None, 0) if group is None else (group.state, group.doubt)
-                    found[event.id][track.destination] = Stand(event, Code(byte), state, doubt)
+                    parts = {part.name: part.code for part in track.parts.get(index, ())}
+                    found[event.id][track.destination] = Stand(event, Code(byte), state, doubt, parts)
     return found
 
 
@@ -104,10 +112,11 @@ class Books:
         added = {name: one["deliveries"] for name, one in summed["destinations"].items() if one["deliveries"]}
         assert counted == added, f"{dict(counted)} deliveries are there, and {added} are counted"
         assert len(stands) == summed["events"], f"{len(stands)} events are there, and {summed['events']} are counted"
+        keys = {key: event_id for event_id in stands for key in keys_of(event_id)}
         for name, vendor in self._vendors.items():
-            self._nothing_twice(name, vendor, stands)
-            self._unchanged(name, vendor)
-        self._bills_fit(stands)
+            self._nothing_twice(name, vendor, stands, keys)
+            self._unchanged(name, vendor, keys)
+        self._bills_fit(stands, keys)
         return stands
 
     def _nothing_vanished(self, stands: Mapping[str, Mapping[str, Stand]], snapshots: Sequence[Snapshot]) -> None:
@@ -130,48 +139,73 @@ class Books:
                     self._done.add(place)
                 assert place not in self._done or stand.code.status.success, f"{place} was done, and is {stand.code!r}"
 
-    def _nothing_twice(self, name: str, vendor: SimulatedProvider, stands: Mapping[str, Mapping[str, Stand]]) -> None:
-        held = Counter(str(row.key) for row in vendor.stored)
-        assert not {key: count for key, count in held.items() if count > 1}, f"{name} bills twice"
-        strange = [key for key in held if name not in stands.get(key, {})]
+    def _nothing_twice(
+        self, name: str, vendor: SimulatedProvider, stands: Mapping[str, Mapping[str, Stand]], keys: Mapping[str, str]
+    ) -> None:
+        held = Counter((str(row.key), _half(row)) for row in vendor.stored)
+        assert not {row: count for row, count in held.items() if count > 1}, f"{name} bills twice"
+        strange = [key for key, _ in held if name not in stands.get(keys.get(key, ""), {})]
         assert not strange, f"{name} has {strange}, of which the ledger knows nothing"
 
-    def _unchanged(self, name: str, vendor: SimulatedProvider) -> None:
+    def _unchanged(self, name: str, vendor: SimulatedProvider, keys: Mapping[str, str]) -> None:
         """What a vendor once stored is sent again as it was, unless it was corrected."""
         calls, self._read[name] = vendor.calls[self._read[name] :], len(vendor.calls)
         held = {row.key for row in vendor.stored}
-        corrected = {event.corrects.of for event in self._corrected.values() if event.corrects is not None}
-        doors = {door.path: door for door in vendor.spec.doors.values()}
+        last = {ids[-1] for ids in self._chains().values()}
+        doors = {door.path: door for door in vendor.spec.doors.values() if door.roles.key is not None}
         for call in calls:
             for row in call.rows if call.path in doors else ():
                 key = label(doors[call.path], row)
-                if key in held and key not in corrected and (call.fault is None or FAULTS[call.fault].stores):
+                if key in held and keys[key] in last and (call.fault is None or FAULTS[call.fault].stores):
                     first = self._rows.setdefault((name, key), row)
                     assert first == row, f"{name} has {key}, and got it with other content"
 
-    def _bills_fit(self, stands: Mapping[str, Mapping[str, Stand]]) -> None:
+    def _bills_fit(self, stands: Mapping[str, Mapping[str, Stand]], keys: Mapping[str, str]) -> None:
         """Every vendor bills of every event what the ledger says; where that is in doubt, what it may be."""
-        chains: dict[str, list[str]] = {event_id: [event_id] for event_id in self.sent}
-        for event in sorted(self._corrected.values(), key=lambda event: event.corrects.number if event.corrects else 0):
-            assert event.corrects is not None
-            chains[event.corrects.of].append(event.id)
+        chains = self._chains()
         for name, vendor in self._vendors.items():
             billed: dict[str, Decimal] = {}
             for row in vendor.stored:
                 if not row.withdrawn:
-                    billed[row.key] = sum((charge.quantity for charge in row.charges), Decimal(0))
+                    event_id = keys[row.key]
+                    more = sum((charge.quantity for charge in row.charges), Decimal(0))
+                    billed[event_id] = billed.get(event_id, Decimal(0)) + more
             for event_id, ids in chains.items():
                 ways = [stands[one][name] for one in ids if name in stands[one]]
                 bill = sum((billed.get(one, Decimal(0)) for one in ids), Decimal(0))
                 assert bill in _possible(ways), f"{name} bills {bill} of {event_id}, and the ledger says {ways}"
 
+    def _chains(self) -> dict[str, list[str]]:
+        """Return every event's id with those of its corrections, in order."""
+        chains = {event_id: [event_id] for event_id in self.sent}
+        said = [event.corrects for event in self._corrected.values() if event.corrects is not None]
+        for correction in sorted(said, key=lambda one: one.number):
+            chains[correction.of].append(correction_id(correction.of, correction.number))
+        return chains
+
+
+def keys_of(event_id: str) -> list[str]:
+    """Return what vendors may know an event by: its id, or what is made of it for one of several rows."""
+    return [event_id, *(_key("default", event_id, half, KeyRule()) for half in HALVES)]
+
+
+def _half(row: StoredRow) -> str:
+    """Return which of an event's rows it is, where the vendor knows all of them by one key."""
+    return next((half for half in HALVES if row.meter.endswith(half)), "")
+
 
 def _possible(stands: Sequence[Stand]) -> set[Decimal]:
     """Return what a vendor may bill of an event and its corrections."""
-    may = {Decimal(0)}
+    may: list[Quantities] = [{}]
     for stand in stands:
         if stand.code.status.success:
-            may = {stand.value}
-        elif stand.may_be_there:
-            may.add(stand.value)
-    return may
+            may = [stand.value]
+        elif stand.may_be_there:  # each of its rows, or none
+            names = {name for has in (*may, stand.value) for name in has}
+            may = [
+                {name: (stand.value if name in there else has).get(name, Decimal(0)) for name in names}
+                for has in may
+                for count in range(len(names) + 1)
+                for there in combinations(sorted(names), count)
+            ]
+    return {sum(has.values(), Decimal(0)) for has in may}

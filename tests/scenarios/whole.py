@@ -7,7 +7,7 @@ import asyncio
 import contextlib
 import json
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from datetime import timedelta
 from decimal import Decimal
 from pathlib import Path
@@ -18,7 +18,8 @@ import yaml
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from canonical_schema import Event
+from canonical_schema import Event, Quantities
+from gateway.chain import correction_id
 from gateway.configuration import Configuration
 from gateway.configuration_file import loads
 from gateway.corrections import correct
@@ -32,12 +33,14 @@ from gateway.times import to_micros
 from tests.gateway.clocks import START, ManualClock
 from tests.gateway.lanes import CONTRACT
 from tests.gateway.ledger.conftest import SqliteStore
-from tests.scenarios.books import Books, Stand
+from tests.scenarios.books import HALVES, Books, Stand, keys_of
 
 __all__ = ["FAULTS", "VENDORS", "Setup", "Whole"]
 
 VENDORS = ("flowglad", "flexprice", "paygentic", "wingback")
 CUSTOMERS = ("acme", "globex")
+METERS = ("calls", "halves")
+"""The second in two rows, where the vendor has no row for both."""
 FAULTS = (
     "lost_answer",
     "reset_before",
@@ -93,6 +96,7 @@ def configured(setup: Setup, profile: str) -> Configuration:
     settings: dict[str, dict[str, Any]] = {name: {"api_key": "k"} for name in VENDORS}
     settings["paygentic"] |= {"profile": profile, "merchant_id": "org_1"}
     settings["wingback"]["allow_negative"] = setup.negative
+    bound = sorted(setup.bound)
     modes = dict.fromkeys(VENDORS, "live") | dict([setup.mode])
     links = {"flowglad": {"subscription_id": "sub_1"}, "wingback": {"customer_id": CONTRACT}}
     meter = "bm_other" if setup.renamed else "bm_calls"
@@ -101,7 +105,15 @@ def configured(setup: Setup, profile: str) -> Configuration:
             name: {"provider": name, "rate": "none", "settings": settings[name], "mode": modes[name]}
             for name in VENDORS
         },
-        "meters": {"calls": {"bindings": {name: {NAMED[_door(name, profile)]: meter} for name in sorted(setup.bound)}}},
+        "meters": {
+            "calls": {"bindings": {name: {NAMED[_door(name, profile)]: meter} for name in bound}},
+            "halves": {
+                "bindings": {
+                    name: [{NAMED[_door(name, profile)]: f"{meter}_{half}", "quantity": half} for half in HALVES]
+                    for name in bound
+                }
+            },
+        },
         "customers": {name: links | {"paygentic": {"customer_id": f"cus_{name}"}} for name in CUSTOMERS},
         "routes": _routes(setup.routes),
         "delivery": {"retry": {"first": "1s", "max": "1m", "give_up": "1h", "attempts": 4}},
@@ -125,6 +137,19 @@ def _routes(kind: str) -> list[dict[str, Any]]:
             return [first | {"until": CUT.isoformat()}, second | {"from": CUT.isoformat()}]
         case _:
             return []
+
+
+def _said(quantity: int, meter: str) -> Quantities:
+    """Return what an event of a meter says of a quantity; of nothing it is void."""
+    if not quantity:
+        return {}
+    if meter == "calls":
+        return {"": Decimal(quantity)}
+    return {"in": Decimal(quantity), "out": Decimal(10 - quantity)}
+
+
+def _named(event_id: str, number: int) -> str:
+    return correction_id(event_id, number) if number else event_id
 
 
 class Still(Gateway):
@@ -171,6 +196,7 @@ class Whole(RuleBasedStateMachine):
         trouble=st.none() | st.tuples(st.sampled_from(VENDORS), st.sampled_from(FAULTS)),
         then=st.sampled_from(["begin", "work", "wait"]),
         customer=st.sampled_from(CUSTOMERS),
+        meter=st.sampled_from(METERS),
     )
     def send(
         self,
@@ -178,12 +204,15 @@ class Whole(RuleBasedStateMachine):
         trouble: tuple[str, str] | None = None,
         then: str = "wait",
         customer: str = "acme",
+        meter: str = "calls",
     ) -> None:
         """New events are acknowledged; what they meet on their way comes soon enough to be met."""
         if trouble is not None:
             self.fail(*trouble, times=1)
         first = len(self.books.sent)
-        events = [self._event(f"e{first + place}", quantity, customer) for place, quantity in enumerate(quantities)]
+        events = [
+            self._event(f"e{first + place}", quantity, customer, meter) for place, quantity in enumerate(quantities)
+        ]
         self.books.acknowledge(events, self._accept(events))
         if then == "work":
             self.work()
@@ -191,10 +220,15 @@ class Whole(RuleBasedStateMachine):
             for name in VENDORS:
                 self.begin_to_send(name)
 
-    @rule(vendor=st.sampled_from(VENDORS), fault=st.sampled_from(FAULTS), quantity=st.integers(1, 9))
-    def meet_trouble(self, vendor: str, fault: str, quantity: int) -> None:
+    @rule(
+        vendor=st.sampled_from(VENDORS),
+        fault=st.sampled_from(FAULTS),
+        quantity=st.integers(1, 9),
+        meter=st.sampled_from(METERS),
+    )
+    def meet_trouble(self, vendor: str, fault: str, quantity: int, meter: str = "calls") -> None:
         """One event, and one fault on its way."""
-        self.send([quantity], (vendor, fault), "work")
+        self.send([quantity], (vendor, fault), "work", meter=meter)
 
     @rule(fault=st.sampled_from(FAULTS), quantity=st.integers(1, 9))
     def meet_trouble_where_repeats_are_not_told(self, fault: str, quantity: int) -> None:
@@ -217,9 +251,15 @@ class Whole(RuleBasedStateMachine):
         (result,) = self._accept([self._event(event_id, 100)])
         assert ("conflict", False) == (result["status"], result["stored"])
 
-    def _event(self, event_id: str, quantity: int, customer: str = "acme") -> Event:
+    def _event(self, event_id: str, quantity: int, customer: str = "acme", meter: str = "calls") -> Event:
+        said = _said(quantity, meter)
         return Event(
-            id=event_id, customer=customer, meter="calls", quantity=Decimal(quantity), timestamp=self.clock.now()
+            id=event_id,
+            customer=customer,
+            meter=meter,
+            quantity=said.get(""),
+            quantities=None if "" in said else said,
+            timestamp=self.clock.now(),
         )
 
     def _accept(self, events: list[Event]) -> Any:
@@ -299,22 +339,34 @@ class Whole(RuleBasedStateMachine):
         now = to_micros(self.clock.now())
         for event_id, at in (await self.books.hold(self._used)).items():
             for name, stand in at.items():
-                if stand.code is Code.UNKNOWN:
-                    how = "accepted" if self._is_there(name, stand) else "resend"
+                if stand.code is Code.UNKNOWN and (there := self._is_there(name, stand)) is not None:
+                    how = "accepted" if there else "resend"
                     await resolve(self.gateway.ledger, ACTOR, event_id, name, how, now)
 
-    def _is_there(self, name: str, stand: Stand) -> bool:
-        """Return whether a person who looks at the vendor finds what was sent."""
-        held = {row.key: row for row in self.vendors[name].stored}
+    def _is_there(self, name: str, stand: Stand) -> bool | None:
+        """Return whether a person who looks at the vendor finds what was in doubt; `None`: some of it."""
         said = stand.event.corrects
-        if said is None or stand.event.id in held:
-            return stand.event.id in held
-        if name == "flexprice":  # it amends
-            return said.of in held and held[said.of].quantity == stand.value
-        if name == "paygentic" and self.profile == "usage-v0" and said.action != "replace":
-            carrier = [row for key, row in held.items() if key == said.of or key.startswith(f"{said.of}~")]
-            return all(row.withdrawn for row in carrier)
-        return False
+        doubtful = [half for half, code in stand.parts.items() if code in {Code.UNKNOWN, Code.PENDING}] or [""]
+        held = self.vendors[name].stored
+        if said is not None and name == "paygentic" and self.profile == "usage-v0" and said.action != "replace":
+            of_it = [row for row in held if row.key == said.of or row.key.startswith(f"{said.of}~")]
+            found = {all(row.withdrawn for row in of_it)}
+        elif said is not None and name == "flexprice":  # it amends a row, unless nothing was there before
+            keys = [key for number in range(said.number + 1) for key in keys_of(_named(said.of, number))]
+            rows = [row for row in held if row.key in keys]
+            wanted = stand.value or dict.fromkeys(said.before, Decimal(0))
+            found = {
+                any(row.quantity == wanted[half] and (not half or row.meter.endswith(half)) for row in rows)
+                for half in (doubtful if doubtful != [""] or "" in wanted else HALVES)
+            }
+        else:
+            known_by: dict[str, str] = dict(zip(("", *HALVES), keys_of(stand.event.id), strict=True))
+            known = [(row.key, row.meter) for row in held]
+            found = {
+                any(key in {known_by[half], stand.event.id} and meter.endswith(half) for key, meter in known)
+                for half in doubtful
+            }
+        return found.pop() if len(found) == 1 else None
 
     @rule(status=st.sampled_from(["dead", "rejected"]), remap=st.booleans())
     def try_again(self, status: str, remap: bool) -> None:
@@ -329,9 +381,9 @@ class Whole(RuleBasedStateMachine):
         self._runner.run(self._correct(dice.choice(sorted(self.books.sent)), quantity))
 
     async def _correct(self, event_id: str, quantity: int) -> None:
-        wanted: Mapping[str, Decimal] = {"": Decimal(quantity)} if quantity else {}
+        wanted = _said(quantity, self.books.sent[event_id].meter)
         with contextlib.suppress(RequestRefused):
-            answer = await correct(self.gateway, ACTOR, event_id, dict(wanted), dry_run=False, wait=0)
+            answer = await correct(self.gateway, ACTOR, event_id, wanted, dry_run=False, wait=0)
             self.books.acknowledge_correction(answer)
 
     # What must hold.
