@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import AsyncIterator
-from typing import Any, Literal
+from typing import Any, Literal, cast
 from urllib.parse import unquote
 
 import msgspec
@@ -13,11 +13,15 @@ from starlette.routing import Route
 from canonical_schema import ErrorCode, EventStatus
 from gateway.access import tenant_of
 from gateway.asked import Asked, Reason, answer, body_of, key_name
+from gateway.backfill import KIND as BACKFILL
 from gateway.errors import RequestRefused
 from gateway.ledger import AuditRow, Document, Erasure, Ledger, Snapshot, WorkState
 from gateway.links import KIND as LINKS
 from gateway.merge import View
 from gateway.naming import RELINKED
+from gateway.periods import KIND as PERIOD
+from gateway.reconciliations import KIND as RECONCILIATION
+from gateway.reconciliations import REPORT
 from gateway.repair import Actor
 from gateway.service import Gateway
 from gateway.times import to_micros
@@ -81,6 +85,7 @@ async def _erased(gateway: Gateway, actor: Actor, customer: str, *, abandon: boo
         after=msgspec.json.encode({"events": events, "archived": archived, "abandoned": abandoned}).decode(),
     )
     await ledger.unname(erasure)
+    await _unname_documents(ledger, erasure)
     await ledger.keep(
         [Document(kind=kind, tenant=tenant, name=customer, body=None) for kind in (LINKS, RELINKED)], [row]
     )
@@ -102,6 +107,37 @@ async def _batches(ledger: Ledger, erasure: Erasure) -> AsyncIterator[int]:
         found, after = await ledger.holding(erasure.tenant, erasure.customer, after, LOOK)
         for batch in found:
             yield batch
+
+
+async def _unname_documents(ledger: Ledger, erasure: Erasure) -> None:
+    """Put the pseudonym in the place of a customer in what was asked for and reported."""
+    named = msgspec.json.encode(erasure.customer)
+    for kind in _REPORTS:
+        after: str | None = None
+        while page := await ledger.documents(kind, erasure.tenant, after, LOOK):
+            after = page[-1].name
+            changed = [
+                msgspec.structs.replace(one, body=msgspec.json.encode(_unnamed(msgspec.json.decode(one.body), erasure)))
+                for one in page
+                if one.body is not None and named in one.body
+            ]
+            if changed:
+                await ledger.keep(changed)
+
+
+_REPORTS = (BACKFILL, RECONCILIATION, REPORT, PERIOD)
+
+
+def _unnamed(value: Any, erasure: Erasure) -> Any:
+    """Return JSON with the pseudonym wherever the customer's name stands alone."""
+    match value:
+        case dict():
+            known = cast("dict[str, Any]", value)
+            return {_unnamed(name, erasure): _unnamed(one, erasure) for name, one in known.items()}
+        case list():
+            return [_unnamed(one, erasure) for one in cast("list[Any]", value)]
+        case _:
+            return erasure.alias if value == erasure.customer else value
 
 
 def _places(snapshot: Snapshot, customer: str) -> list[int]:

@@ -21,7 +21,7 @@ from gateway.tokens import token
 
 log = structlog.get_logger("gateway.reconciliations")
 
-__all__ = ["KIND", "Reconciliation", "Reconciliations", "Wanted"]
+__all__ = ["KIND", "REPORT", "Reconciliation", "Reconciliations", "Wanted"]
 
 KIND = "reconciliation"
 REPORT = "reconciliation report"

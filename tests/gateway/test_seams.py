@@ -465,6 +465,31 @@ async def test_a_report_finds_an_event_that_one_vendor_bills_and_its_correction_
         assert ("e1~c1", ["flexprice", "flowglad"]) == (twice["id"], twice["destinations"])
 
 
+async def test_an_erased_customer_is_named_in_no_report(house: House, clock: MovableClock) -> None:
+    when = clock.now().replace(day=1, hour=0, minute=0, second=0, microsecond=0) - timedelta(hours=2)
+    stock = {**OLD, "customers": {"acme": None}}
+    async with house(stock) as asking:
+        sent = [event(f"e{n}", customer='Ac "me"', meter="calls", timestamp=when.isoformat()) for n in range(2)]
+        await asking.send(sent, query="?ack=stored")
+        await posted(asking, f"/v1/periods/{when:%Y-%m}/close", accept_open=True)
+        window = {"from": (when - timedelta(days=1)).isoformat(), "to": clock.now().isoformat()}
+        assert (await asking.client.post("/v1/reconciliations", json={**window, "customer": 'Ac "me"'})).is_success
+    async with house({**stock, "destinations": {**OLD["destinations"], "flexprice": {}}}) as asking:
+        await posted(asking, "/v1/backfills", to="flexprice", source="ledger", filter={"customer": 'Ac "me"'})
+        before = await asking.get(f"/v1/periods/{when:%Y-%m}")
+        assert ['Ac "me"'] == [one["customer"] for one in before["open"]]
+        answer = await asking.client.post("/v1/customers/Ac%20%22me%22/erase", json={**REASON, "unsettled": "abandon"})
+        assert answer.is_success, answer.text
+        alias = answer.json()["pseudonym"]
+        after = await asking.get(f"/v1/periods/{when:%Y-%m}")
+        unnamed = {name: [{**one, "customer": alias} for one in before[name]] for name in ("open", "late")}
+        assert {**before, **unnamed} == after
+        ledger, found = asking.gateway.ledger, list[bytes]()
+        for kind in ("backfill", "reconciliation", "reconciliation report", "period"):
+            found += [one.body or b"" for one in await ledger.documents(kind, "default", None, 10)]
+        assert ([4], []) == ([len(found)], [body for body in found if b"Ac " in body])
+
+
 # Several tenants, and a configuration that changes under what is going on.
 
 OURS, THEIRS = (f"ugw_{name}_{'x' * 40}" for name in ("ours", "theirs"))
