@@ -11,7 +11,7 @@ from gateway.ledger import AuditRow, Change, Code, Group, Ledger, Moved, Part, W
 from gateway.listing import Filter, matches
 from gateway.merge import View
 
-__all__ = ["Actor", "Resolution", "resolve", "retry"]
+__all__ = ["Actor", "Resolution", "resolve", "resolve_many", "retry"]
 
 Resolution = Literal["accepted", "resend", "abandon"]
 Pick = Callable[[Work, int], bool]
@@ -75,6 +75,69 @@ async def resolve(
     return ref, code
 
 
+async def resolve_many(
+    ledger: Ledger, actor: Actor, destination: str, wanted: Filter, resolution: Resolution, now: int, *, dry_run: bool
+) -> tuple[int, list[tuple[int, int]]]:
+    """Decide every `unknown` delivery to a destination whose event a filter finds, all in one way.
+
+    Returns how many there are, and the batch and index of those that ended by it. With `dry_run` none is decided.
+    """
+    found, ended = 0, list[tuple[int, int]]()
+    for batch, _ in await ledger.in_state([WorkState.UNKNOWN], destination):
+        snapshot = (await ledger.snapshots([batch])).get(batch)
+        if snapshot is None or snapshot.tenant != actor.tenant:
+            continue
+        view = View(snapshot)
+        for work in await ledger.pieces(batch, destination):
+            if work.group.state is not WorkState.UNKNOWN:
+                continue
+            places = [place for place, index in enumerate(work.members) if matches(view, index, wanted)]
+            if dry_run or not places:
+                found += len(places)
+                continue
+            changes, audit = _all_decided(work, places, actor, resolution, now)
+            try:
+                await ledger.settle(changes, [], audit)
+            except Moved:  # somebody else decided one of them meanwhile: what is left is found by asking again
+                continue
+            found += len(places)
+            ended += [(batch, index) for one in changes if one.code is not Code.RETRYING for index in one.members]
+    return found, ended
+
+
+def _all_decided(
+    work: Work, places: Sequence[int], actor: Actor, resolution: Resolution, now: int
+) -> tuple[list[Change], list[AuditRow]]:
+    alike: dict[tuple[Code, bytes, bool], Change] = {}
+    audit: list[AuditRow] = []
+    for place in places:
+        rows = None if work.parts is None else work.parts[place]
+        code, group, rows = _decided(resolution, work.group, rows, now)
+        key = code, msgspec.json.encode(group), rows is None
+        change = alike.get(key)
+        if change is None:
+            change = alike[key] = Change(
+                work=work.id, batch=work.batch, destination=work.destination, members=[], code=code, group=group
+            )
+        change.members.append(work.members[place])
+        if rows is not None:
+            change.parts = [*(change.parts or ()), rows]
+        audit.append(
+            AuditRow(
+                at=now,
+                tenant=actor.tenant,
+                actor=actor.name,
+                action="resolve",
+                target=work.events[place].id,
+                destination=work.destination,
+                reason=actor.reason,
+                before="unknown",
+                after=resolution,
+            )
+        )
+    return list(alike.values()), audit
+
+
 def _decided(
     resolution: Resolution, before: Group, parts: list[Part] | None, now: int
 ) -> tuple[Code, Group | None, list[Part] | None]:
@@ -94,7 +157,7 @@ def _decided(
             group = Group(
                 state=WorkState.READY,
                 due=now,
-                attempts=before.attempts,
+                attempts=max(1, before.attempts),  # what is in doubt was tried, by whom ever
                 since=now,
                 window=before.window,
                 deadline=before.deadline,

@@ -15,22 +15,36 @@ from gateway.asked import Asked, Reason, answer, body_of, key_name
 from gateway.errors import RequestRefused
 from gateway.ledger import AuditRow, Code, split_ref
 from gateway.listing import page, read_filter
-from gateway.repair import Actor, Resolution, resolve, retry
+from gateway.repair import Actor, Resolution, resolve, resolve_many, retry
 from gateway.service import Gateway
 from gateway.times import from_micros, to_micros
 
 __all__ = ["routes"]
 
+_EVENTS = frozenset({"customer", "meter", "from", "to"})
+"""What events can be told apart by whose deliveries are decided together."""
 _ENCODER = msgspec.json.Encoder(decimal_format="number")
 
 
 class _Resolve(Asked):
-    """`POST /v1/deliveries/resolve`."""
+    """`POST /v1/deliveries/resolve`: one event's delivery, or all that are unknown and that a filter finds."""
 
-    id: str
+    id: str | None = None
+    filter: dict[str, str] | None = None
     destination: str
     resolution: Resolution
+    dry_run: bool = False
     reason: str = Reason()
+
+    @model_validator(mode="after")
+    def _one_of_the_two(self) -> "_Resolve":
+        if (self.id is None) == (self.filter is None):
+            raise ValueError("give id or filter, one of the two; an empty filter is everything that is unknown there")
+        if self.filter is not None and not self.filter.keys() <= _EVENTS:
+            raise ValueError(f"filter: there are {', '.join(sorted(_EVENTS))}")
+        if self.dry_run and self.filter is None:
+            raise ValueError("dry_run goes with a filter")
+        return self
 
 
 class _Retry(Asked):
@@ -68,6 +82,8 @@ class _Repair:
         asked = await body_of(request, _Resolve)
         actor = Actor(tenant, key_name(request), asked.reason)
         now = to_micros(self._gateway.clock.now())
+        if asked.id is None:
+            return await self._resolve_many(actor, asked, now)
         ref, code = await resolve(self._gateway.ledger, actor, asked.id, asked.destination, asked.resolution, now)
         if (lane := self._gateway.lanes.get(asked.destination)) is not None:
             if code is not Code.RETRYING:
@@ -75,6 +91,18 @@ class _Repair:
                 await lane.settled(batch, [index])
             lane.wake()
         return answer({"id": asked.id, "destination": asked.destination, "status": code.status})
+
+    async def _resolve_many(self, actor: Actor, asked: _Resolve, now: int) -> Response:
+        wanted, lane = read_filter(asked.filter or {}), self._gateway.lanes.get(asked.destination)
+        count, ended = await resolve_many(
+            self._gateway.ledger, actor, asked.destination, wanted, asked.resolution, now, dry_run=asked.dry_run
+        )
+        if lane is not None:
+            for batch, index in ended:
+                await lane.settled(batch, [index])
+            lane.wake()
+        said = {"object": "resolve_result", "destination": asked.destination, "resolution": asked.resolution}
+        return answer({**said, "dry_run": asked.dry_run, "resolved": count})
 
     async def retry(self, request: Request) -> Response:
         tenant = tenant_of(request, self._gateway.keyring, "admin")

@@ -36,6 +36,45 @@ def resolve(
     return Exit.OK
 
 
+@deliveries.command(name="resolve-all")
+def resolve_all(
+    destination: str,
+    resolution: Literal["accepted", "resend", "abandon"],
+    /,
+    *,
+    reason: Reason,
+    meter: Annotated[str | None, Parameter(help="Only those of this meter.")] = None,
+    customer: Annotated[str | None, Parameter(help="Only those of this customer.")] = None,
+    since: Annotated[str | None, Parameter("--from", help="Only events at or after this instant.")] = None,
+    until: Annotated[str | None, Parameter("--to", help="Only events before this instant.")] = None,
+    dry_run: Annotated[bool, Parameter(negative="", help="Count them, and decide nothing.")] = False,
+    url: Url = LOCAL,
+    key: Key = None,
+    as_json: Json = False,
+) -> int:
+    """Decide every `unknown` delivery to a destination in one way, those that a filter finds.
+
+    Look at the vendor first: where it cannot tell repeats, what goes again and had arrived is billed twice.
+    """
+    filters = {"meter": meter, "customer": customer, "from": since, "to": until}
+    body = {
+        "filter": {name: value for name, value in filters.items() if value is not None},
+        "destination": destination,
+        "resolution": resolution,
+        "dry_run": dry_run,
+        "reason": reason,
+    }
+    result = ask(url, key, "POST", "/v1/deliveries/resolve", body).json()
+    if as_json:
+        machine(result)
+    else:
+        say(f"{result['resolved']} at {destination}: {'would be ' if dry_run else ''}{_DECIDED[resolution]}")
+    return Exit.OK
+
+
+_DECIDED = {"accepted": "taken for arrived", "resend": "sent again", "abandon": "given up"}
+
+
 @deliveries.command
 def retry(
     *ids: str,

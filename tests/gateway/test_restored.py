@@ -145,6 +145,13 @@ async def test_a_file_that_is_put_in_place_by_hand_is_recognised(
         assert "unknown" == statuses(shown)["wingback"]
         assert "unknown" == statuses(await asking.get("/v1/events/open"))["wingback"]
         assert before == billed(asking)
+        said: dict[str, Any] = {"destination": "wingback", "resolution": "resend", "reason": "nothing of it is there"}
+        for more, count in ({"dry_run": True}, 2), ({"filter": {"meter": "none"}}, 0), ({}, 2), ({}, 0):
+            told = await asking.client.post("/v1/deliveries/resolve", json={"filter": {}, **said, **more})
+            assert count == told.json()["resolved"]
+        for name in ("open", "e1"):
+            await asking.settled(name)
+            assert "accepted" == statuses(await asking.get(f"/v1/events/{name}"))["wingback"]
         (row,) = [row for row in (await asking.get("/v1/audit"))["data"] if row["action"] == "restore"]
         assert f"{'a backup' if by == 'a backup' else 'an older file'} was put in place" == row["actor"]
     async with house() as asking:

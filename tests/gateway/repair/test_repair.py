@@ -168,3 +168,24 @@ async def test_a_full_queue_is_a_503_at_the_door(house: Any) -> None:
         "retry-after" in reply.headers,
     )
     assert 404 == (await house.client.get("/v1/events/e3")).status_code
+
+
+async def test_all_that_is_unknown_at_a_destination_is_decided_at_once_by_filter(house: Any) -> None:
+    house.vendors["wingback"].fail("lost_answer")
+    several = [{"id": f"e{n}", "customer": "acme", "meter": "api_calls", "quantity": n + 1} for n in range(3)]
+    answer = await house.client.post("/v1/events?ack=all", json=several, headers={"prefer": "wait=20"})
+    assert {"unknown"} == {one["status"] for one in answer.json()["results"]}
+    said = {"destination": "wingback", "resolution": "accepted", "reason": "we looked"}
+    for wrong in ({}, {"id": "e0", "filter": {}}, {"id": "e0", "dry_run": True}, {"filter": {"status": "unknown"}}):
+        assert 400 == (await house.client.post("/v1/deliveries/resolve", json={**said, **wrong})).status_code
+    told = await house.client.post("/v1/deliveries/resolve", json={**said, "filter": {"customer": "nobody"}})
+    assert 0 == told.json()["resolved"]
+    told = await house.client.post("/v1/deliveries/resolve", json={**said, "filter": {"customer": "acme"}})
+    assert {**said, "object": "resolve_result", "dry_run": False, "resolved": 3} == {
+        **told.json(),
+        "reason": "we looked",
+    }
+    for number in range(3):
+        assert "accepted" == (await house.detail(f"e{number}"))["deliveries"]["wingback"]["status"]
+    rows = [row for row in (await house.client.get("/v1/audit")).json()["data"] if row["action"] == "resolve"]
+    assert ["e2", "e1", "e0"] == [row["target"] for row in rows]
