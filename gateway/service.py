@@ -24,7 +24,7 @@ from gateway.catalogue import DEFAULT_TENANT, Catalogue
 from gateway.chores import Chore, Step
 from gateway.configuration import Configuration
 from gateway.doubts import Doubts
-from gateway.errors import ConfigurationError
+from gateway.errors import ConfigurationError, LedgerUnavailable
 from gateway.explaining import explain
 from gateway.fullness import Fullness
 from gateway.intake import SLICE, Bad, admit, slices
@@ -239,9 +239,11 @@ class Gateway:
     async def _take_over(self) -> datetime:
         """Take up what processes that are gone were sending, and take note of what others wrote."""
         for lane in tuple(self.lanes.values()):
-            await lane.take_over()
+            with contextlib.suppress(LedgerUnavailable):  # it is looked again, sooner than after a step that failed
+                await lane.take_over()
             lane.wake()
-        await self.read_periods()  # others close some, too
+        with contextlib.suppress(LedgerUnavailable):
+            await self.read_periods()  # others close some, too
         return self.clock.now() + TAKE_OVER
 
     async def _take_up(self) -> None:

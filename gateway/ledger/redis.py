@@ -66,6 +66,8 @@ class RedisLedger(Aging, Working, Routing, Checking, Receiving, Limiting):
         self._wanted = partitions
         self._patience = patience.total_seconds()
         self._topology = Topology(address, timeout=timeout.total_seconds(), tls=tls or {})
+        self._first = Link(self._topology, partition_tag(0, 1), brief=self._patience)
+        """Where it stands which ledger this is, also where that is no partition."""
         self._providers: Mapping[str, str] = {}
         self._beating: asyncio.Task[None] | None = None
         self._taking_back: asyncio.Task[None] | None = None
@@ -161,15 +163,13 @@ class RedisLedger(Aging, Working, Routing, Checking, Receiving, Limiting):
 
     async def _let_go(self) -> None:
         links, self._links = self._links, ()
-        for link in links:
+        for link in (*links, self._first):
             await link.close()
         await self._topology.close()
 
     async def _begun(self, partitions: int) -> int:
         """Return how many partitions the ledger has. Raises LedgerUnavailable for one of a newer version."""
-        first = Link(self._topology, partition_tag(0, 1))
-        version, found = await first.run("begin", VERSION, partitions)
-        await first.close()
+        version, found = await self._first.run("begin", VERSION, partitions)
         if int(version) > VERSION:
             raise LedgerUnavailable(
                 f"the ledger has version {int(version)}, and this is a gateway for version {VERSION}: install a newer"
@@ -184,5 +184,8 @@ class RedisLedger(Aging, Working, Routing, Checking, Receiving, Limiting):
                 await self._beat()
 
     async def _beat(self) -> None:
+        version: bytes | None = await self._first.ask("HGET", ":m", "version")
+        if version is not None and int(version) > VERSION:
+            self._newer = int(version)
         lease = round(self._owners.lease * 1000)
         self._owners.heard(await self._opened()[0].run("beat", self._owners.name, here(), HORIZON, lease))

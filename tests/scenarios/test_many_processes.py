@@ -3,7 +3,9 @@
 import asyncio
 import json
 import os
+import shutil
 import signal
+import socket
 import subprocess
 import sys
 from collections import Counter
@@ -20,10 +22,11 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from tests.redis_servers import Server, free_port
+from tests.redis_servers import Server
 
+ROOT = Path(__file__).parents[2]
 CONFIGURATION = """
-listen: {{port: {port}}}
+listen: {{port: 0}}
 ledger: {{url: "redis://127.0.0.1:{redis}/0"}}
 delivery: {{timeout: 5s}}
 destinations:
@@ -43,7 +46,8 @@ class Vendor:
     """Takes everything, and counts each event that arrives."""
 
     def __init__(self) -> None:
-        self.port = free_port()
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.port: int = self._listener.getsockname()[1]
         self.seen: Counter[str] = Counter()
 
     async def bulk(self, request: Request) -> Response:
@@ -55,8 +59,8 @@ class Vendor:
     @asynccontextmanager
     async def serving(self) -> AsyncGenerator[None]:
         app = Starlette(routes=[Route("/events/bulk", self.bulk, methods=["POST"])])
-        server = uvicorn.Server(uvicorn.Config(app, port=self.port, log_config=None, lifespan="off"))
-        task = asyncio.create_task(server._serve())
+        server = uvicorn.Server(uvicorn.Config(app, log_config=None, lifespan="off"))
+        task = asyncio.create_task(server._serve([self._listener]))
         while not server.started:  # noqa: ASYNC110  uvicorn tells nobody
             await asyncio.sleep(0.01)
         try:
@@ -74,13 +78,18 @@ def redis(tmp_path: Path) -> Iterator[Server]:
 
 
 @asynccontextmanager
-async def gateways(folder: Path, redis: Server, vendor: Vendor, workers: int) -> AsyncGenerator[tuple[str, int]]:
-    """Run the command with several workers; give where it listens and the process that watches them."""
+async def gateways(
+    folder: Path, redis: Server, vendor: Vendor, workers: int, *, tree: Path | None = None
+) -> AsyncGenerator[tuple[str, int]]:
+    """Run the command with several workers; give where it listens and the process that watches them.
+
+    `tree`: a folder with another version of the gateway, instead of this one.
+    """
     file = folder / "gateway.yaml"
-    file.write_text(CONFIGURATION.format(port=free_port(), redis=redis.port, vendor=vendor.port), "utf-8")
+    file.write_text(CONFIGURATION.format(redis=redis.port, vendor=vendor.port), "utf-8")
     command = [sys.executable, "-m", "gateway", "serve", "--config", str(file), "--workers", str(workers), "--json"]
     with (folder / "log").open("wb") as log:
-        process = await asyncio.create_subprocess_exec(*command, stdout=subprocess.PIPE, stderr=log)
+        process = await asyncio.create_subprocess_exec(*command, stdout=subprocess.PIPE, stderr=log, cwd=tree)
     try:
         assert process.stdout is not None
         line = await asyncio.wait_for(process.stdout.readline(), 60)
@@ -131,6 +140,59 @@ async def test_of_96_repeats_at_three_processes_one_is_sent(tmp_path: Path, redi
         replayed = Counter(result["replayed"] for body in bodies for result in body["results"])
         assert {False: 50, True: 95 * 50} == replayed
         assert {f"e-{index}": 1 for index in range(50)} == vendor.seen
+
+
+def other_version(folder: Path) -> Path:
+    """Return a folder with a gateway whose scripts are others than this one's, to the server."""
+    for package in ("adapters", "canonical_schema", "gateway"):
+        shutil.copytree(ROOT / package, folder / package, ignore=shutil.ignore_patterns("__pycache__"))
+    common = folder / "gateway" / "ledger" / "_redis" / "common.lua"
+    common.write_text(f"-- Another version.\n{common.read_text('utf-8')}", "utf-8")
+    return folder
+
+
+def known_to(redis: Server, tree: Path) -> bool:
+    """Return whether a server has been given the script by which a version takes events in."""
+    command = [sys.executable, "-c", "from gateway.ledger._redis.scripts import script; print(script('record').sha)"]
+    sha = subprocess.run(command, cwd=tree, check=True, capture_output=True, text=True).stdout.strip()
+    return redis.command("SCRIPT", "EXISTS", sha) == [True]
+
+
+async def test_two_versions_share_a_ledger_while_one_takes_the_place_of_the_other(
+    tmp_path: Path, redis: Server
+) -> None:
+    vendor, older = Vendor(), other_version(tmp_path / "older")
+    folders = [tmp_path / name for name in ("first", "second")]
+    for folder in folders:
+        folder.mkdir()
+    async with vendor.serving(), gateways(folders[1], redis, vendor, 1) as (newer_url, _):
+        async with gateways(folders[0], redis, vendor, 1, tree=older) as (older_url, _):
+            await living(redis, 2)
+            clients = [httpx.AsyncClient(base_url=url, timeout=60) for url in (newer_url, older_url)]
+            sent = batch("e")
+            answers = await asyncio.gather(
+                *(clients[index % 2].post("/v1/events?ack=required", json=sent) for index in range(16))
+            )
+            assert {200} == {answer.status_code for answer in answers}
+            redis.command("SCRIPT", "FLUSH")  # each brings its own again
+            for number, client in enumerate(clients):
+                answer = await client.post("/v1/events?ack=required", json=batch(f"alone{number}", 5))
+                assert 200 == answer.status_code
+            assert [True, True] == [await asyncio.to_thread(known_to, redis, tree) for tree in (ROOT, older)]
+            # The older one is told to stop while events come in at it.
+            answers = await asyncio.gather(
+                *(clients[1].post("/v1/events?ack=stored", json=batch(f"last{number}", 10)) for number in range(8))
+            )
+            for client in clients:
+                await client.aclose()
+        last = {f"last{number}-{index}" for number in range(8) for index in range(10)}
+        assert {202} == {answer.status_code for answer in answers}
+        expected = {f"e-{index}" for index in range(50)} | {f"alone{n}-{index}" for n in range(2) for index in range(5)}
+        for _ in range(1200):
+            if vendor.seen.keys() >= last:
+                break
+            await asyncio.sleep(0.05)
+        assert dict.fromkeys(expected | last, 1) == vendor.seen
 
 
 async def test_what_a_killed_worker_took_in_is_sent_by_another(tmp_path: Path, redis: Server) -> None:

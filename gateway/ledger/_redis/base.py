@@ -30,12 +30,16 @@ class Base:
         self._calls: set[asyncio.Task[Any]] = set()
         self._alone: set[str] = set()
         """Destinations that the leading process alone sends to."""
+        self._newer: int | None = None
+        """The version that the ledger has, where another process made it newer than this one knows."""
         self._late: dict[tuple[str, Link], asyncio.Task[Any]] = {}
         """What partitions were asked and have not answered yet: none is asked that a second time meanwhile."""
 
     def _opened(self) -> Sequence[Link]:
         if not self._links:
             raise LedgerUnavailable("the ledger is closed")
+        if self._newer is not None:
+            raise LedgerUnavailable(f"the ledger has version {self._newer} by now: stop this gateway, install a newer")
         return self._links
 
     def _link(self, batch: int) -> Link | None:

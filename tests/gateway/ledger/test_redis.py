@@ -70,6 +70,28 @@ async def test_a_ledger_of_a_newer_version_is_refused(server: Server) -> None:
     assert "version 99" in await refusal(server)
 
 
+async def test_a_process_stands_still_once_another_made_the_ledger_newer(server: Server) -> None:
+    ledger = RedisLedger(address(server), lease=timedelta(milliseconds=600))
+    await ledger.open()
+    try:
+        await recorded(ledger, "e1")
+        (work,) = await ledger.take("a", 5000, 10)
+        server.command("HSET", "{ug}:m", "version", "99")
+        async with asyncio.timeout(20):
+            while ledger._newer is None:  # noqa: ASYNC110  it is seen with a heartbeat
+                await asyncio.sleep(0.01)
+        for asked in (
+            ledger.record(TENANT, 2000, events("e2"), [PLAN]),
+            ledger.take("a", 5000, 10),
+            ledger.intend([rendered(work)], 5000),
+            ledger.ready(),
+        ):
+            with pytest.raises(LedgerUnavailable, match="has version 99 by now: stop this gateway, install a newer"):
+                await asked
+    finally:
+        await ledger.close()
+
+
 async def test_a_server_that_is_not_there_or_takes_no_password_is_said(server: Server) -> None:
     server.command("CONFIG", "SET", "requirepass", "s3cret")
     said = await refusal(server)
