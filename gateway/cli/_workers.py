@@ -19,6 +19,8 @@ log = structlog.get_logger("gateway.serve")
 BRIEF = 5.0
 """Seconds: a worker that fails sooner fails again, and the service ends with what it said."""
 
+_HEARD = {signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD}
+
 
 def supervised(workers: int, serve: Callable[[int], int]) -> int:
     """Run `serve` in so many processes until told to stop; return how it ended.
@@ -34,29 +36,40 @@ class _Supervisor:
         self._began: dict[int, tuple[int, float]] = {}
         """By process: which worker it is, and since when."""
         self._told: int | None = None
+        self._worst = 0
 
     def run(self, workers: int) -> int:
-        for one in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-            signal.signal(one, self._hear)
+        # Signals are taken one by one, where all workers are known: one that came between a worker's end and its
+        # successor's start would reach neither.
+        signal.signal(signal.SIGCHLD, _woken)  # what is ignored wakes nobody
+        signal.pthread_sigmask(signal.SIG_BLOCK, _HEARD)
         for index in range(workers):
             self._start(index)
-        worst = 0
         while self._began:
-            process, status = os.waitpid(-1, 0)
-            if process not in self._began:
-                continue
-            index, began = self._began.pop(process)
-            code = os.waitstatus_to_exitcode(status)
-            if self._told is not None:
-                worst = max(worst, code)  # one that a signal ended, ours or another, has nothing to say
-                continue
-            log.error("worker.ended", worker=index, code=code)
-            if code > 0 and time.monotonic() - began < BRIEF:
-                worst = code
-                self._hear(signal.SIGTERM, None)
+            heard = signal.sigwait(_HEARD)
+            if heard == signal.SIGCHLD:
+                self._look()
             else:
-                self._start(index)
-        return worst if worst or self._told != signal.SIGINT else Exit.INTERRUPTED
+                self._tell(heard)
+        return self._worst if self._worst or self._told != signal.SIGINT else Exit.INTERRUPTED
+
+    def _look(self) -> None:
+        """See which workers have ended, and start those again that nobody told to."""
+        for process in tuple(self._began):
+            ended, status = os.waitpid(process, os.WNOHANG)
+            if ended:
+                self._ended(*self._began.pop(process), os.waitstatus_to_exitcode(status))
+
+    def _ended(self, index: int, began: float, code: int) -> None:
+        if self._told is not None:
+            self._worst = max(self._worst, code)  # one that a signal ended, ours or another, has nothing to say
+            return
+        log.error("worker.ended", worker=index, code=code)
+        if code > 0 and time.monotonic() - began < BRIEF:
+            self._worst = code
+            self._tell(signal.SIGTERM)
+        else:
+            self._start(index)
 
     def _start(self, index: int) -> None:
         process = os.fork()
@@ -65,8 +78,9 @@ class _Supervisor:
             return
         code = 1
         try:
-            for one in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            for one in _HEARD:
                 signal.signal(one, signal.SIG_DFL)
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, _HEARD)
             if sys.platform == "linux":  # a worker does not outlive the one who watches it
                 ctypes.CDLL(None).prctl(1, signal.SIGTERM)
             code = self._serve(index)
@@ -75,8 +89,12 @@ class _Supervisor:
             sys.stderr.flush()
             os._exit(code)
 
-    def _hear(self, sig: int, _: FrameType | None) -> None:
+    def _tell(self, sig: int) -> None:
         if sig != signal.SIGHUP:
             self._told = sig
-        for process in self._began:
+        for process in self._began:  # one that has ended is still there until it is looked for
             os.kill(process, sig)
+
+
+def _woken(_: int, __: FrameType | None) -> None:
+    """Do nothing: the signal is waited for."""
