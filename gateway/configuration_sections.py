@@ -199,6 +199,11 @@ class Delivery(Section):
         description="How often usage is read back to settle deliveries in doubt, from midnight UTC on. Where a vendor"
         " can be asked for single ones it is also soon after they were parked. Null: never.",
     )
+    confirm_receipts: bool = Field(
+        default=False,
+        description="Read back as often what vendors have only queued, too, and show it as confirmed once it is there:"
+        " it takes as many requests as all of that usage has pages.",
+    )
     retry: Retry = Retry()
 
 

@@ -22,13 +22,15 @@ from gateway.repair import Actor, resolve
 from gateway.service import Gateway
 from gateway.times import from_micros, to_micros
 
-__all__ = ["Confirming", "Doubt"]
+__all__ = ["Confirming", "Doubt", "next_of", "shows"]
 
 log = structlog.get_logger("gateway.confirming")
 
 PAGE = 100
 DOUBTS = 10_000
 """Deliveries of one destination that are looked for at a time; the others wait for the next."""
+Listed = dict[str, dict[tuple[str, str], dict[str, Decimal]]]
+"""By key, and by meter and measure: what each copy says."""
 _START = datetime(1970, 1, 1, tzinfo=UTC)
 _IN_DOUBT = frozenset({Code.UNKNOWN, Code.PENDING})
 
@@ -75,13 +77,13 @@ class Confirming:
             return 0
         times = [doubt.at for doubt in doubts]
         window = Window(start=min(times), end=max(times)).widened(EDGE)
-        listed = await self._listed(destination, doubts, window)
+        listed = await self.listed(destination, doubts, window)
         if isinstance(listed, Unread):
             log.warning("readback.failed", destination=destination, kind=listed.kind, doubts=len(doubts))
             return 0
         settled = 0
         for doubt in doubts:
-            if all(_agrees(said, listed.get(key, {})) for key, said in doubt.said.items()):
+            if shows(listed, doubt):
                 settled += await self.settle(destination, doubt)
         log.info("readback.done", destination=destination, doubts=len(doubts), settled=settled)
         return settled
@@ -92,27 +94,27 @@ class Confirming:
         for key, said in doubt.said.items():
             link, instant = doubt.places[key]
             window = Window(start=instant, end=instant + resolution)
-            listed = await self._listed(destination, [doubt], window, link, key)
+            listed = await self.listed(destination, [doubt], window, link, key)
             if isinstance(listed, Unread):
                 return listed
             if not _agrees(said, listed.get(key, {})):
                 return False
         return await self.settle(destination, doubt)
 
-    async def _listed(
+    async def listed(
         self,
         destination: str,
         doubts: Sequence[Doubt],
         window: Window,
         link: Link | None = None,
         key: str | None = None,
-    ) -> dict[str, dict[tuple[str, str], dict[str, Decimal]]] | Unread:
+    ) -> Listed | Unread:
         """Return what the provider has under the keys in doubt: by meter and measure, each copy's number."""
         wanted = {doubt.event.meter for doubt in doubts}
         meters = {name: meter.bindings for name, meter in self._gateway.configuration.meters.items() if name in wanted}
         labels = labels_of(self._gateway.catalogue, meters, destination)
         keys = {one for doubt in doubts for one in doubt.said}
-        listed: dict[str, dict[tuple[str, str], dict[str, Decimal]]] = {}
+        listed: Listed = {}
 
         def take(row: UsageRow) -> None:
             if row.key in keys:
@@ -161,7 +163,20 @@ class Confirming:
         return [(index, doubt) for index, doubt in doubts if doubt is not None]
 
     def _doubt(self, destination: str, work: Work, place: int) -> Doubt | None:
-        tenant, event, received = work.tenant, work.events[place], from_micros(work.received_at(place))
+        doubt = self.sought(destination, work.tenant, work.events[place], from_micros(work.received_at(place)))
+        if doubt is None:
+            return None
+        # By what was sent, and not by what would be sent today: every row in doubt has to be found.
+        # What the ledger was restored over may have gone by rows that nobody remembers: then by those of today.
+        rows = None if work.parts is None else work.parts[place]
+        sent = list(doubt.said) if rows is None else [part.key for part in rows if part.code in _IN_DOUBT]
+        if not sent or not doubt.said.keys() >= set(sent):
+            return None
+        doubt.said = {key: doubt.said[key] for key in sent}
+        return doubt
+
+    def sought(self, destination: str, tenant: str, event: Event, received: datetime) -> Doubt | None:
+        """Return what a provider would show of an event; `None`: nothing by which it could be recognised."""
         if event.corrects is not None:  # an amended row has the key of what it corrects: its being there proves nothing
             return None
         made = usages(self._gateway.catalogue, destination, tenant, event, received)
@@ -173,18 +188,20 @@ class Confirming:
             if usage is not None:
                 places[key] = usage.link, usage.timestamp
                 said[key] = {(event.meter, measure.name): measure.quantity for measure in usage.measures}
-        # By what was sent, and not by what would be sent today: every row in doubt has to be found.
-        # What the ledger was restored over may have gone by rows that nobody remembers: then by those of today.
-        rows = None if work.parts is None else work.parts[place]
-        sent = list(said) if rows is None else [part.key for part in rows if part.code in _IN_DOUBT]
-        if not sent or not said.keys() >= set(sent):
-            return None
-        return Doubt(tenant, event, {key: said[key] for key in sent}, event.timestamp or received, places)
+        return Doubt(tenant, event, said, event.timestamp or received, places) if said else None
 
     def _next(self, every: timedelta) -> datetime:
-        """Return the next time, the same ones whenever the process was started."""
-        now = self._gateway.clock.now()
-        return now + (every - (now - _START) % every)
+        return next_of(every, self._gateway.clock.now())
+
+
+def shows(listed: Listed, sought: Doubt) -> bool:
+    """Return whether all rows of a delivery are there, with what was sent."""
+    return all(_agrees(said, listed.get(key, {})) for key, said in sought.said.items())
+
+
+def next_of(every: timedelta, now: datetime) -> datetime:
+    """Return the next time, the same ones whenever the process was started."""
+    return now + (every - (now - _START) % every)
 
 
 def _agrees(said: Mapping[tuple[str, str], Decimal], listed: Mapping[tuple[str, str], Mapping[str, Decimal]]) -> bool:

@@ -5,6 +5,8 @@ from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from functools import lru_cache
 
+import msgspec
+
 from canonical_schema import (
     Attempt,
     BatchResult,
@@ -138,6 +140,8 @@ class _TrackView:
                 made["provider_event_id"] = row.provider_event_ids[index]
                 break
         _tell(made, code)
+        if parts is not None and code is Code.ACCEPTED_CONFIRMED:  # all rows of it were seen, or none counts as such
+            parts = [_confirmed(part) for part in parts]
         if not self.counts(index):
             made["shadow"] = True
         if group is not None:
@@ -188,6 +192,12 @@ def _part(part: Part) -> PartResult:
     if part.error is not None:
         made["error"] = part.error
     return made
+
+
+def _confirmed(part: Part) -> Part:
+    if part.code is not Code.ACCEPTED_QUEUED:
+        return part
+    return msgspec.structs.replace(part, code=Code.ACCEPTED_CONFIRMED)
 
 
 def _attempt(attempt: AttemptRow, index: int) -> Attempt:

@@ -18,6 +18,7 @@ from gateway.confirming import Confirming
 from gateway.errors import RequestRefused
 from gateway.finding import Finding
 from gateway.readback import Reader
+from gateway.receipts import Receipts
 from gateway.reconciliations import Reconciliations, Wanted
 from gateway.reconciling._model import Cell, Side, Why, in_unit
 from gateway.reconciling.comparing import Comparison, compare, scope_of
@@ -72,6 +73,7 @@ class _Reconciling:
         self._made = Reconciliations(gateway)
         confirming = Confirming(gateway)
         gateway.chore("read back", confirming.step)
+        gateway.chore("receipts", Receipts(gateway, confirming).step)
         gateway.doubts.wake = gateway.chore("find", Finding(gateway, confirming).step).wake
 
     async def begin(self, request: Request) -> Response:

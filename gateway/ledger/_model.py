@@ -82,6 +82,8 @@ class Code(IntEnum):
     ZERO = 13
     VOIDED = 14
     """Taken back before it was sent, or corrected before anything of it was there."""
+    ACCEPTED_CONFIRMED = 15
+    """Queued by the provider, and seen among what it holds since."""
 
     @property
     def status(self) -> DeliveryStatus:
@@ -95,8 +97,8 @@ class Code(IntEnum):
 
     @property
     def receipt(self) -> Receipt | None:
-        """`queued` where the provider only queues what it takes."""
-        return "queued" if self is Code.ACCEPTED_QUEUED else None
+        """`queued` where the provider only queues what it takes, `confirmed` once it was seen there."""
+        return _RECEIPT.get(self)
 
 
 _STATUS = {
@@ -105,6 +107,7 @@ _STATUS = {
     Code.BLOCKED: DeliveryStatus.BLOCKED,
     Code.ACCEPTED: DeliveryStatus.ACCEPTED,
     Code.ACCEPTED_QUEUED: DeliveryStatus.ACCEPTED,
+    Code.ACCEPTED_CONFIRMED: DeliveryStatus.ACCEPTED,
     Code.DUPLICATE: DeliveryStatus.DUPLICATE,
     Code.DUPLICATE_UNEXPECTED: DeliveryStatus.DUPLICATE,
     Code.REJECTED: DeliveryStatus.REJECTED,
@@ -115,6 +118,7 @@ _STATUS = {
     Code.ZERO: DeliveryStatus.FILTERED,
     Code.VOIDED: DeliveryStatus.FILTERED,
 }
+_RECEIPT: dict[Code, Receipt] = {Code.ACCEPTED_QUEUED: "queued", Code.ACCEPTED_CONFIRMED: "confirmed"}
 _REASON: dict[Code, FilterReason] = {
     Code.NO_BINDING: "no_binding",
     Code.NO_ROUTE: "route",

@@ -156,6 +156,10 @@ class Ledger(Protocol):
         """
         ...
 
+    async def confirm(self, destination: str, batch: int, members: Sequence[int]) -> int:
+        """Mark those of a batch's deliveries that are accepted and queued as confirmed; return how many were."""
+        ...
+
     async def pieces(self, batch: int, destination: str) -> Sequence[Work]:
         """Return all work of one batch and destination, whatever its state."""
         ...

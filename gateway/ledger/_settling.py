@@ -36,7 +36,7 @@ from gateway.ledger._rows import (
 )
 from gateway.ledger._trail import note
 
-__all__ = ["WorkRow", "extend", "group_of", "hold", "intend", "release", "route", "settle", "unless_there"]
+__all__ = ["WorkRow", "confirm", "extend", "group_of", "hold", "intend", "release", "route", "settle", "unless_there"]
 
 
 class WorkRow(NamedTuple):
@@ -305,6 +305,21 @@ def _insert(
         ),
     )
     return cursor.lastrowid or 0
+
+
+def confirm(connection: sqlite3.Connection, destination: str, batch: int, members: Sequence[int]) -> int:
+    """Mark what is accepted and queued as confirmed; return how many that were."""
+    row = connection.execute(
+        "SELECT codes FROM tracks WHERE batch = ? AND destination = ?", (batch, destination)
+    ).fetchone()
+    if row is None:
+        return 0
+    track = bytearray(row[0])
+    found = [index for index in members if track[index] == Code.ACCEPTED_QUEUED]
+    if found:
+        _fill(track, found, Code.ACCEPTED_CONFIRMED)
+        _write_codes(connection, {(batch, destination): track})
+    return len(found)
 
 
 def _mark(

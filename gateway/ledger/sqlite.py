@@ -203,6 +203,9 @@ class SqliteLedger:
     ) -> None:
         await self._writer.do(lambda connection: _settling.settle(connection, changes, attempts, audit))
 
+    async def confirm(self, destination: str, batch: int, members: Sequence[int]) -> int:
+        return await self._writer.do(lambda connection: _settling.confirm(connection, destination, batch, members))
+
     async def pieces(self, batch: int, destination: str) -> Sequence[Work]:
         def read(connection: sqlite3.Connection) -> list[Work]:
             query = f"SELECT {_WORK} FROM work WHERE batch = ? AND destination = ? ORDER BY id"

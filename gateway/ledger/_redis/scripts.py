@@ -16,6 +16,7 @@ _MANNERS: dict[str, Manner] = {
     "keep": "",
     "intend": "allow-oom",
     "settle": "allow-oom",
+    "confirm": "allow-oom",
     "hold": "allow-oom",
     "release": "allow-oom",
     "route": "",

@@ -192,6 +192,13 @@ class Working(Base):
 
         await self._whole(write())
 
+    async def confirm(self, destination: str, batch: int, members: Sequence[int]) -> int:
+        link = self._link(batch)
+        if link is None:
+            return 0
+        codes, runs = (int(Code.ACCEPTED_QUEUED), int(Code.ACCEPTED_CONFIRMED)), pack_runs(sorted(members))
+        return int(await link.run("confirm", os.urandom(8), batch, destination, *codes, runs, patience=LONG))
+
     async def pieces(self, batch: int, destination: str) -> Sequence[Work]:
         link = self._link(batch)
         if link is None:

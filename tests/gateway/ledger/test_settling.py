@@ -428,3 +428,29 @@ async def test_a_way_is_found_for_what_had_none_by_extending_too(ledger: Ledger)
     await ledger.extend(batch, [0, 1], [Plan(live=("a",)), Plan(shadow=("a",))], 8000)
     ((_, _, _, members),) = await ledger.unrouted()
     assert [1] == list(members)
+
+
+async def test_what_is_queued_is_confirmed_and_nothing_else(ledger: Ledger, store: Store) -> None:
+    batch = await recorded(ledger, "e1", "e2", "e3", "e4")
+    work, held_by = await sending(ledger)
+    await ledger.settle(
+        [
+            change(work, held_by, [0, 2], Code.ACCEPTED_QUEUED),
+            change(work, held_by, [1], Code.ACCEPTED),
+            change(work, held_by, [3], Code.RETRYING, again(attempts=1)),
+        ],
+        [],
+    )
+    before = await totals(ledger)
+    assert 1 == await ledger.confirm("a", batch, [3, 2, 1])
+    assert [Code.ACCEPTED_QUEUED, Code.ACCEPTED, Code.ACCEPTED_CONFIRMED, Code.RETRYING] == await codes(ledger, batch)
+    assert 1 == await ledger.confirm("a", batch, [0, 1, 2, 3])
+    assert 0 == await ledger.confirm("a", batch, [0, 1, 2, 3])
+    assert 0 == await ledger.confirm("b", batch, [0])
+    assert 0 == await ledger.confirm("a", batch + 1600, [0])
+    assert ["confirmed", None, "confirmed", None] == [code.receipt for code in await codes(ledger, batch)]
+    assert before == await totals(ledger)
+    assert [3] == (await places(ledger, batch))[WorkState.READY]
+    await ledger.close()
+    assert [] == await store.problems()
+    await ledger.open()
