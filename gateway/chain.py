@@ -87,6 +87,18 @@ class Look:
         self._snapshots: dict[int, Snapshot] = {}
         self._tracks: dict[tuple[int, str], _Standing] = {}
         self._pieces: dict[tuple[int, str], Sequence[Work]] = {}
+        self._refs: dict[tuple[str, str], int | None] = {}
+
+    async def learn(self, tenant: str, ids: Sequence[str]) -> None:
+        """Look up in one go what is about to be asked for."""
+        found = await self._ledger.refs(tenant, ids)
+        self._refs.update(((tenant, one), found.get(one)) for one in ids)
+
+    async def ref(self, tenant: str, event_id: str) -> int | None:
+        """Return the ref of an id, if it is known; if it was, where it has been learned."""
+        if (tenant, event_id) in self._refs:
+            return self._refs[tenant, event_id]
+        return await self._ledger.find(tenant, event_id)
 
     async def snapshot(self, batch: int) -> Snapshot | None:
         """Return a batch as it stood when it was first looked at."""
@@ -99,7 +111,7 @@ class Look:
 
     async def event(self, tenant: str, event_id: str) -> tuple[int, Snapshot, Event] | None:
         """Return an event with its ref and its batch; `None` where it is unknown, or not kept any more."""
-        ref = await self._ledger.find(tenant, event_id)
+        ref = await self.ref(tenant, event_id)
         if ref is None:
             return None
         batch, index = split_ref(ref)
@@ -122,7 +134,7 @@ class Look:
         while before is None or len(events) < before:
             following = correction_id(original, len(events))
             more = await self.event(tenant, following)
-            if more is None and await self._ledger.find(tenant, following) is not None:
+            if more is None and await self.ref(tenant, following) is not None:
                 return None
             if more is None or more[2].corrects is None or more[2].corrects.of != original:
                 break

@@ -133,6 +133,7 @@ async def correct_many(
         together: list[_Step] = []
         async with gateway.correcting:
             look = Look(gateway.ledger)
+            await look.learn(actor.tenant, [*event_ids, *(correction_id(event_id, 1) for event_id in event_ids)])
             for event_id in event_ids:
                 chain = await look.chain(actor.tenant, event_id)
                 if chain is None:
@@ -242,7 +243,7 @@ async def _steps(gateway: Gateway, look: Look, chain: Chain, wanted: Wanted, act
         if takes_back and any(not stand.code.status.final or stand.code.status.success for stand in stands):
             refunds.append(name)
     taken = correction_id(original.id, len(chain.events))
-    if await gateway.ledger.find(chain.tenant, taken) is not None:
+    if await look.ref(chain.tenant, taken) is not None:
         raise _Refused(409, ErrorCode.CONFLICT, f"its correction would be {taken}, and another event has that id")
     if unknown:
         detail = f"it is unknown whether it arrived at {', '.join(unknown)}: resolve that first"

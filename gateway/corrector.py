@@ -8,7 +8,7 @@ import msgspec
 from adapters import AnyAdapter, TakeBack
 from canonical_schema import ErrorCode, ErrorItem, Event
 from gateway.catalogue import Catalogue
-from gateway.chain import Look, Stand, has_corrections
+from gateway.chain import Look, Stand, correction_id, has_corrections
 from gateway.correcting import SOON, Rows, Situation, Waits, rendered, situation
 from gateway.ledger import AttemptRow, Change, Code, Ledger, Moved, Part, Work, WorkState, ref_of, some_of
 from gateway.rendering import Turned
@@ -57,6 +57,7 @@ class Corrector:
             if not has_corrections(work):
                 made.append(work)
                 continue
+            await round_.look.learn(work.tenant, _before(work.events))
             parts: dict[int, list[Part]] = {}
             made += _some(work, [place for place, event in enumerate(work.events) if event.corrects is None], None)
             for place, index in enumerate(work.members):
@@ -148,6 +149,15 @@ class _Round:
 
     def took(self, stand: Stand) -> bool:
         return ref_of(stand.batch, stand.index) in self.gone
+
+
+def _before(events: Sequence[Event]) -> list[str]:
+    """Return the ids of what corrections among events correct, and of their earlier corrections."""
+    said = [event.corrects for event in events if event.corrects is not None]
+    return [
+        *(each.of for each in said),
+        *(correction_id(each.of, number) for each in said for number in range(1, each.number)),
+    ]
 
 
 def _together(changes: Sequence[Change]) -> list[Change]:

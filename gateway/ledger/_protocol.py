@@ -112,6 +112,10 @@ class Ledger(Protocol):
         """Return the ref of an id, if it is known."""
         ...
 
+    async def refs(self, tenant: str, ids: Sequence[str]) -> Mapping[str, int]:
+        """Return the refs of ids, in one look; those that are not known are left out."""
+        ...
+
     async def snapshots(self, batches: Sequence[int]) -> Mapping[int, Snapshot]:
         """Return batches as they stand, by number; unknown ones are left out."""
         ...

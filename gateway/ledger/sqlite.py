@@ -126,10 +126,14 @@ class SqliteLedger:
         return await self._writer.record(entry)
 
     async def find(self, tenant: str, event_id: str) -> int | None:
-        (wanted,) = digests(tenant, [event_id])
-        if not self._ids.candidates(wanted):
-            return None
-        return await self._read(lambda connection: verified(connection, self._ids, [wanted]).get(wanted))
+        return (await self.refs(tenant, [event_id])).get(event_id)
+
+    async def refs(self, tenant: str, ids: Sequence[str]) -> Mapping[str, int]:
+        wanted = digests(tenant, ids)
+        if not self._ids.candidates(b"".join(wanted)):
+            return {}
+        known = await self._read(lambda connection: verified(connection, self._ids, wanted))
+        return {one: known[digest] for one, digest in zip(ids, wanted, strict=True) if digest in known}
 
     async def snapshots(self, batches: Sequence[int]) -> Mapping[int, Snapshot]:
         return await self._read(

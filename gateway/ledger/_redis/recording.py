@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -177,9 +178,21 @@ class Recording(Keeping):
         return claims
 
     async def find(self, tenant: str, event_id: str) -> int | None:
-        one = digests_of(tenant, [event_id])[0][:DIGEST]
-        found: bytes | None = await self._opened()[self.partition_of(one)].ask("HGET", f":i{one[-1] % 16}", one)
-        return None if found is None else int.from_bytes(found, "big")
+        return (await self.refs(tenant, [event_id])).get(event_id)
+
+    async def refs(self, tenant: str, ids: Sequence[str]) -> Mapping[str, int]:
+        wanted = {one[:DIGEST]: name for one, name in zip(digests_of(tenant, ids), ids, strict=True)}
+        shares: defaultdict[tuple[int, int], list[bytes]] = defaultdict(list)
+        for one in wanted:
+            shares[self.partition_of(one), one[-1] % 16].append(one)
+        links = self._opened()
+
+        async def look(partition: int, share: int, some: list[bytes]) -> dict[str, int]:
+            found: list[bytes | None] = await links[partition].ask("HMGET", f":i{share}", *some)
+            return {wanted[one]: int.from_bytes(ref, "big") for one, ref in zip(some, found, strict=True) if ref}
+
+        looks = await together(look(*where, some) for where, some in shares.items())
+        return {name: ref for each in looks for name, ref in each.items()}
 
     async def batches_before(self, batch: int | None, limit: int) -> Sequence[int]:
         below = "+inf" if batch is None else f"({batch}"

@@ -200,6 +200,22 @@ async def test_many_are_corrected_by_filter_once(house: House, tmp_path: Any) ->
     assert [] == add_up(tmp_path / "ledger.db")["problems"]
 
 
+async def test_many_corrections_do_not_look_their_events_up_one_by_one(
+    asking: Asking, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await asking.send([event(f"e{number}") for number in range(30)])
+    finds: list[str] = []
+    find = asking.gateway.ledger.find
+
+    async def counted(tenant: str, event_id: str) -> int | None:
+        finds.append(event_id)
+        return await find(tenant, event_id)
+
+    monkeypatch.setattr(asking.gateway.ledger, "find", counted)
+    _, done = await ask(asking, "/v1/corrections", filter={"meter": "api_calls"}, action="void")
+    assert (30, []) == (done["corrected"], finds)
+
+
 async def test_a_wrong_request_says_what_is_wrong(asking: Asking) -> None:
     await asking.one(event())
     for path, body, says in (

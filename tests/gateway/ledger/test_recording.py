@@ -10,7 +10,7 @@ import pytest
 
 from canonical_schema import DeliveryStatus
 from gateway.errors import LedgerUnavailable
-from gateway.ledger import AuditRow, Claim, ClaimKind, Code, Ledger, Plan, WorkState, split_ref
+from gateway.ledger import AuditRow, Claim, ClaimKind, Code, Ledger, Plan, WorkState, ref_of, split_ref
 from tests.gateway.ledger.conftest import Store, batch_of, codes, event, events, opened, places, recorded, totals
 
 NEW, REPLAY, CONFLICT = ClaimKind.NEW, ClaimKind.REPLAY, ClaimKind.CONFLICT
@@ -74,6 +74,18 @@ async def test_a_tenant_scopes_ids(ledger: Ledger) -> None:
     assert [NEW] == kinds(claims)
     assert ours != split_ref(claims[0].ref)[0]
     assert (claims[0].ref, None) == (await ledger.find("other", "e1"), await ledger.find("third", "e1"))
+
+
+async def test_many_ids_are_looked_up_in_one_go(ledger: Ledger) -> None:
+    first = await recorded(ledger, "e1", "e2", "e3")
+    second = await recorded(ledger, *(f"f{number}" for number in range(300)))
+    await ledger.record("other", 1000, events("e4"), [PLAN])
+    asked = ["e3", "nobody", "e1", "e4", "e3", *(f"f{number}" for number in range(0, 300, 2))]
+    found = await ledger.refs("default", asked)
+    assert {"e1": ref_of(first, 0), "e3": ref_of(first, 2)} | {
+        f"f{number}": ref_of(second, number) for number in range(0, 300, 2)
+    } == found
+    assert ({}, {}) == (await ledger.refs("default", []), await ledger.refs("default", ["nobody"]))
 
 
 async def test_an_empty_request_stores_nothing(ledger: Ledger) -> None:
