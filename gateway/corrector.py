@@ -65,9 +65,9 @@ class Corrector:
                     continue
                 kept = None if work.parts is None else work.parts[place]
                 found = kept if kept is not None else await self._decided(work, place, round_, now)
+                round_.decided.add(ref_of(work.batch, index))
                 if found is not None:
                     parts[place] = found
-                    round_.going.add(ref_of(work.batch, index))
             apart = {place for place in parts if self._withdraws and _void(work.events[place])}
             made += _some(work, [place for place in parts if place not in apart], parts)
             made += _some(work, [place for place in parts if place in apart], parts)
@@ -107,7 +107,7 @@ class Corrector:
             message = "what it corrects is no longer kept: correct it at the provider"
             return Turned(Code.REJECTED, ErrorItem(code=ErrorCode.UNSUPPORTED, message=message, retryable=False))
         stands = [stand for stand in await round_.look.stands(chain, self._destination) if not round_.took(stand)]
-        if any(ref_of(stand.batch, stand.index) in round_.going for stand in stands):
+        if any(ref_of(stand.batch, stand.index) in round_.decided for stand in stands):
             message = "it waits for an earlier correction of the same event"
             return Waits(now + SOON, ErrorItem(code=ErrorCode.CONFLICT, message=message, retryable=True))
         return situation(stands, event, now)
@@ -144,8 +144,8 @@ class _Round:
         self.changes: list[Change] = []
         self.gone: set[int] = set()
         """Refs that are taken back."""
-        self.going: set[int] = set()
-        """Refs of corrections that are about to be sent."""
+        self.decided: set[int] = set()
+        """Refs of corrections that were looked at: what became of them is seen in the next."""
 
     def took(self, stand: Stand) -> bool:
         return ref_of(stand.batch, stand.index) in self.gone

@@ -375,10 +375,12 @@ class Whole(RuleBasedStateMachine):
         self._runner.run(retry(self.gateway.ledger, ACTOR, Filter(status=status), remap=remap, now=now))
 
     @precondition(lambda self: self.books.sent)
-    @rule(dice=st.randoms(use_true_random=False), quantity=st.integers(0, 9))
-    def correct(self, dice: Random, quantity: int) -> None:
-        """Void an event, or give it another quantity, where that can be."""
-        self._runner.run(self._correct(dice.choice(sorted(self.books.sent)), quantity))
+    @rule(dice=st.randoms(use_true_random=False), quantities=st.lists(st.integers(0, 9), min_size=1, max_size=3))
+    def correct(self, dice: Random, quantities: Sequence[int]) -> None:
+        """Void an event, or give it another quantity, where that can be; and change one's mind at once."""
+        event_id = dice.choice(sorted(self.books.sent))
+        for quantity in quantities:
+            self._runner.run(self._correct(event_id, quantity))
 
     async def _correct(self, event_id: str, quantity: int) -> None:
         wanted = _said(quantity, self.books.sent[event_id].meter)

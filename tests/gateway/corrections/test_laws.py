@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import os
 import tempfile
 from collections.abc import Mapping
 from datetime import timedelta
@@ -40,6 +41,7 @@ DOORS: Mapping[str, tuple[str, dict[str, Any]]] = {
 FAULTS = ("lost_answer", "reset_before", "reset_after", "crash_after", "refused", "throttled", "unavailable")
 ACTOR = Actor("default", "ada", "a meter ran twice")
 AMOUNTS = st.integers(1, 9)
+EXAMPLES = int(os.environ.get("USAGE_GATEWAY_EXAMPLES", "25"))
 
 
 class Living:
@@ -144,9 +146,13 @@ MOVES = st.lists(
 @example(first=3, moves=[("settle", None), ("correct", 5), ("settle", None), ("correct", 0)])
 @example(first=3, moves=[("settle", None), ("fail", "lost_answer"), ("correct", 0), ("step", None), ("crash", None)])
 @example(first=3, moves=[("step", None), ("correct", 0), ("correct", 4), ("crash", None), ("correct", 2)])
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@example(
+    first=5,
+    moves=[("fail", "lost_answer"), ("step", None), ("step", None), ("correct", 3), ("correct", 8), ("settle", None)],
+)
+@settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 def test_the_vendor_bills_what_the_corrected_event_says(door: str, first: int, moves: list[tuple[str, Any]]) -> None:
-    asyncio.run(_live(door, first, moves))
+    asyncio.run(asyncio.wait_for(_live(door, first, moves), 120))  # far more than it takes: a lane that spins is red
 
 
 async def _live(door: str, first: int, moves: list[tuple[str, Any]]) -> None:
