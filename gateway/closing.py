@@ -147,10 +147,11 @@ class Closing:
             **({} if tally.since is None else {"records_since": format_time(tally.since)}),
             "ended": now >= period.end,
             "complete": now >= period.end and not problems,
-            "settled": _listed(tally.settled, ("destination", "meter", "status")),
+            "settled": _listed(tally.settled, ("destination", "meter", "status"), len(tally.settled)),
             "open": _listed(tally.open, ("destination", "customer", "meter", "status")),
             "open_count": len(tally.open),
             "unrouted": _listed(tally.unrouted, ("customer", "meter")),
+            "unrouted_count": len(tally.unrouted),
             "late": _listed(tally.late, ("destination", "customer", "meter")),
             "late_count": len(tally.late),
             "billed_twice": tally.twice,
@@ -219,10 +220,10 @@ class Closing:
         return None if body is None else msgspec.json.decode(body)
 
 
-def _listed(sums: Mapping[Any, _Sum], names: tuple[str, ...]) -> list[dict[str, Any]]:
+def _listed(sums: Mapping[Any, _Sum], names: tuple[str, ...], most: int = NAMED) -> list[dict[str, Any]]:
     """Return sums under their names, the largest trouble first, as many as are named."""
     largest = sorted(sums.items(), key=lambda item: (-item[1].events, item[0]))
-    return [dict(zip(names, key, strict=True)) | one.shown() for key, one in largest[:NAMED]]
+    return [dict(zip(names, key, strict=True)) | one.shown() for key, one in largest[:most]]
 
 
 _NO_WAY = frozenset({Code.NONE, Code.NO_BINDING, Code.NO_ROUTE})

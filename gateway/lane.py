@@ -234,6 +234,8 @@ class Lane:
         if self._alone and self._ledger.shared:
             async with self._stepping:
                 await self._order_again()
+        if not self._holding and not self.pace.refused:  # held by one that does not know this destination
+            await self._ledger.release(self.name, WorkState.HELD, to_micros(self._clock.now()))
 
     async def _doubted(self, works: Sequence[Work], now: datetime) -> None:
         message = "the gateway stopped between sending this and hearing the answer"

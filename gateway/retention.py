@@ -11,7 +11,7 @@ import structlog
 from canonical_schema import Event, fingerprint, format_time
 from gateway.archive import Archive, ArchiveUnusable, Draft, Segment
 from gateway.configuration_sections import Retention
-from gateway.ledger import Erasure, Ledger, Snapshot
+from gateway.ledger import Document, Erasure, Ledger, Snapshot
 from gateway.merge import View
 from gateway.times import Clock, from_micros, to_micros
 
@@ -27,6 +27,8 @@ PAUSE = timedelta(milliseconds=200)
 """Between two steps of a round: others have their turns."""
 SEGMENT = 20_000
 """Events after which a segment is full."""
+ERASING = "erasing"
+"""Kind of the documents that say whom the process that has the archive is to take out of it."""
 LOOK = 100
 """Batches that are looked at, and trimmed, in one go."""
 
@@ -63,10 +65,30 @@ class Keeper:
                 await asyncio.to_thread(self._archive.close)
                 self._archive = None
 
-    async def erase(self, erasure: Erasure) -> int:
-        """Take a customer out of everything that was archived; return how many events that concerned."""
+    async def erase(self, erasure: Erasure) -> int | None:
+        """Take a customer out of everything that was archived; return how many events that concerned.
+
+        `None` where another process has the archive: it does that soon.
+        """
         if self._retention.archive is None:
             return 0
+        if not self._ledger.leads:
+            body = msgspec.json.encode((erasure.tenant, erasure.customer))
+            await self._ledger.keep([Document(kind=ERASING, tenant="", name=erasure.alias, body=body)])
+            return None
+        return await self._erase(erasure)
+
+    async def catch_up(self) -> None:
+        """Take those customers out of the archive whom other processes were asked to forget."""
+        if self._retention.archive is None:
+            return
+        for one in await self._ledger.documents(ERASING, "", None, LOOK):
+            tenant, customer = msgspec.json.decode(one.body or b"", type=tuple[str, str])
+            key = await self._ledger.secret("pseudonym")
+            await self._erase(Erasure(tenant=tenant, customer=customer, key=key))
+            await self._ledger.keep([msgspec.structs.replace(one, body=None)])
+
+    async def _erase(self, erasure: Erasure) -> int:
         async with self._busy:
             archive, found = await self._opened(), 0
             for segment in list(archive.segments):

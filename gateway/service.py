@@ -234,7 +234,10 @@ class Gateway:
 
     async def _keep_house(self) -> datetime | None:
         """Keep house where this process does, of those that share the ledger: one archive is written by one."""
-        return await self.keeper.step() if self.ledger.leads else self.clock.now() + timedelta(minutes=1)
+        if self.ledger.leads:
+            return await self.keeper.step()
+        await self.keeper.close()  # whoever leads by now takes the archive
+        return self.clock.now() + timedelta(minutes=1)
 
     async def _take_over(self) -> datetime:
         """Take up what processes that are gone were sending, and take note of what others wrote."""
@@ -244,6 +247,8 @@ class Gateway:
             lane.wake()
         with contextlib.suppress(LedgerUnavailable):
             await self.read_periods()  # others close some, too
+            if self.ledger.leads:
+                await self.keeper.catch_up()
         return self.clock.now() + TAKE_OVER
 
     async def _take_up(self) -> None:

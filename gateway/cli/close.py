@@ -69,7 +69,8 @@ def _tell(report: Mapping[str, Any]) -> None:
     for one in report["late"][:SHOWN]:
         where = f"{one['destination']} {one['meter']}"
         hint(f"  late: {where}: {one['events']:,} of {one['customer']}, {_quantities(one)}")
-    more = sum(max(0, len(report[name]) - SHOWN) for name in ("open", "unrouted", "billed_twice", "late"))
+    counts = (report.get(f"{name}_count", len(report[name])) for name in ("open", "unrouted", "billed_twice", "late"))
+    more = sum(max(0, count - SHOWN) for count in counts)
     if more:
         hint(f"  ... and {more} more: --json has them")
 

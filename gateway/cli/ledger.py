@@ -160,9 +160,8 @@ def erase(
     if as_json:
         machine(made)
         return Exit.OK
-    say(
-        f"{made['events']} events in the ledger and {made['archived']} in the archive: now {made['pseudonym']}", "green"
-    )
+    archived = "soon those" if made["archived"] is None else made["archived"]
+    say(f"{made['events']} events in the ledger and {archived} in the archive: now {made['pseudonym']}", "green")
     if made["abandoned"]:
         say("given up: " + ", ".join(f"{count} {state}" for state, count in sorted(made["abandoned"].items())))
     if made["configured"]:

@@ -445,6 +445,22 @@ async def test_a_report_says_what_each_vendor_has_of_a_replacement(house: House,
         assert ["9"] == [one["quantities"]["quantity"] for one in settled if one["status"] == "accepted"]
 
 
+async def test_a_report_counts_what_it_does_not_name_and_sums_up_everything(house: House, clock: MovableClock) -> None:
+    when = clock.now().isoformat()
+    meters = {f"m{number}": {"bindings": {"flowglad": {"price_slug": "calls"}}} for number in range(1001)}
+    async with house({**OLD, "meters": {**OLD["meters"], **meters}}, running=False) as asking:
+        await asking.send([event(f"e{n}", customer=f"c{n}", meter="unheard", timestamp=when) for n in range(1001)])
+        sent = [event(f"z{n}", meter=f"m{n}", quantity=0, timestamp=when) for n in range(1001)]
+        await asking.send(sent, query="?ack=stored")
+        report = await asking.get(f"/v1/periods/{clock.now():%Y-%m}")
+        assert (1000, 1001) == (len(report["unrouted"]), report["unrouted_count"])
+        assert (1000, 1001) == (len(report["open"]), report["open_count"])
+    async with house({**OLD, "meters": {**OLD["meters"], **meters}}) as asking:
+        await asking.settled("z1000")
+        report = await asking.get(f"/v1/periods/{clock.now():%Y-%m}")
+        assert 1001 == sum(one["events"] for one in report["settled"])
+
+
 async def test_a_report_finds_an_event_that_one_vendor_bills_and_its_correction_that_another_does(
     house: House, clock: MovableClock
 ) -> None:

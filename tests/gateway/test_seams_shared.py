@@ -6,10 +6,11 @@ from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import httpx
 import pytest
+import zstandard
 
 from gateway.app import create_app
 from gateway.configuration_file import loads
@@ -18,6 +19,7 @@ from gateway.ledger.redis import RedisLedger
 from gateway.service import Gateway
 from gateway.simulator import SimulatedProvider
 from tests.gateway.conftest import CONTRACT, Asking, MovableClock, configured, event
+from tests.gateway.lanes import until
 from tests.gateway.test_seams import OLD, corrected, posted
 from tests.redis_servers import Server
 
@@ -180,3 +182,57 @@ async def test_a_running_value_goes_on_when_another_process_is_told_that_the_one
             await each.gateway._chores["take over"]._step()
         await one.settled("a1")
         assert "accepted" == (await one.get("/v1/events/a1"))["deliveries"]["wingback"]["status"]
+
+
+async def test_whoever_is_asked_to_forget_a_customer_the_archive_does_too(
+    sharing: Sharing, clock: MovableClock, tmp_path: Path
+) -> None:
+    keeps = {"retention": {"archive": str(tmp_path / "archive")}}
+    async with sharing(keeps) as (one, other):
+        await one.send([event("e1"), event("e2")])
+        clock.ahead = timedelta(days=40)
+        await one.gateway._chores["retention"]._step()
+        (segment,) = (tmp_path / "archive").glob("segment-*")
+        assert b"acme" in plain(segment)
+        answer = await other.client.post("/v1/customers/acme/erase", json={"reason": "law"})
+        assert (200, None) == (answer.status_code, answer.json()["archived"])
+        await one.gateway._chores["take over"]._step()
+        (segment,) = (tmp_path / "archive").glob("segment-*")
+        assert b"acme" not in plain(segment)
+        assert [] == list(await one.gateway.ledger.documents("erasing", "", None, 10))
+
+
+def plain(segment: Path) -> bytes:
+    return zstandard.ZstdDecompressor().stream_reader(segment.read_bytes()).read()
+
+
+async def test_whoever_leads_no_more_lets_go_of_the_archive(
+    sharing: Sharing, clock: MovableClock, tmp_path: Path
+) -> None:
+    async with sharing({"retention": {"archive": str(tmp_path / "archive")}}) as (one, other):
+        await one.send(event("e1"))
+        clock.ahead = timedelta(days=40)
+        await one.gateway._chores["retention"]._step()
+        owners = [cast("RedisLedger", each.gateway.ledger)._owners for each in (one, other)]
+        for owner in owners:
+            owner._leader = owners[1].name
+        for each in (one, other):
+            await each.gateway._chores["retention"]._step()
+        archive = other.gateway.keeper._archive
+        assert archive is not None
+        assert 1 == len(archive.segments)
+
+
+async def test_what_one_holds_that_does_not_know_a_destination_goes_on_where_it_is_known(sharing: Sharing) -> None:
+    async with sharing(OLD, 1) as (asking,):
+        await asking.send(event("e0", meter="calls"))
+    slowly = {"retry": {"first": "1h", "max": "1h"}}
+    apart = {**OLD, "destinations": {**OLD["destinations"], "flexprice": {}}, "delivery": slowly}
+    async with sharing(apart, 1) as (knows,):
+        knows.vendors["flexprice"].fail("unavailable", times=None)
+        await knows.send(event("e1", meter="calls"), query="?ack=stored")
+        await until(lambda: knows.vendors["flexprice"].requests > 0)
+        async with sharing(OLD, 1) as (older,):  # started anew by a file of before
+            assert "blocked" == (await older.get("/v1/events/e1"))["deliveries"]["flexprice"]["status"]
+        await knows.gateway._chores["take over"]._step()
+        assert "retrying" == (await knows.get("/v1/events/e1"))["deliveries"]["flexprice"]["status"]
