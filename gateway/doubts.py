@@ -24,13 +24,15 @@ class Doubts:
         self._clock = clock
         self._agenda: dict[str, list[tuple[datetime, int, int]]] = {}
         """By destination, a heap: when, which ref, how many looks before."""
+        self._known: dict[str, set[int]] = {}
+        """The refs in it."""
         self.wake: Callable[[], None] | None = None
 
     def put(self, destination: str, batch: int, members: Sequence[int]) -> None:
         """Have deliveries looked for that have just been parked."""
-        agenda, due = self._agenda.setdefault(destination, []), self._clock.now() + FIRST
-        for index in members[: max(0, MOST - len(agenda))]:
-            heapq.heappush(agenda, (due, ref_of(batch, index), 0))
+        room = max(0, MOST - len(self._agenda.get(destination, ())))
+        for index in members[:room]:
+            self._put(destination, self._clock.now() + FIRST, ref_of(batch, index), 0)
         if self.wake is not None:
             self.wake()
 
@@ -41,17 +43,24 @@ class Doubts:
         while agenda and agenda[0][0] <= now and len(taken) < limit:
             _, ref, looks = heapq.heappop(agenda)
             taken.append((ref, looks))
+            self._known[destination].discard(ref)
         return taken
 
     def again(self, destination: str, ref: int, looks: int) -> None:
         """Put a ref back that was looked for in vain, unless that was the last time."""
         if looks + 1 < LOOKS:
-            due = self._clock.now() + FIRST * 4 ** (looks + 1)
-            heapq.heappush(self._agenda.setdefault(destination, []), (due, ref, looks + 1))
+            self._put(destination, self._clock.now() + FIRST * 4 ** (looks + 1), ref, looks + 1)
+
+    def _put(self, destination: str, due: datetime, ref: int, looks: int) -> None:
+        known = self._known.setdefault(destination, set())
+        if ref not in known:
+            known.add(ref)
+            heapq.heappush(self._agenda.setdefault(destination, []), (due, ref, looks))
 
     def drop(self, destination: str) -> None:
         """Look for nothing there."""
         self._agenda.pop(destination, None)
+        self._known.pop(destination, None)
 
     @property
     def destinations(self) -> Sequence[str]:

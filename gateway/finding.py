@@ -13,6 +13,7 @@ from gateway.confirming import Confirming, Doubt
 from gateway.ledger import WorkState, ref_of, split_ref
 from gateway.pace import Breaker
 from gateway.service import Gateway
+from gateway.times import to_micros
 
 __all__ = ["Finding"]
 
@@ -20,6 +21,10 @@ log = structlog.get_logger("gateway.confirming")
 
 TOGETHER = 10
 """Deliveries of a destination that are looked for in one step."""
+RECALLED = timedelta(days=1)
+"""How long ago a delivery may have been sent that is looked for again after a restart."""
+PAGES, PAGE = 100, 100
+"""Pieces of work that are gone through for that, at each destination."""
 REST = timedelta(seconds=30)
 """Between two steps with something left to look for: sending has the rest of the vendor's rate."""
 
@@ -31,10 +36,14 @@ class Finding:
         self._gateway = gateway
         self._confirming = confirming
         self._rests: datetime | None = None
+        self._recalled = False
 
     async def step(self) -> datetime | None:
         """Look for what is due; return when to go on."""
         doubts, now = self._gateway.doubts, self._gateway.clock.now()
+        if not self._recalled:
+            self._recalled = True
+            await self._recall(now)
         for name in doubts.destinations if self._rests is None or now >= self._rests else ():
             lane = self._gateway.lanes.get(name)
             if lane is None or not self._finds(name):
@@ -44,6 +53,20 @@ class Finding:
             self._rests = self._gateway.clock.now() + REST
         due = doubts.next
         return due if due is None or self._rests is None else max(due, self._rests)
+
+    async def _recall(self, now: datetime) -> None:
+        """Have looked for what was parked a while before this process began."""
+        since = to_micros(now - RECALLED)
+        for name in self._gateway.lanes if self._gateway.ledger.leads else ():
+            after = 0
+            for _ in range(PAGES if self._finds(name) else 0):
+                page = await self._gateway.ledger.walk(name, WorkState.UNKNOWN, after, PAGE)
+                for work in page:
+                    after = work.id
+                    if (work.group.sent or work.group.since) >= since:
+                        self._gateway.doubts.put(name, work.batch, work.members)
+                if len(page) < PAGE:
+                    break
 
     def _finds(self, destination: str) -> bool:
         read_back = self._gateway.catalogue.destinations[destination].adapter.door.read_back

@@ -1,5 +1,6 @@
 """A delivery in doubt is looked for soon, by itself: there it has arrived, and nothing else is concluded."""
 
+import asyncio
 from dataclasses import replace
 from datetime import timedelta
 from itertools import pairwise
@@ -32,6 +33,7 @@ class Sought:
         self.asking = asking
         self.clock = clock
         self.gateway = asking.gateway
+        asking.gateway.doubts.wake = None  # its own chore sleeps
         self.finding = Finding(asking.gateway, Confirming(asking.gateway))
 
     async def doubt(self, name: str, event_id: str = "doubt", **members: Any) -> None:
@@ -74,6 +76,21 @@ async def test_it_is_found_soon_and_by_one_request(house: House, clock: MovableC
         assert 1 == next(row.copies for row in asking.vendors[name].stored if row.key == "doubt")
 
 
+async def test_a_running_gateway_does_it_by_itself(house: House, clock: MovableClock) -> None:
+    async with house(SHORT) as asking:
+        asking.vendors["paygentic"].fail("lost_answer")
+        await asking.send(event("doubt"), query="?ack=stored")
+        await asking.settled("doubt")
+        clock.ahead += 2 * FIRST
+        assert asking.gateway.doubts.wake is not None
+        asking.gateway.doubts.wake()  # as its timer does, half a minute later
+        for _ in range(1000):
+            if "accepted" == (await asking.get("/v1/events/doubt"))["deliveries"]["paygentic"]["status"]:
+                return
+            await asyncio.sleep(0.005)
+        raise AssertionError("it is not looked for")
+
+
 def lost(stock: Stock) -> None:
     stock.forget(lambda _: True)
 
@@ -114,6 +131,18 @@ async def test_what_comes_to_light_late_is_found_then(house: House, clock: Movab
         asking.vendors["flexprice"].tamper(lambda stock: stock.put(row))
         await sought.look("flexprice")
         assert "accepted" == await sought.status("flexprice")
+
+
+async def test_what_was_parked_before_a_restart_is_found_after_it(house: House, clock: MovableClock) -> None:
+    async with house(SHORT) as asking:
+        await Sought(asking, clock).doubt("paygentic", "old")
+        asking.gateway.doubts.drop("paygentic")
+        clock.ahead += timedelta(days=2)
+        await Sought(asking, clock).doubt("paygentic")
+    async with house(SHORT) as asking:
+        sought = Sought(asking, clock)
+        assert 1 == await sought.look("paygentic")
+        assert ["accepted", "unknown"] == [await sought.status("paygentic", name) for name in ("doubt", "old")]
 
 
 async def test_every_row_of_a_delivery_has_to_be_there(house: House, clock: MovableClock) -> None:
@@ -218,8 +247,9 @@ def test_what_is_remembered_is_bounded_and_the_oldest_is_due_first() -> None:
     doubts.wake = lambda: woken.append(1)
     doubts.put("it", 1, range(3))
     clock.advance(FIRST / 2)
+    doubts.put("it", 1, range(3))  # told twice is told once
     doubts.put("it", 2, range(2 * MOST))
-    assert (["it"], clock.now() + FIRST / 2, [1, 1]) == (doubts.destinations, doubts.next, woken)
+    assert (["it"], clock.now() + FIRST / 2, [1, 1, 1]) == (doubts.destinations, doubts.next, woken)
     clock.advance(FIRST * 1000)
     first = doubts.due("it", 4)
     assert [1 << 16, (1 << 16) + 1, (1 << 16) + 2, 2 << 16] == [ref for ref, _ in first]
