@@ -13,7 +13,7 @@ from gateway.ledger._model import PLACES, Code, Plan, WorkState
 from gateway.ledger._rows import pack_members
 from gateway.times import to_micros
 
-__all__ = ["enqueue", "fresh", "times"]
+__all__ = ["earliest", "enqueue", "fresh", "times"]
 
 Closing = Mapping[str, tuple[int, int]]
 """By destination: its window, and when the first of the deliveries must have arrived."""
@@ -40,7 +40,7 @@ def fresh(
         codes |= {destination: bytes([code]) * size for destination, code in plan.filtered}
         work |= dict.fromkeys(plan.live + plan.shadow, members)
         if plan.windows:
-            first = _first(events, receipts)
+            first = earliest(events, receipts)
             closing = {destination: (window, first + window) for destination, window in plan.windows}
         live = {*plan.live, *(destination for destination, _ in plan.filtered)}
         unrouted = None if plan.live else members
@@ -69,7 +69,7 @@ def times(events: Sequence[Event], plans: Sequence[Plan], receipts: Sequence[int
     ]
 
 
-def _first(events: Sequence[Event], receipts: Sequence[int]) -> int:
+def earliest(events: Sequence[Event], receipts: Sequence[int]) -> int:
     """Return when the first usage happened."""
     own = [event.timestamp for event in events if event.timestamp is not None]
     told = [to_micros(min(own))] if own else []

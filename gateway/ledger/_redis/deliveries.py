@@ -7,7 +7,7 @@ from typing import NamedTuple
 from gateway.ledger._model import Code, Group, Plan, WorkState
 from gateway.ledger._redis.layout import pack_head
 
-__all__ = ["Deliveries", "planned", "tally"]
+__all__ = ["Deliveries", "alike", "planned", "tally"]
 
 
 class Deliveries(NamedTuple):
@@ -20,6 +20,22 @@ class Deliveries(NamedTuple):
     live: set[str]
     """Destinations that count for an event at least."""
     unrouted: list[int]
+
+
+def alike(plan: Plan, size: int, now: int, first: int, owner: bytes) -> Deliveries:
+    """Return the deliveries of events that are all sent the same way; `first` is when the first was, for windows."""
+    ways = plan.live + plan.shadow
+    windows = dict(plan.windows)
+    heads: list[bytes] = []
+    for destination in dict.fromkeys(ways):
+        window = windows.get(destination)
+        deadline = None if window is None else first + window
+        group = Group(state=WorkState.READY, due=now, since=now, window=window, deadline=deadline)
+        heads.append(pack_head(group, owner, destination, range(size)))
+    codes = {destination: bytearray((Code.PENDING,)) * size for destination in ways}
+    codes |= {destination: bytearray((code,)) * size for destination, code in plan.filtered}
+    live = {*plan.live, *(destination for destination, _ in plan.filtered)}
+    return Deliveries(codes, heads, live, [] if plan.live else list(range(size)))
 
 
 def planned(

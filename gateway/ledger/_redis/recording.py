@@ -3,16 +3,16 @@
 import asyncio
 import os
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from canonical_schema import Event
-from gateway.ledger._deliveries import times
+from gateway.ledger._deliveries import earliest, times
 from gateway.ledger._looking import Looking
 from gateway.ledger._model import AttemptRow, AuditRow, Claim, ClaimKind, Plan, Run, Snapshot, Track, ref_of, split_ref
 from gateway.ledger._redis.base import pairs, remains, together
 from gateway.ledger._redis.batches import Batch
-from gateway.ledger._redis.deliveries import planned, tally
+from gateway.ledger._redis.deliveries import alike, planned, tally
 from gateway.ledger._redis.keeping import Keeping, audited
 from gateway.ledger._redis.layout import DIGEST, pack_runs, unpack_head
 from gateway.ledger._redis.link import Link
@@ -46,24 +46,27 @@ class Recording(Keeping):
     async def record(
         self, tenant: str, received: int, events: Sequence[Event], plans: Sequence[Plan], audit: Sequence[AuditRow] = ()
     ) -> Sequence[Claim]:
+        if not events:
+            return []
         received.to_bytes(7, "big")  # what is no time at all is the caller's mistake, and nobody else's
         digests = [one[:DIGEST] for one in digests_of(tenant, [event.id for event in events])]
+        links = len(self._opened())
+        if links == 1:
+            return await self._part(0, Batch(tenant, received, list(events)), plans, digests, audit)
         places: dict[int, list[int]] = {}
         for position, one in enumerate(digests):
-            places.setdefault(self.partition_of(one), []).append(position)
+            places.setdefault(_part_of(one, links), []).append(position)
         # The audit goes with the events where they lie in one partition, and follows them where they do not.
         whole = len(places) == 1
-        made = await self._whole(
-            together(
-                self._part(
-                    partition,
-                    Batch(tenant, received, [events[position] for position in some]),
-                    [plans[position] for position in some],
-                    [digests[position] for position in some],
-                    audit if whole else (),
-                )
-                for partition, some in places.items()
+        made = await together(
+            self._part(
+                partition,
+                Batch(tenant, received, [events[position] for position in some]),
+                [plans[position] for position in some],
+                [digests[position] for position in some],
+                audit if whole else (),
             )
+            for partition, some in places.items()
         )
         if audit and not whole and all(claim.kind is ClaimKind.NEW for some in made for claim in some):
             await self.note(audit)
@@ -76,22 +79,26 @@ class Recording(Keeping):
 
     def partition_of(self, one: bytes) -> int:
         """Return where an id falls, by its digest."""
-        links = len(self._opened())
-        return 0 if links == 1 else int.from_bytes(one[:4], "big") % links
+        return _part_of(one, len(self._opened()))
 
-    async def _part(
+    def _part(
         self, partition: int, sent: Batch, plans: Sequence[Plan], digests: Sequence[bytes], audit: Sequence[AuditRow]
-    ) -> Sequence[Claim]:
-        """Record what falls into one partition, with what comes at the same time and is sent the same way."""
+    ) -> Awaitable[Sequence[Claim]]:
+        """Record what falls into one partition, with what comes at the same time and is sent the same way.
+
+        Either way it is finished once it is begun, also where the one who wanted it goes away.
+        """
         plan = plans[0]
-        if audit or len(plans) > SMALL or any(one is not plan and one != plan for one in plans):
-            return await self._stored(partition, sent, plans, digests, audit)
+        if audit or len(plans) > SMALL or plans.count(plan) != len(plans):
+            return self._whole(self._stored(partition, sent, plans, digests, audit))
         key = partition, sent.tenant, plan
         answer: asyncio.Future[Sequence[Claim]] = asyncio.get_running_loop().create_future()
         self._waiting.setdefault(key, []).append(_Waiting(sent, digests, answer))
         if key not in self._sharing:
-            self._sharing[key] = asyncio.create_task(self._share(key))
-        return await answer
+            task = self._sharing[key] = asyncio.create_task(self._share(key))
+            self._calls.add(task)
+            task.add_done_callback(self._ended)
+        return answer
 
     async def _share(self, key: tuple[int, str, Plan]) -> None:
         """Record what waits, as one batch, until nothing does: what comes meanwhile shares the next one."""
@@ -129,27 +136,28 @@ class Recording(Keeping):
     ) -> Sequence[Claim]:
         """Record all that is new as one batch. The first of an id wins."""
         link, token = self._opened()[partition], os.urandom(8)
-        first: dict[bytes, int] = {}
-        for position, one in enumerate(digests):
-            first.setdefault(one, position)
-        new: list[int] = list(first.values())
+        new: Sequence[int] = range(len(digests))
+        if len(set(digests)) < len(digests):
+            first: dict[bytes, int] = {}
+            for position, one in enumerate(digests):
+                first.setdefault(one, position)
+            new = list(first.values())
         refs: dict[bytes, int] = {}
         while new:
-            stored = Batch(
-                sent.tenant,
-                sent.received,
-                [sent.events[position] for position in new],
-                receipts=[sent.receipts[position] for position in new] if sent.receipts else (),
-            )
-            ids = b"".join([digests[position] for position in new])
-            arguments = _arguments(stored, [plans[position] for position in new], self._owners.name)
-            arguments += audited(audit if len(new) == len(digests) else ())
+            whole = len(new) == len(digests)
+            stored, ways, ids = sent, plans, digests
+            if not whole:
+                stored, ways, ids = _picked(sent, new), [plans[one] for one in new], [digests[one] for one in new]
+            arguments = _arguments(stored, ways, self._owners.name)
+            arguments += audited(audit if whole else ())
             answer: list[Any]
-            done, *answer = await link.run("record", token, partition, ids, *arguments)
+            done, *answer = await link.run("record", token, partition, b"".join(ids), *arguments)
             if done:
                 batch = int(answer[0])
                 self._batches.put(batch, stored)
-                refs.update((digests[position], ref_of(batch, index)) for index, position in enumerate(new))
+                if whole:
+                    return Run(ref_of(batch, 0), len(digests))
+                refs.update((one, ref_of(batch, index)) for index, one in enumerate(ids))
                 break
             known: dict[int, int] = {
                 new[at]: int.from_bytes(ref, "big") for at, ref in zip(answer[::2], answer[1::2], strict=True)
@@ -161,8 +169,6 @@ class Recording(Keeping):
     async def _claims(
         self, events: Sequence[Event], digests: Sequence[bytes], refs: Mapping[bytes, int], new: set[int]
     ) -> Sequence[Claim]:
-        if len(new) == len(events) > 0:
-            return Run(refs[digests[0]], len(events))
         held = await self._batches.get({split_ref(ref)[0] for ref in refs.values()})
         claims: list[Claim] = []
         for position, (event, one) in enumerate(zip(events, digests, strict=True)):
@@ -261,6 +267,16 @@ class Recording(Keeping):
         )
 
 
+def _part_of(one: bytes, partitions: int) -> int:
+    return 0 if partitions == 1 else int.from_bytes(one[:4], "big") % partitions
+
+
+def _picked(sent: Batch, places: Sequence[int]) -> Batch:
+    """Return some events of a batch, as one of their own."""
+    receipts = [sent.receipts[place] for place in places] if sent.receipts else ()
+    return Batch(sent.tenant, sent.received, [sent.events[place] for place in places], receipts=receipts)
+
+
 def _some(claims: Sequence[Claim], start: int, end: int) -> Sequence[Claim]:
     """Return one request's claims of those that were recorded together."""
     return Run(claims.first + start, end - start) if isinstance(claims, Run) else claims[start:end]
@@ -270,9 +286,13 @@ def _arguments(batch: Batch, plans: Sequence[Plan], owner: bytes) -> list[bytes 
     """Return what the script stores of a batch, after its ids."""
     size = len(batch.events)
     receipts = batch.receipts or [batch.received] * size
-    happened = times(batch.events, plans, receipts)
-    apart = any(one != batch.received for one in receipts)
-    made = planned(range(size), plans, size, batch.received, happened, owner)
+    apart = bool(batch.receipts) and any(one != batch.received for one in receipts)
+    plan = plans[0]
+    if plans.count(plan) == size:
+        made = alike(plan, size, batch.received, earliest(batch.events, receipts) if plan.windows else 0, owner)
+    else:
+        happened = times(batch.events, plans, receipts)
+        made = planned(range(size), plans, size, batch.received, happened, owner)
     arguments: list[bytes | str | int] = [
         batch.received,
         batch.tenant,
