@@ -207,8 +207,9 @@ class Pace:
         self.refused, self._answers = what is Heard.REFUSED, False
         self._shrink(0.5, began, now)
         self._pause(now, retry_after)
-        if not self.refused:
-            self._tell(self.faults, self.not_before or now)
+        if not self.refused:  # one fault among many answers says nothing about the provider
+            if what is Heard.THROTTLED or retry_after is not None or self.breaker is not Breaker.CLOSED:
+                self._tell(self.faults, self.not_before or now)
         elif not before:  # it answers; what it makes of our credentials every process finds out for itself
             self._tell(0, began)
 

@@ -99,7 +99,7 @@ async def test_the_breaker_of_one_is_the_breaker_of_all(server: Server) -> None:
 async def test_when_the_pause_is_over_one_of_them_tries_and_the_others_wait_for_it(server: Server) -> None:
     async with processes(server, 3) as ledgers:
         all_of_them = [Process(ledger) for ledger in ledgers]
-        await all_of_them[0].hears(Heard.FAULT)
+        await all_of_them[0].hears(Heard.THROTTLED)
         for process in all_of_them:
             assert not await process.room()
         await until_it_is_over(*all_of_them)
@@ -118,12 +118,12 @@ async def test_when_the_pause_is_over_one_of_them_tries_and_the_others_wait_for_
 async def test_one_that_tries_in_vain_has_all_wait_again_and_any_may_try_next(server: Server) -> None:
     async with processes(server, 2) as (a, b):
         one, other = Process(a), Process(b)
-        await one.hears(Heard.FAULT)
+        await one.hears(Heard.THROTTLED)
         for process in (other, one, other):
             await other.looks()
             await until_it_is_over(one, other)
             assert await process.room()
-            await process.hears(Heard.FAULT)
+            await process.hears(Heard.THROTTLED)
             assert not await one.room()
             assert not await other.room()
         assert 4 == max(one.pace.faults, other.pace.faults)
@@ -132,7 +132,7 @@ async def test_one_that_tries_in_vain_has_all_wait_again_and_any_may_try_next(se
 async def test_the_turn_of_one_that_died_is_taken_when_its_lease_is_over(server: Server) -> None:
     async with processes(server, 2, lease=timedelta(seconds=1)) as (a, b):
         one, other = Process(a), Process(b)
-        await one.hears(Heard.FAULT)
+        await one.hears(Heard.THROTTLED)
         await other.looks()
         await until_it_is_over(one, other)
         began = time.monotonic()
@@ -160,6 +160,17 @@ async def test_a_shorter_pause_takes_nothing_from_a_longer_one(server: Server) -
         told = await b.limits.agree("it", (2, SOON))
         assert told is not None
         assert (2, True) == (told.faults, told.wait > LONG - timedelta(seconds=20))
+
+
+async def test_one_fault_among_answers_is_each_process_s_own(server: Server) -> None:
+    """Where one request in a hundred fails, it must not hold up those that all the others send."""
+    async with processes(server, 2) as (a, b):
+        one, other = Process(a, jitter=0), Process(b)
+        for _ in range(OPENS_AFTER - 1):
+            await one.hears(Heard.FAULT)
+            assert await other.room()
+        await one.hears(Heard.FAULT, retry_after=LONG)
+        assert not await other.room()
 
 
 async def test_refused_credentials_are_each_process_s_own(server: Server) -> None:
@@ -194,7 +205,7 @@ async def test_without_its_server_a_pace_is_its_own(server: Server) -> None:
     async with processes(server, 1) as (a,):
         one = Process(a)
         server.kill()
-        await one.hears(Heard.FAULT)
+        await one.hears(Heard.THROTTLED)
         assert 1 == one.pace.faults
         server.restart()
         await one.looks()
