@@ -7,14 +7,15 @@ goes on where it was, and what is fed twice is sent once.
 import uuid
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
+from hashlib import sha256
 from typing import Any, Literal
 
 import msgspec
 import structlog
 
-from canonical_schema import ErrorCode, Event, format_time
+from canonical_schema import FINGERPRINT, ErrorCode, Event, fingerprint, format_time
 from gateway.catalogue import Catalogue
-from gateway.chain import Chain, Look, correction_id
+from gateway.chain import LONGEST_ID, Chain, Look, correction_id
 from gateway.errors import RequestRefused
 from gateway.ledger import AuditRow, ClaimKind, Code, Document, Plan, QueueDepth, ref_of, split_ref
 from gateway.merge import View
@@ -84,6 +85,8 @@ class Job(msgspec.Struct, kw_only=True):
     created: int
     until: int = 0
     """From the ledger: the last batch that belongs to it. What is recorded later goes its own way."""
+    records_since: int | None = None
+    """From the ledger: when the oldest full record was received; what is older was trimmed. `None`: there is none."""
     cursor: int = 0
     """From the ledger: the ref behind which it goes on. Of a file: how many events were taken."""
     counts: dict[str, int] = {}
@@ -135,6 +138,9 @@ class Backfills:
                 )
                 raise RequestRefused(409, ErrorCode.CONFLICT, detail)
         job.until = next(iter(await self._gateway.ledger.batches_before(None, 1)), 0)
+        if job.source == "ledger":
+            first = await self._gateway.ledger.snapshots(await self._gateway.ledger.batches_after(0, 1))
+            job.records_since = min((one.received for one in first.values()), default=None)
         await self._gateway.ledger.keep([Document(kind=TENANTS, tenant="", name=job.tenant, body=b"{}")])
         await self._keep(job, actor, "begun")
         self._chore.wake()
@@ -207,19 +213,46 @@ class Backfills:
         events, plans = [event for event, _ in planned], [plan for _, plan in planned]
         claims = await ledger.record(job.tenant, to_micros(now), events, plans)
         known: dict[int, list[tuple[int, Plan]]] = {}
+        trimmed: list[tuple[Event, Plan]] = []
+        views: dict[int, View | None] = {}
         for event, plan, claim in zip(events, plans, claims, strict=True):
             batch, index = split_ref(claim.ref)
-            match claim.kind:
-                case ClaimKind.NEW:
-                    job.count("fed")
-                case ClaimKind.REPLAY:
-                    known.setdefault(batch, []).append((index, plan))
-                case ClaimKind.CONFLICT:
-                    self._problem(job, "conflict", event, f"the ledger has other content ({', '.join(claim.fields)})")
+            if claim.kind is ClaimKind.NEW:
+                job.count("fed")
+                continue
+            if batch not in views:
+                views[batch] = await self._view(batch)
+            view = views[batch]
+            if view is not None and view.trimmed and _told(view, index, event):
+                if await self._is_missing(job, view, index, event, plan):
+                    trimmed.append((msgspec.structs.replace(event, id=copy_id(event.id)), plan))
+            elif claim.kind is ClaimKind.REPLAY:
+                known.setdefault(batch, []).append((index, plan))
+            else:
+                self._problem(job, "conflict", event, f"the ledger has other content ({', '.join(claim.fields)})")
         for batch, some in known.items():
-            view = await self._view(batch)
-            await self._extend(job, view, [(index, plan) for index, plan in some if view is not None], now)
+            await self._extend(job, views[batch], some, now)
+        if trimmed:
+            await self._record(job, trimmed, now)
         self._gateway.wake(job.to)
+
+    async def _is_missing(self, job: Job, view: View, index: int, event: Event, plan: Plan) -> bool:
+        """Return whether an event whose record was trimmed is not where it should be; one that is, is counted.
+
+        What is left of it takes no more deliveries: it is filled in as an event of its own, with what the file says.
+        """
+        codes, left = view.codes(index), view.snapshot.remains
+        if left is not None and index in left.erased:
+            job.count("erased")
+        elif await self._gateway.ledger.find(job.tenant, correction_id(event.id, 1)) is not None:
+            self._problem(job, "correction_not_kept", event, _NOT_KEPT)
+        elif codes.get(job.to, Code.NONE) not in _NO_WAY:
+            job.count("there_already")
+        elif plan.live and self._elsewhere(job, codes):
+            job.count("billed_elsewhere")
+        else:
+            return True
+        return False
 
     async def step(self) -> datetime | None:
         """Go on with every job from the ledger that may; return when to come again."""
@@ -311,8 +344,7 @@ class Backfills:
                     continue
                 chain = await self._chain(look, job.tenant, event)
                 if chain == "lost":
-                    why = "it was corrected, and what it says since is not kept any more: bill it there by hand"
-                    self._problem(job, "correction_not_kept", event, why)
+                    self._problem(job, "correction_not_kept", event, _NOT_KEPT)
                 elif chain is not None:
                     await self._extend_last(job, look, chain, event, plan, now)
                 elif plan.live and self._elsewhere(job, view.codes(index)):
@@ -430,6 +462,24 @@ class Backfills:
 _BILLS = frozenset(Code) - {Code.NONE, Code.NO_BINDING, Code.NO_ROUTE, Code.ZERO, Code.VOIDED, Code.REJECTED, Code.DEAD}
 
 
+_NO_WAY = frozenset({Code.NONE, Code.NO_BINDING, Code.NO_ROUTE})
+_NOT_KEPT = "it was corrected, and what it says since is not kept any more: bill it there by hand"
+
+
+def copy_id(original: str) -> str:
+    """Return the id of the event that stands for one whose record was trimmed: the same whenever it is asked for."""
+    named = f"{original}~f1"
+    return named if len(named) <= LONGEST_ID else f"fil_{sha256(original.encode()).hexdigest()[:32]}~f1"
+
+
+def _told(view: View, index: int, event: Event) -> bool:
+    """Return whether a file tells what an event was whose record was trimmed; where that had no time, as it came."""
+    left, received = view.snapshot.remains, view.snapshot.received_at(index)
+    timeless = event.timestamp is not None and to_micros(event.timestamp) == received
+    same = (event, msgspec.structs.replace(event, timestamp=None)) if timeless else (event,)
+    return left is not None and left.prints[index * FINGERPRINT : (index + 1) * FINGERPRINT] in map(fingerprint, same)
+
+
 def _only(plan: Plan, to: str) -> Plan | None:
     """Return the part of a plan that is about one destination."""
     windows = tuple(window for window in plan.windows if window[0] == to)
@@ -463,6 +513,10 @@ def shown(job: Job) -> dict[str, Any]:
     }
     for name in ("tenant", "due"):
         made.pop(name)
+    if job.records_since is not None:
+        made["records_since"] = format_time(from_micros(job.records_since))
+    else:
+        made.pop("records_since")
     if job.source == "ledger":
         made["progress"] = {"batch": split_ref(job.cursor)[0], "of": job.until}
     return made

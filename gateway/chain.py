@@ -9,9 +9,10 @@ import msgspec
 from canonical_schema import PLAIN, Event, Quantities
 from gateway.ledger import Code, Group, Ledger, Part, Snapshot, Track, Work, split_ref
 
-__all__ = ["Chain", "Look", "Stand", "correction_id", "has_corrections", "quantities_of"]
+__all__ = ["LONGEST_ID", "Chain", "Look", "Stand", "correction_id", "has_corrections", "quantities_of"]
 
 LONGEST_ID = 128
+"""Characters of an event's id."""
 
 
 def correction_id(original: str, number: int) -> str:

@@ -175,6 +175,8 @@ def _tell(job: Mapping[str, Any]) -> None:
     say(f"{job['id']} to {job['to']}: {job['state']}" + (f": {job['why']}" if job.get("why") else ""), "bold")
     for what, count in counts.items():
         say(f"  {count:,} {what.replace('_', ' ')}")
+    if "records_since" in job:
+        hint(f"  The ledger has full records since {job['records_since']}; fill in what is older from its archive.")
     for one in job.get("problems", ()):
         hint(f"  {one['id']}: {one['problem']}: {one['why']}")
     if job["state"] == "done":

@@ -1,6 +1,7 @@
 """Where two features meet: what one of them promises holds while the other is at work."""
 
 import asyncio
+import json
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
@@ -8,6 +9,7 @@ from typing import Any
 
 import httpx
 import pytest
+import zstandard
 
 from gateway.cli._asking import ask
 from gateway.cli._out import CommandFailed
@@ -249,6 +251,9 @@ OLD: dict[str, Any] = {
 }
 
 
+APART = {**OLD, "destinations": {**OLD["destinations"], "flexprice": {}}}
+
+
 def moved(clock: MovableClock) -> dict[str, Any]:
     """Return the configuration after a move: one group, and the new vendor takes what is of the last day."""
     cut = (clock.now() - timedelta(days=1)).isoformat()
@@ -428,6 +433,49 @@ async def test_a_preflight_counts_what_is_corrected_once_as_it_says_now(house: H
         assert (2, "10") == (said.json()["ready"]["events"], said.json()["ready"]["quantity"])
 
 
+@pytest.mark.parametrize("timed", [True, False])
+async def test_what_was_trimmed_is_filled_in_from_the_archive(
+    house: House, clock: MovableClock, tmp_path: Path, sums: Callable[[], None], *, timed: bool
+) -> None:
+    keeps = {"retention": {"archive": str(tmp_path / "archive")}}
+    when = clock.now().isoformat() if timed else None
+    async with house({**OLD, **keeps, "customers": {"acme": None}}) as asking:
+        await asking.send(event("e4", meter="calls", timestamp=when))
+        await corrected(asking, "e4", quantity=7)
+    async with house({**OLD, **keeps}) as asking:
+        await asking.send([event(f"e{n}", meter="calls", quantity=n, timestamp=when) for n in range(1, 4)])
+        await asking.settled("e4~c1")
+        clock.ahead = timedelta(days=40)
+        await asking.gateway.keeper.step()
+        assert (await asking.get("/v1/events/e1"))["trimmed"]
+    (segment,) = (tmp_path / "archive").glob("segment-*")
+    lines = zstandard.ZstdDecompressor().stream_reader(segment.read_bytes()).read().splitlines()
+    events = [one for one in (json.loads(line)["event"] for line in lines) if "corrects" not in one]
+    events[-1] |= {"quantity": 99}  # which the ledger knows better
+    async with house({**APART, **keeps}) as asking:
+        assert {} == await filled(asking), "the ledger has none of it any more"
+        expected = {"fed": 2, "conflict": 1, "correction_not_kept": 1}
+        for turn in range(3):  # of the same events, again
+            counts = await told(asking, "flexprice", f"{turn}", events)
+            assert (expected if not turn else {**expected, "there_already": 2, "fed": 0}) == {"fed": 0, **counts}
+            await asking.settled("e1~f1")
+            assert {("acme", "calls"): 3} == asking.vendors["flexprice"].billed()
+        assert {"there_already": 2, "conflict": 1, "correction_not_kept": 1} == await told(
+            asking, "flowglad", "x", events
+        )
+        sums()
+
+
+async def told(asking: Asking, to: str, digest: str, events: list[dict[str, Any]]) -> dict[str, int]:
+    """Fill events of a file in; return what was counted."""
+    job = await posted(asking, "/v1/backfills", to=to, source="file", digest=digest)
+    path = f"/v1/backfills/{job['id']}/events?first=0&last=true"
+    body = "\n".join(map(json.dumps, events))
+    answer = await asking.client.post(path, content=body, headers={"content-type": "application/x-ndjson"})
+    assert answer.is_success, answer.text
+    return answer.json()["counts"]
+
+
 # The report of a month, and events that were corrected in it.
 
 
@@ -514,7 +562,6 @@ TWO: dict[str, Any] = {"auth": {"keys": [
     {"name": "theirs", "sha256": sha256(THEIRS), "scopes": ["admin"], "tenant": "theirs"},
 ]}}  # fmt: skip
 ONE = {"auth": {"keys": TWO["auth"]["keys"][:1]}}
-APART = {**OLD, "destinations": {**OLD["destinations"], "flexprice": {}}}
 
 
 def as_key(asking: Asking, key: str) -> Asking:
