@@ -6,7 +6,6 @@ import logging
 import sqlite3
 import sys
 import threading
-import time
 from collections.abc import Callable, Sequence
 from queue import SimpleQueue
 from typing import Any, TypeVar
@@ -22,10 +21,6 @@ Operation = Callable[[sqlite3.Connection], Any]
 
 _DISK = (sqlite3.OperationalError, sqlite3.InternalError, MemoryError)
 """What is nobody's own fault; a damaged file is a bare DatabaseError."""
-
-LINGER = 0.002
-"""Seconds that a flush is put off at most for what the event loop has at hand: whoever comes alone is not made to wait,
-and where many come at once each costs less."""
 
 SWITCH = 0.0005
 """Seconds that a busy thread keeps the interpreter's lock while another asks for it, at most."""
@@ -81,22 +76,9 @@ class Writer:
         future = self._loop.create_future()
         self._gathered.append((operation, future))
         if not self._busy:
-            self._begin()
+            self._busy = True
+            self._loop.call_soon(self._hand_over)  # with what this turn of the event loop still brings
         return future
-
-    def _begin(self) -> None:
-        self._busy = True
-        self._loop.call_soon(self._gather, len(self._gathered), time.monotonic() + LINGER)
-
-    def _gather(self, before: int, until: float) -> None:
-        """Hand over what waits as soon as a turn of the event loop brings nothing more.
-
-        A thread that is woken for the first of many takes the interpreter's lock from whoever brings the others.
-        """
-        if len(self._gathered) > before and time.monotonic() < until:
-            self._loop.call_soon(self._gather, len(self._gathered), until)
-        else:
-            self._hand_over()
 
     def _hand_over(self) -> None:
         if self._gathered:
@@ -111,9 +93,8 @@ class Writer:
 
     def _ended(self, answers: Sequence[_Answer]) -> None:
         self._answer(answers)
-        self._busy = False
-        if self._gathered:
-            self._begin()
+        self._busy = bool(self._gathered)
+        self._hand_over()
 
     def _flush(self, operations: Sequence[_Waiting]) -> list[_Answer]:
         connection = self._connection
