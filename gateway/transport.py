@@ -141,8 +141,7 @@ class Transport:
             decoded = msgspec.json.decode(body) if body else None
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             decoded = None
-        headers = {name.lower(): value for name, value in response.headers.items()}
-        return Reply(status=response.status_code, headers=headers, body=bytes(body), json=decoded)
+        return Reply(status=response.status_code, headers=dict(response.headers.items()), body=bytes(body), json=decoded)
 
 
 def _refused(reply: Reply | Fault) -> bool:
