@@ -3,11 +3,13 @@
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
+from functools import cache
 from re import search
+from typing import cast
 
 from msgspec.structs import replace
 
-from adapters._spec import CanTakeAll, Door, Fault, FaultKind, Outcome, Refusal, Reply, Sent, State
+from adapters._spec import CanTakeAll, Dialect, Door, Fault, FaultKind, Outcome, Refusal, Reply, Sent, State
 from adapters._words import cleaner, issues, words
 from canonical_schema import ErrorCode
 
@@ -53,16 +55,21 @@ def took_all(
 
     `None` where it did not, or where that is not told at once: then `settle` tells. What it says, `settle` says too.
     """
-    dialect = door.dialect
-    if isinstance(reply, Fault) or not 200 <= reply.status < 300 or not isinstance(dialect, CanTakeAll):
+    if isinstance(reply, Fault) or not 200 <= reply.status < 300 or not _can(type(door.dialect)):
         return None
     try:
-        theirs = dialect.took_all(reply, keys)
+        theirs = cast("CanTakeAll", door.dialect).took_all(reply, keys)
     except Exception:  # noqa: BLE001  a dialect that fails has not understood, whatever its bug
         return None
     if theirs and any(secret and secret in (one or "") for one in theirs for secret in hide):
         return None
     return theirs
+
+
+@cache
+def _can(kind: type[Dialect]) -> bool:
+    """Return whether a dialect can tell at once; a protocol takes long to say so."""
+    return issubclass(kind, CanTakeAll)
 
 
 def _understood(door: Door, reply: Reply, sent: Sequence[Sent], hide: Sequence[str]) -> dict[str, Outcome] | None:

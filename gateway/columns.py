@@ -18,7 +18,7 @@ from canonical_schema import Event, Kind
 
 __all__ = ["Columns", "Shape", "columns_of", "escaped", "kinds_of", "picked"]
 
-EVENTS = 16_384
+EVENTS = 8_192
 """Events whose columns are remembered, until the last lane had them."""
 
 _PLAIN = re.compile(r"[ !#-\[\]-~]*").fullmatch

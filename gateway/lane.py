@@ -127,7 +127,13 @@ class Lane:
             paused=self._paused,
             pace=self.pace,
             several=several,
+            wake=self.wake,
         )
+
+    @property
+    def _in_flight(self) -> int:
+        """How many requests are intended and have not ended."""
+        return max(len(self._sending), sum(shipper.out for shipper in {self._shipper, self._withdrawer}))
 
     def wake(self) -> None:
         """Tell the lane that there may be work."""
@@ -305,7 +311,7 @@ class Lane:
         if pace.shut:
             return await self._probe(now)
         tried = False
-        while pace.room(len(self._sending), now) and not self._stopping:
+        while pace.room(self._in_flight, now) and not self._stopping:
             try:
                 more = await self._ship_next(now)
             except Moved:  # a person decided about one of them meanwhile: all is as it was, look again
@@ -406,7 +412,7 @@ class Lane:
         self._fitting = min(most, counts[0] if len(counts) > 1 else self._fitting * 2)
         for place, count in enumerate(counts):
             wait = timedelta(0)
-            if (place and not self.pace.room(len(self._sending) + place, now)) or (
+            if (place and not self.pace.room(self._in_flight + place, now)) or (
                 wait := await self.pace.take(count, now)
             ):
                 del requests[place:]
@@ -419,7 +425,7 @@ class Lane:
             return 1
         if several:
             return min(AT_ONCE, each * SINGLES)
-        return min(each, self._fitting * max(1, self.pace.room(len(self._sending), self._clock.now())))
+        return min(each, self._fitting * max(1, self.pace.room(self._in_flight, self._clock.now())))
 
     async def _intend(self, requests: Sequence[Sequence[Lot]], works: Sequence[Work], now: datetime) -> None:
         """Make the intent to send durable, before the first byte leaves."""
@@ -487,9 +493,7 @@ class Lane:
         self, reply: Reply | Fault, told: Mapping[State, int], first: Outcome, began: datetime, now: datetime
     ) -> None:
         """Learn from an answer how to go on, and write the one line that tells of the attempt."""
-        # A shipment may be many requests, and then those count; this one was among them.
-        in_flight = max(len(self._sending), self._shipper.slots.taken + 1)
-        busy = self.pace.room(in_flight, began) == 0
+        busy = self.pace.room(self._in_flight, began) == 0
         if not _TROUBLE.issuperset(told):
             self.health.last_success_at = now
             self.pace.heard(Heard.FINE, began, now, busy=busy)

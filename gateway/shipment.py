@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import Counter
-from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from functools import cached_property
 from operator import attrgetter
@@ -46,8 +46,9 @@ class Shipper:
         paused: Callable[[datetime], datetime | None],
         pace: Pace,
         several: bool,
+        wake: Callable[[], None],
     ) -> None:
-        """`several`: requests share one intent to send, and take their turns one by one.
+        """`several`: requests share one intent to send, and take their turns one by one. `wake`: there is room again.
 
         `paused` tells until when nothing may leave, `None` where it may.
         """
@@ -62,6 +63,9 @@ class Shipper:
         self._paused = paused
         self._pace = pace
         self._several = several
+        self._wake = wake
+        self.out = 0
+        """Requests that were intended and have not ended."""
 
     async def ship(self, requests: Sequence[Sequence[Lot]]) -> None:
         """Send what was intended. Returns when every delivery is settled or scheduled again."""
@@ -73,9 +77,18 @@ class Shipper:
             else:
                 sending.append(self._deliver(lots))
         # All of them end before this does, whatever becomes of one: what is still in flight is not in doubt.
-        ended = await asyncio.gather(*sending, return_exceptions=True)
+        ended = await asyncio.gather(*map(self._counted, sending), return_exceptions=True)
         for failed in filter(None, ended):
             raise failed
+
+    async def _counted(self, sending: Awaitable[None]) -> None:
+        self.out += 1
+        try:
+            await sending
+        finally:
+            self.out -= 1
+            if self._several and self.out < self._pace.most:  # the next are prepared while the last are on their way
+                self._wake()
 
     async def _deliver(self, lots: Sequence[Lot]) -> None:
         """Send a request, and at once again what its answer leaves to be sent at once."""

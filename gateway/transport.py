@@ -51,11 +51,9 @@ class Transport:
         self._first_again = datetime.max.replace(tzinfo=UTC)
         seconds = timeout.total_seconds()
         self._total = seconds * 2
-        self._client = httpx.AsyncClient(
-            transport=mount or _pool(connections, reuse=adapter.door.dedupe is not None),
-            follow_redirects=False,
-            trust_env=False,
-        )
+        # Not through a client: nobody wants its redirects, cookies, proxies and credentials here, and over them it
+        # takes as long as over all the rest of a request.
+        self._http = mount or _pool(connections, reuse=adapter.door.dedupe is not None)
         timeouts = httpx.Timeout(connect=min(10.0, seconds), read=seconds, write=seconds, pool=seconds)
         self._extensions = {"timeout": timeouts.as_dict()}
         self._url = "", httpx.URL()
@@ -115,12 +113,11 @@ class Transport:
 
     async def close(self) -> None:
         """Close every connection."""
-        await self._client.aclose()
+        await self._http.aclose()
 
     async def _exchange(self, request: Request) -> Reply | Fault:
         if request.url != self._url[0]:
             self._url = request.url, httpx.URL(request.url)
-        # Not by the client's `build_request`, which takes as long as all that aiohttp does.
         sent = httpx.Request(
             request.method,
             self._url[1],
@@ -128,7 +125,7 @@ class Transport:
             content=request.body,
             extensions=self._extensions,
         )
-        response = await self._client.send(sent, stream=True)
+        response = await self._http.handle_async_request(sent)
         try:
             body = bytearray()
             async for chunk in response.aiter_bytes():
@@ -141,7 +138,9 @@ class Transport:
             decoded = msgspec.json.decode(body) if body else None
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             decoded = None
-        return Reply(status=response.status_code, headers=dict(response.headers.items()), body=bytes(body), json=decoded)
+        return Reply(
+            status=response.status_code, headers=dict(response.headers.items()), body=bytes(body), json=decoded
+        )
 
 
 def _refused(reply: Reply | Fault) -> bool:

@@ -2,7 +2,7 @@
 
 import csv
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -66,11 +66,12 @@ def flowglad(request: httpx.Request) -> httpx.Response:
 
 
 @pytest.fixture
-def vendor(monkeypatch: pytest.MonkeyPatch) -> Iterator[respx.MockRouter]:
+def vendor(monkeypatch: pytest.MonkeyPatch) -> respx.MockRouter:
     monkeypatch.setenv("FLOWGLAD_API_KEY", "fg_secret")
-    with respx.mock(using="httpx", assert_all_called=False) as router:
-        router.get(url__startswith=FLOWGLAD).mock(side_effect=flowglad)
-        yield router
+    router = respx.MockRouter(assert_all_called=False)
+    router.get(url__startswith=FLOWGLAD).mock(side_effect=flowglad)
+    monkeypatch.setattr("gateway.transport._pool", lambda *_, **__: httpx.MockTransport(router.async_handler))
+    return router
 
 
 def test_a_vendor_is_read_into_a_configuration_that_works_and_a_table_of_links(

@@ -148,7 +148,7 @@ async def test_what_was_stranded_is_judged_even_where_a_lane_is_never_idle(tmp_p
         await world.lane.idle()
         gate = Gate()
         gate.inner = world.vendor.transport()
-        world.transport._client._transport = gate
+        world.transport._http = gate
         world.lane._stranded = True
         await world.record(*names(3, 1))
         await world.lane.step()
@@ -168,7 +168,7 @@ async def test_of_a_door_of_single_rows_nothing_is_judged_while_some_are_in_flig
     gate = Gate()
     gate.inner = world.vendor.transport()
     async with world:
-        world.transport._client._transport = First(world.vendor.transport(), gate)
+        world.transport._http = First(world.vendor.transport(), gate)
         await world.record("e0", "e1", "e2")
         failing["settle"] = 1
         await world.lane.step()

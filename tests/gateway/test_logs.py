@@ -112,7 +112,7 @@ async def test_a_vendor_that_echoes_everything_back_is_not_believed_in_a_log(
             return httpx.Response(status, json=body)
 
         for lane in asking.gateway.lanes.values():
-            monkeypatch.setattr(lane._shipper._transport._client, "_transport", httpx.MockTransport(echo))
+            monkeypatch.setattr(lane._shipper._transport, "_http", httpx.MockTransport(echo))
         answer = await send(asking, [event(**MARKED)])
         assert clean(answer.text)
         found = await asking.client.get("/v1/destinations", headers={"authorization": f"Bearer {KEY}"})
