@@ -42,6 +42,8 @@ class Slow(httpx.AsyncBaseTransport):
         self._clock = clock
         self._takes = takes
         self.in_flight = 0
+        self.askers: list[asyncio.Task[Any] | None] = []
+        """Who waits for the answers that are under way."""
         self.answered = 0
         self.asked: list[Asked] = []
 
@@ -50,12 +52,14 @@ class Slow(httpx.AsyncBaseTransport):
         response = await self._inner.handle_async_request(request)  # what fails, fails at once
         rows = self._vendor.rows_taken - taken
         self.in_flight += 1
+        self.askers.append(asyncio.current_task())
         if response.is_success:
             self.asked.append(Asked(self._clock.now(), request.url.path, rows, self.answered, self.in_flight))
         try:
             await self._clock.wait(asyncio.Event(), self._clock.now() + self._takes)
         finally:
             self.in_flight -= 1
+            self.askers.remove(asyncio.current_task())
             self.answered += 1
         return response
 
@@ -101,9 +105,10 @@ class Day:
         """Return when nobody has anything to do until time moves."""
         for _ in range(20_000):
             lanes = self._gateway.lanes.items()
-            under_way = sum(way.in_flight for way in self.ways.values())
+            tasks = set(self._gateway._tasks)  # each waits once, whether it waits for its time or for an answer
+            waiting = len(tasks) + sum(asker not in tasks for way in self.ways.values() for asker in way.askers)
             sending = [name for name, lane in lanes if lane._sending]
-            if self.clock.waiting >= len(self._gateway._tasks) + under_way and all(
+            if self.clock.waiting >= waiting and all(
                 name in self.ways and self.ways[name].in_flight for name in sending
             ):
                 return
