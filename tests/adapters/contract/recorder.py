@@ -24,12 +24,12 @@ class Recorded:
     headers: Mapping[str, str]
     """By lower-case name, without those that any client sets for itself."""
     body: Any
-    """The decoded body, with every digit."""
+    """The decoded body, with every digit; `None` where there is none."""
 
     @classmethod
     def of(cls, method: str, path: str, headers: Mapping[str, str], body: bytes) -> "Recorded":
         kept = {name.lower(): value for name, value in headers.items() if name.lower() not in CLIENTS_OWN}
-        return cls(method, path, kept, json.loads(body, parse_float=Decimal))
+        return cls(method, path, kept, json.loads(body, parse_float=Decimal) if body else None)
 
     @classmethod
     def ours(cls, request: Request, base_url: str) -> "Recorded":
@@ -51,8 +51,11 @@ def recorder(status: int, answer: object) -> Generator[Recorder]:
     """Serve one answer to whatever comes, until left."""
 
     class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.do_POST()
+
         def do_POST(self) -> None:
-            body = self.rfile.read(int(self.headers["content-length"]))
+            body = self.rfile.read(int(self.headers.get("content-length", "0")))
             kept.requests.append(Recorded.of(self.command, self.path, dict(self.headers.items()), body))
             said = json.dumps(answer).encode()
             self.send_response(status)

@@ -7,7 +7,7 @@ from typing import Any
 import paygentic_sdk
 import pytest
 
-from adapters import encode_row
+from adapters import CanProbe, encode_row
 from tests.adapters.contract.recorder import CLIENTS_OWN, Recorded, recorder
 from tests.adapters.worlds import KEY, NOW, adapter_of, usage_of
 
@@ -74,3 +74,16 @@ def test_our_batch_is_the_one_that_the_older_client_sent() -> None:
     request = adapter.request([encode_row(adapter.encode(usage)) for usage in usages])
     assert older == Recorded.ours(request, "https://api.paygentic.io")
     assert "authorization" not in CLIENTS_OWN
+
+
+def test_our_probe_is_how_the_vendors_client_lists_one_subscription() -> None:
+    with recorder(200, {"data": [], "pagination": {"limit": 1, "offset": 0, "total": 0}}) as server:
+        with paygentic_sdk.Paygentic(bearer_auth=KEY, server_url=server.url) as client:
+            client.subscriptions.list(request={"limit": "1"})
+        (theirs,) = server.requests
+    adapter = adapter_of("paygentic", "events", base_url=server.url)
+    assert isinstance(adapter, CanProbe)
+    ours = Recorded.ours(next(adapter.probe()), server.url)
+    (path, query), (their_path, their_query) = (one.path.split("?") for one in (ours, theirs))
+    assert (their_path, theirs.headers, theirs.method) == (path, ours.headers, ours.method)
+    assert set(query.split("&")) <= set(their_query.split("&")), "theirs names its defaults as well"
