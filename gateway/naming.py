@@ -13,6 +13,7 @@ import msgspec
 
 from adapters import Link
 from gateway.configuration import Configuration, Destination
+from gateway.errors import ConfigurationError
 from gateway.ledger import Document, Ledger
 from gateway.times import to_micros
 
@@ -28,6 +29,7 @@ _Since = dict[str, tuple[str, int]]
 
 
 class _Names(msgspec.Struct):
+    provider: str = ""
     meters: _Since = {}
     customers: _Since = {}
 
@@ -50,6 +52,7 @@ class Naming:
             before = None if body is None else msgspec.json.decode(body, type=_Names)
             since = 0 if before is None else at  # of what was named before this was noted, nobody knows better
             made = _Names(
+                provider=destination.provider,
                 meters=_noted({} if before is None else before.meters, self._meters(name, destination), since),
                 customers=_noted({} if before is None else before.customers, self._seeds(name), since),
             )
@@ -57,6 +60,23 @@ class Naming:
             if made != before:
                 document = Document(kind=KIND, tenant="", name=name, body=msgspec.json.encode(made))
                 await self._ledger.keep([document])
+
+    async def check(self) -> None:
+        """Raise ConfigurationError where a destination is another vendor than the one its deliveries were made to.
+
+        What waits would go there in the other one's words, and what was delivered would count as delivered there.
+        """
+        for name, destination in self._configuration.destinations.items():
+            body = await self._ledger.document(KIND, "", name)
+            before = "" if body is None else msgspec.json.decode(body, type=_Names).provider
+            if before in {"", destination.provider}:
+                continue
+            if made := sum((await self._ledger.counts()).get(name, {}).values()):
+                theirs = f"is {destination.provider}, and {made:,} deliveries of the ledger are {before}'s"
+                hint = (
+                    f"give {destination.provider} a name of its own, and keep {name} with mode: off until nothing waits"
+                )
+                raise ConfigurationError(f"destinations.{name}: {theirs}: {hint}")
 
     async def since(self, destination: str, tenant: str, customer: str, meter: str) -> int:
         """Return since when a destination names both as it does, in microseconds; 0: as far as is known, always."""

@@ -36,6 +36,7 @@ from gateway.links import Change as LinkChange
 from gateway.lookups import Lookups
 from gateway.lots import shelved
 from gateway.merge import View, closing, refused
+from gateway.naming import Naming
 from gateway.periods import Periods, closed
 from gateway.restored import Restored
 from gateway.retention import Keeper
@@ -175,6 +176,11 @@ class Gateway:
     async def open(self) -> None:
         """Open the ledger and take up what the last process left; nothing is sent yet."""
         await self.ledger.open()
+        try:
+            await self.book.naming.check()
+        except BaseException:
+            await self.ledger.close()
+            raise
         await self.restored.read(self.ledger)
         await self.read_periods()
         await self._take_up()
@@ -197,6 +203,7 @@ class Gateway:
         for name in ("ledger", "listen"):
             if getattr(configuration, name) != getattr(self.configuration, name):
                 raise ConfigurationError(f"{name} cannot change while the gateway runs: restart it for that")
+        await Naming(configuration, self.ledger).check()
         async with self._reloading:
             before = self.generation
             await self._rest(self.configuration.delivery.grace)

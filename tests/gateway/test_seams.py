@@ -15,6 +15,7 @@ from gateway.cli._asking import ask
 from gateway.cli._out import CommandFailed
 from gateway.configuration_file import loads
 from gateway.confirming import Confirming, Doubt
+from gateway.errors import ConfigurationError
 from gateway.keys import sha256
 from gateway.ledger import Plan, WorkState, split_ref
 from gateway.ledger.check import add_up
@@ -651,6 +652,27 @@ async def test_what_was_being_sent_to_a_destination_that_is_gone_is_shown_as_blo
         assert {("acme", "calls"): 3} == asking.vendors["flexprice"].billed()
         assert {("sub_acme", "calls"): 3} == asking.vendors["flowglad"].billed()
         sums()
+
+
+async def test_another_vendor_under_the_name_of_one_that_has_deliveries_is_refused(house: House) -> None:
+    flowglad = {**OLD["destinations"], "flexprice": None}
+    there = {**OLD, "destinations": flowglad, "meters": {**OLD["meters"], "calls": {"bindings": {"flowglad": {}}}}}
+    other = {**there, "destinations": {**flowglad, "flowglad": {"provider": "flexprice"}}, "customers": {"acme": None}}
+    async with house(other):
+        pass  # nothing was ever sent there
+    async with house(there) as asking:
+        asking.vendors["flowglad"].fail("unavailable", times=None)
+        await asking.send(event("e1", meter="calls"), query="?ack=stored")
+        with pytest.raises(ConfigurationError, match="is flexprice, and 1 deliveries of the ledger"):
+            await asking.gateway.reload(loads(configured(other), {}))
+        assert 1 == asking.gateway.generation.number
+        asking.vendors["flowglad"].clear()
+        await asking.settled("e1")
+    with pytest.raises(ConfigurationError, match="give flexprice a name of its own"):
+        async with house(other):
+            pass
+    async with house(there) as asking:  # and nobody has the ledger
+        assert {("sub_acme", "calls"): 3} == asking.vendors["flowglad"].billed()
 
 
 async def test_a_reload_changes_when_usage_is_read_back(house: House, clock: MovableClock) -> None:
