@@ -1,7 +1,6 @@
 """What one task of one process does at a time, of all processes that share a ledger."""
 
 import asyncio
-import contextlib
 
 from gateway.errors import LedgerUnavailable
 from gateway.ledger import Ledger
@@ -10,6 +9,8 @@ __all__ = ["Turn"]
 
 LOOK = 0.05
 """Seconds between two looks whether another process is done."""
+AGAIN = 1.0
+"""Seconds after which it is given back again, where the ledger did not answer: others wait for it."""
 
 
 class Turn:
@@ -19,6 +20,8 @@ class Turn:
         self._ledger = ledger
         self._name = name
         self._lock = asyncio.Lock()
+        self._owed: asyncio.Task[None] | None = None
+        """Gives back what could not be given back at once."""
 
     async def __aenter__(self) -> None:
         """Wait for the turn. Raises LedgerUnavailable where nobody can say whose it is."""
@@ -26,14 +29,28 @@ class Turn:
         try:
             while not await self._ledger.lease(self._name):  # noqa: ASYNC110  nobody tells across processes
                 await asyncio.sleep(LOOK)
-        except BaseException:
-            self._lock.release()
+        except BaseException:  # who waited went away: the ledger may have given it nevertheless
+            await self._end()
             raise
 
     async def __aexit__(self, *_: object) -> None:
+        await self._end()
+
+    async def _end(self) -> None:
         try:
-            # Where it cannot be given back it falls to others with this process; and stays its own until then.
-            with contextlib.suppress(LedgerUnavailable):
-                await self._ledger.give_back(self._name)
+            await self._ledger.give_back(self._name)
+        except LedgerUnavailable:
+            if self._owed is None or self._owed.done():
+                self._owed = asyncio.create_task(self._give_back())
         finally:
             self._lock.release()
+
+    async def _give_back(self) -> None:
+        while True:
+            await asyncio.sleep(AGAIN)
+            async with self._lock:  # not while it is this process's turn again
+                try:
+                    await self._ledger.give_back(self._name)
+                except LedgerUnavailable:
+                    continue
+                return

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from gateway import turns
 from gateway.errors import LedgerUnavailable
 from gateway.ledger import Ledger
 from gateway.ledger._redis.address import Address
@@ -86,3 +87,44 @@ async def test_turns_are_taken_one_after_the_other(tmp_path: Path) -> None:
 
         await asyncio.gather(*(work(turn) for turn in turns * 5))
         assert (0, 1) == (at_it, most)
+
+
+async def test_a_turn_that_nobody_waits_for_any_more_is_given_back(tmp_path: Path) -> None:
+    async with sharing(tmp_path, 2) as (first, second):
+        mine, theirs = Turn(first, "a"), Turn(second, "a")
+
+        async def turn(one: Turn) -> None:
+            async with one:
+                await asyncio.sleep(0)
+
+        for after in (0.0, 0.0005, 0.001, 0.002):  # wherever it is
+            going = asyncio.create_task(turn(mine))
+            await asyncio.sleep(after)
+            going.cancel()
+            await asyncio.gather(going, return_exceptions=True)
+            await asyncio.wait_for(turn(theirs), 10)
+
+
+async def test_a_turn_is_given_back_when_the_ledger_answers_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(turns, "AGAIN", 0.01)
+    async with sharing(tmp_path, 2) as (first, second):
+        give_back, silent = first.give_back, 3
+
+        async def deaf(name: str) -> None:
+            nonlocal silent
+            silent -= 1
+            if silent > 0:
+                raise LedgerUnavailable("no answer")
+            await give_back(name)
+
+        monkeypatch.setattr(first, "give_back", deaf)
+        async with Turn(first, "a"):
+            pass
+        assert not await second.lease("a")
+        for _ in range(500):
+            if await second.lease("a"):
+                return
+            await asyncio.sleep(0.01)
+        raise AssertionError("it is never given back")
