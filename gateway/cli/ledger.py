@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+from collections import Counter
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Annotated, Any
@@ -64,6 +65,10 @@ def restore(
     say(f"Events accepted after {made['at']} are not in it: have their senders send them again.")
     say(f"{made['in_doubt']} deliveries may have been sent since. These, and usage from before this moment that comes")
     say("again, go only where the vendor tells repeats, and are unknown elsewhere. Usage without a timestamp is new.")
+    if made.get("decisions"):
+        counted = Counter(one["action"] for one in made["decisions"])
+        said = ", ".join(f"{count} {action}" for action, count in counted.most_common())
+        say(f"What was decided since is not in it: {said}. --json lists them: decide them again.")
     if made["letters"]:
         say(f"{made['letters']} were rejected or dead: where somebody retried one since, it may have arrived.")
     if made["unrouted"]:

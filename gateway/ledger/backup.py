@@ -12,6 +12,7 @@ import msgspec
 
 from canonical_schema import format_time
 from gateway.errors import LedgerUnavailable
+from gateway.ledger._model import AuditRow
 from gateway.ledger._restored import BACKUP, Taken, doubted
 from gateway.ledger._schema import VERSION, upgrade
 from gateway.times import from_micros
@@ -68,10 +69,30 @@ def restore(path: Path, source: Path, now: int) -> dict[str, Any]:
             told = doubted(copy, taken, now, "ledger restore")
             copy.execute("COMMIT")
             events = _events(copy)
+        decided = _decided(path, taken)
         aside = _aside(path, now)
         _place(part, path)
-    moved = {} if aside is None else {"moved": str(aside)}
+    moved: dict[str, Any] = {} if aside is None else {"moved": str(aside), "decisions": decided}
     return {"object": "ledger_restore", "at": format_time(from_micros(taken)), "events": events, **told, **moved}
+
+
+def _decided(path: Path, taken: int) -> list[dict[str, Any]]:
+    """Return what people decided since the copy was made, as far as the ledger can be read that is there."""
+    if not path.exists():
+        return []
+    try:
+        with contextlib.closing(sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True)) as connection:
+            rows = [
+                msgspec.json.decode(body, type=AuditRow)
+                for (body,) in connection.execute("SELECT body FROM audit ORDER BY id")
+            ]
+    except (sqlite3.Error, msgspec.MsgspecError):  # it may be why there is a restore
+        return []
+    return [
+        {**msgspec.to_builtins(row), "at": format_time(from_micros(row.at))}
+        for row in rows
+        if row.at > taken and row.action not in {"restore", "configure"}
+    ]
 
 
 def _this_version(connection: sqlite3.Connection, path: Path) -> None:

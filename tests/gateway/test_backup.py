@@ -87,13 +87,17 @@ async def test_people_are_told_what_is_gone_and_since_when(house: House, tmp_pat
     async with house() as asking:
         await asking.one(event("e1", quantity="2.5"))
         await asking.one(event("e2", meter="nobody_knows"))
-    for argv in (("backup", "--to", "copy.db"), ("restore", "--from", "copy.db")):
-        done = command(tmp_path, *argv)
-        assert 0 == done.returncode
+    assert 0 == command(tmp_path, "backup", "--to", "copy.db").returncode
+    async with house() as asking:
+        link = {"links": {"flowglad": [{"subscription_id": "sub_new"}]}, "reason": "it moved"}
+        assert (await asking.client.put("/v1/customers/acme", json=link)).is_success
+    done = command(tmp_path, "restore", "--from", "copy.db")
+    assert 0 == done.returncode
     said = b" ".join((done.stdout + done.stderr).split()).decode()
     assert "Events accepted after 20" in said
     assert "2 were rejected or dead" in said
     assert "1 had no route" in said
+    assert "What was decided since is not in it: 1 link." in said
 
 
 async def test_a_backup_of_a_ledger_that_is_written_to_is_one_instant(tmp_path: Path) -> None:
