@@ -16,14 +16,17 @@ from bench.fakes import FastProviders
 from bench.flow import drain, end, today
 from bench.growth import growth
 from bench.handle import Failed
+from bench.ids import ids
 from bench.isolation import isolation
 from bench.measure import Bench
 from bench.redis import redis
 from bench.report import keep, table
+from bench.scaling import scaling
 
 Section = Callable[[Bench], Awaitable[None]]
 SECTIONS: dict[str, Section] = {
-    section.__name__: section for section in (accept, coalesce, drain, end, isolation, today, growth, redis)
+    section.__name__: section
+    for section in (accept, coalesce, drain, end, isolation, today, growth, redis, scaling, ids)
 }
 RESULTS = Path(__file__).parent / "results"
 LONGEST = {True: 150, False: 1800}

@@ -19,7 +19,7 @@ from gateway.ledger._redis.address import Address
 from gateway.ledger.redis import RedisLedger
 from tests.redis_servers import Server
 
-__all__ = ["redis"]
+__all__ = ["redis", "server_of", "url_of"]
 
 GOALS = {1: Goal(">=", 0.85), 1000: Goal(">=", 0.60)}
 FSYNC = ("everysec", "always")
@@ -28,18 +28,19 @@ FSYNC = ("everysec", "always")
 async def redis(bench: Bench) -> None:
     """Each way of writing to disk: bodies of 1 and 1000 events, four providers; then what is remembered, in bytes."""
     for fsync in FSYNC:
-        with _server(bench, fsync) as server:
-            await _accepted(bench, fsync, _url(server))
-        with _server(bench, fsync) as server:
+        with server_of(bench, fsync) as server:
+            await _accepted(bench, fsync, url_of(server))
+        with server_of(bench, fsync) as server:
             goal = Goal(">=", 0.5)
             count, turns = bench.pick(10_000, 40_000), bench.pick(2, 5)
-            await drained(bench, f"four providers, Redis {fsync}", FOUR, count, turns, goal, _url(server))
-    with _server(bench, "everysec") as server:
+            await drained(bench, f"four providers, Redis {fsync}", FOUR, count, turns, goal, url_of(server))
+    with server_of(bench, "everysec") as server:
         await _memory(bench, server)
 
 
 @contextlib.contextmanager
-def _server(bench: Bench, fsync: str) -> Generator[Server]:
+def server_of(bench: Bench, fsync: str) -> Generator[Server]:
+    """Run a server for as long as this lasts."""
     folder: Path = bench.folder / f"redis-{bench.prefix()}"
     server = Server(folder, {"appendfsync": fsync})
     try:
@@ -49,7 +50,8 @@ def _server(bench: Bench, fsync: str) -> Generator[Server]:
         shutil.rmtree(folder)
 
 
-def _url(server: Server) -> str:
+def url_of(server: Server) -> str:
+    """Return where the ledger on a server is."""
     return f"redis://127.0.0.1:{server.port}/0"
 
 
@@ -74,7 +76,7 @@ async def _accepted(bench: Bench, fsync: str, ledger: str) -> None:
 async def _memory(bench: Bench, server: Server) -> None:
     """What an event takes in memory while it waits for one provider, and its id once it is settled and trimmed."""
     count = bench.pick(20_000, 200_000)
-    ledger = RedisLedger(Address.read(_url(server)))
+    ledger = RedisLedger(Address.read(url_of(server)))
     await ledger.open()
     try:
         before = _used(server)

@@ -58,7 +58,7 @@ def configuration(
         for number in range(CUSTOMERS)
     }
     data = {
-        "ledger": {"url": str(ledger) if str(ledger).startswith("redis") else f"sqlite:///{ledger}"},
+        "ledger": _kept(str(ledger)),
         "destinations": {
             name: {
                 "provider": name.partition("_")[0],
@@ -74,3 +74,10 @@ def configuration(
         },
     }
     return loads(json.dumps(data), {}, source="bench")
+
+
+def _kept(ledger: str) -> dict[str, object]:
+    """Return where events are kept: on a server, on a cluster whose masters have no replicas, or in a file."""
+    if ledger.startswith("redis+cluster"):
+        return {"url": ledger, "replicas": 0}
+    return {"url": ledger if ledger.startswith("redis") else f"sqlite:///{ledger}"}

@@ -60,17 +60,17 @@ class Base:
         links = self._opened()
         if len(links) == 1:
             return [await ask(links[0])], True
-        asked = [self._asked(what, link, ask) for link in links if (what, link) not in self._late]
-        if asked:
-            await asyncio.wait(asked, timeout=PROMPT)
+        known = [self._late.get((what, link)) for link in links]
+        asked = [self._asked(what, link, ask) if one is None else one for one, link in zip(known, links, strict=True)]
+        # Those that were late before get no more time; where all were asked a moment ago, their answers are shared.
+        fresh = [task for task, one in zip(asked, known, strict=True) if one is None]
+        await asyncio.wait(fresh or asked, timeout=PROMPT)
         if not any(task.done() and task.exception() is None for task in asked):
-            late = [task for (other, _), task in self._late.items() if other == what]
-            if late:
-                await asyncio.wait(late)
+            await asyncio.wait(asked)
         failures = [failure for task in asked if task.done() and (failure := task.exception()) is not None]
-        answers = [task.result() for task in asked if task.done() and task.exception() is None]
+        answers: list[T] = [task.result() for task in asked if task.done() and task.exception() is None]
         if not answers:
-            raise failures[0] if failures else LedgerUnavailable("no part of the ledger answers")
+            raise failures[0]
         return answers, len(answers) == len(links)
 
     def _asked(self, what: str, link: Link, ask: Callable[[Link], Awaitable[T]]) -> asyncio.Task[T]:

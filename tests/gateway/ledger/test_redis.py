@@ -348,6 +348,17 @@ async def test_ids_of_several_partitions_are_told_apart_and_add_up(server: Serve
         await ledger.close()
 
 
+async def test_who_asks_the_same_at_the_same_time_hears_the_same(server: Server) -> None:
+    ledger = RedisLedger(address(server), partitions=3)
+    await ledger.open()
+    try:
+        await ledger.record(TENANT, 1000, events(*(f"e{index}" for index in range(30))), [PLAN] * 30)
+        told = await asyncio.gather(*(ledger.depth() for _ in range(20)), *(ledger.depth() for _ in range(20)))
+        assert {30} == {found["a"].ready for found in told}
+    finally:
+        await ledger.close()
+
+
 @pytest.mark.parametrize("members", [[], [0], [0, 1, 2], [5], [1, 3, 5], [0, 1, 7, 8, 9, 65535]])
 def test_runs_are_the_members_that_they_came_from(members: list[int]) -> None:
     assert members == unpack_runs(pack_runs(members))
