@@ -5,10 +5,11 @@ from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal
 from urllib.parse import quote
 
+import httpx
 from cyclopts import App, Parameter
 
 from gateway.cli._asking import LOCAL, Key, Reason, Url, ask
-from gateway.cli._out import CommandFailed, Exit, Json, machine, say
+from gateway.cli._out import CommandFailed, Exit, Json, hint, machine, say
 
 __all__ = ["corrections", "events"]
 
@@ -32,6 +33,47 @@ def show(event_id: str, /, *, url: Url = LOCAL, key: Key = None, as_json: Json =
         say(f"  {name}: {_told(one)}")
     for one in found.get("corrections", ()):
         say(f"  {one['id']}: {_change(one)} ({one['status']}), by {one['actor']}: {one['reason']}")
+    return Exit.OK
+
+
+@events.command(name="list")
+def listed(
+    *,
+    status: Annotated[str | None, Parameter(help="Only events, or deliveries, of this status.")] = None,
+    destination: Annotated[str | None, Parameter(help="Only events that go to this destination.")] = None,
+    customer: Annotated[str | None, Parameter(help="Only events of this customer.")] = None,
+    meter: Annotated[str | None, Parameter(help="Only events of this meter.")] = None,
+    since: Annotated[str | None, Parameter("--from", help="Only events at or after this instant.")] = None,
+    until: Annotated[str | None, Parameter("--to", help="Only events before this instant.")] = None,
+    limit: Annotated[int, Parameter(help="How many at most, the newest first.")] = 100,
+    url: Url = LOCAL,
+    key: Key = None,
+    as_json: Json = False,
+) -> int:
+    """List events and what became of them at each vendor, newest first."""
+    filters = {
+        "status": status, "destination": destination, "meter": meter, "customer": customer, "from": since, "to": until,
+    }  # fmt: skip
+    query = {name: value for name, value in filters.items() if value is not None}
+    if limit < 1:
+        raise CommandFailed("--limit: at least 1", Exit.USAGE)
+    found: list[dict[str, Any]] = []
+    more: dict[str, str] = {}
+    while len(found) < limit:
+        asked = httpx.QueryParams({**query, **more, "limit": min(1000, limit - len(found))})
+        page = ask(url, key, "GET", f"/v1/events?{asked}").json()
+        found += page["data"]
+        if "next_cursor" not in page:
+            more = {}
+            break
+        more = {"cursor": page["next_cursor"]}
+    if as_json:
+        machine({"data": found} | ({"next_cursor": more["cursor"]} if more else {}))
+        return Exit.OK
+    for one in found:
+        told = ", ".join(f"{name} {delivery['status']}" for name, delivery in one["deliveries"].items())
+        say(f"{one['id']}: {one['status']}" + (f" ({told})" if told else ""))
+    hint(f"{len(found):,} events" + ("; there may be more: --limit" if more else ""))
     return Exit.OK
 
 

@@ -61,6 +61,10 @@ def test_a_person_resolves_retries_and_exports(
         capsys, "deliveries", "resolve", "e1", "wingback", "accepted", "--reason", "counted", "--url", url
     )
     assert (0, "e1 at wingback: accepted") == (code, err)
+    more = ("wingback", "resend", "--customer", "acme", "--reason", "none is left", "--url", url)
+    assert (0, "0 at wingback: would be sent again") == run(capsys, "deliveries", "resolve-all", "--dry-run", *more)[
+        ::2
+    ]
     vendors["flowglad"].known_meters = None
     code, out, _ = run(capsys, "deliveries", "retry", "e1", "--reason", "price made", "--url", url, "--json")
     assert (0, [{"id": "e1", "destination": "flowglad"}]) == (code, json.loads(out)["retried"])
@@ -89,6 +93,14 @@ def test_a_person_looks_at_events_and_corrects_them(
     code, _, err = run(capsys, "events", "show", "a/1", "--url", url)
     assert 0 == code
     assert "a/1~c2: 5 -> void (failed), by anonymous: read wrong" in err
+    code, _, err = run(capsys, "events", "list", "--status", "delivered", "--meter", "api_calls", "--url", url)
+    assert (0, True) == (code, "a/1: delivered (flowglad accepted, wingback accepted)" in err)
+    code, out, _ = run(capsys, "events", "list", "--limit", "2", "--json", "--url", url)
+    page = json.loads(out)
+    assert (0, ["a/1~c2", "a/1~c1"], True) == (code, [one["id"] for one in page["data"]], "next_cursor" in page)
+    assert 2 == run(capsys, "events", "list", "--limit", "0", "--url", url)[0]
+    code, _, err = run(capsys, "events", "list", "--status", "gone", "--url", url)
+    assert (1, True) == (code, "status: there is no 'gone'; one of" in err)
     code, _, err = run(capsys, "corrections", "scale", "2", "--meter", "api_calls", "--dry-run", *more)
     assert (0, "0 events would be corrected, 1 say it already") == (code, err)
     code, _, err = run(capsys, "corrections", "replace", "6", "--meter", "api_calls", "--dry-run", *more)
