@@ -22,6 +22,12 @@ Operation = Callable[[sqlite3.Connection], Any]
 _DISK = (sqlite3.OperationalError, sqlite3.InternalError, MemoryError)
 """What is nobody's own fault; a damaged file is a bare DatabaseError."""
 
+MANY = 8
+"""Requests in a flush from which on the next one is put off while the event loop has more of them at hand: there is so
+much to do that each costs less then, and nobody waits longer for it. Where few come nobody is made to wait."""
+LINGER = 0.005
+"""Seconds that a flush is put off at most."""
+
 SWITCH = 0.0005
 """Seconds that a busy thread keeps the interpreter's lock while another asks for it, at most."""
 
@@ -80,7 +86,15 @@ class Writer:
             self._loop.call_soon(self._hand_over)  # with what this turn of the event loop still brings
         return future
 
+    def _gather(self, before: int, until: float) -> None:
+        """Hand over what waits as soon as a turn of the event loop brings nothing more."""
+        if len(self._gathered) > before and self._loop.time() < until:
+            self._loop.call_soon(self._gather, len(self._gathered), until)
+        else:
+            self._hand_over()
+
     def _hand_over(self) -> None:
+        self._busy = bool(self._gathered)
         if self._gathered:
             self._handed.put(self._gathered)
             self._gathered = []
@@ -93,8 +107,10 @@ class Writer:
 
     def _ended(self, answers: Sequence[_Answer]) -> None:
         self._answer(answers)
-        self._busy = bool(self._gathered)
-        self._hand_over()
+        if len(answers) < MANY:
+            self._hand_over()
+        else:
+            self._loop.call_soon(self._gather, len(self._gathered), self._loop.time() + LINGER)
 
     def _flush(self, operations: Sequence[_Waiting]) -> list[_Answer]:
         connection = self._connection
