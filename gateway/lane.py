@@ -3,16 +3,16 @@
 import asyncio
 import contextlib
 import random
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import TypeVar
 
 import msgspec
 import structlog
 
-from adapters import AnyAdapter, Ask, CanProbe, Dedupe, Door, Fault, Outcome, Reply, State, retry_after
-from canonical_schema import ErrorCode, ErrorItem
+from adapters import AnyAdapter, Ask, CanProbe, Dedupe, Door, Outcome, State
+from canonical_schema import ErrorCode
+from gateway.absolutes import Absolutes
 from gateway.asking import AskFailed, ask
 from gateway.board import Board
 from gateway.catalogue import Catalogue
@@ -22,18 +22,18 @@ from gateway.corrector import Corrector, withdrawing
 from gateway.deadlines import given_up
 from gateway.doubts import Doubts
 from gateway.errors import LedgerUnavailable
-from gateway.ledger import AttemptRow, Change, Code, Group, Ledger, Moved, Portion, Work, WorkState, ref_of
+from gateway.hearing import Hearing
+from gateway.ledger import AttemptRow, Change, Code, Group, Ledger, Moved, Portion, Work, WorkState
 from gateway.lots import Lot, moved, packed
-from gateway.order import Order
-from gateway.pace import Heard, Pace
+from gateway.pace import Pace
 from gateway.preparing import Preparer
 from gateway.restored import Restored
 from gateway.shipment import Judge, Shipper
 from gateway.times import Clock, from_micros, to_micros
 from gateway.transport import Transport
-from gateway.verdict import Next, error_item, next_step
+from gateway.verdict import Next, next_step
 
-__all__ = ["Health", "Lane"]
+__all__ = ["Lane"]
 
 log = structlog.get_logger("gateway.lane")
 
@@ -45,15 +45,6 @@ AT_ONCE = 1000
 """How many rows may share one intent to send, where requests carry fewer."""
 SINGLES = 64
 """How many requests may."""
-
-
-@dataclass(slots=True)
-class Health:
-    """What a lane last heard, for people."""
-
-    last_error: ErrorItem | None = None
-    last_error_at: datetime | None = None
-    last_success_at: datetime | None = None
 
 
 class Lane:
@@ -77,7 +68,6 @@ class Lane:
         self.name = name
         self._doubts = doubts
         self._restored = restored or Restored()
-        self.health = Health()
         self._adapter = catalogue.destinations[name].adapter
         self._catalogue = catalogue
         self._ledger = ledger
@@ -95,17 +85,18 @@ class Lane:
             probes=isinstance(self._adapter, CanProbe),
             repeats=self._adapter.dedupe is not None,
         )
+        self._hearing = Hearing(name, self._adapter.spec.name, self.pace, lambda: self._in_flight)
+        self.health = self._hearing.health
         self._wake = asyncio.Event()
         self._sending: set[asyncio.Task[None]] = set()
         self._stopping = False
         self._stepping = asyncio.Lock()
-        self._order = Order()
+        self._absolutes = Absolutes(name, ledger, clock, wake=self.wake)
         self._transport = transport
         self._holding = False
         self._stranded = False
-        self._alone = False
         self._corrector = Corrector(name, catalogue, ledger, self._write)
-        self._preparer = Preparer(name, catalogue, lambda: self._order, self._corrector.withdraws)
+        self._preparer = Preparer(name, catalogue, self._absolutes, self._corrector.withdraws)
         self._several = self._adapter.door.max_rows == 1 or (
             self._adapter.door.max_rows < AT_ONCE and self.pace.unlimited
         )
@@ -123,7 +114,7 @@ class Lane:
             self._clock,
             judge=judge,
             write=self._write,
-            noted=self._noted,
+            noted=self._hearing.attempt,
             paused=self._paused,
             pace=self.pace,
             several=several,
@@ -192,43 +183,8 @@ class Lane:
         await self._doubt(now)
         for state in (WorkState.HELD, WorkState.BLOCKED, WorkState.WAITING):
             await self._ledger.release(self.name, state, to_micros(now))
-        if self._adapter.allows_absolute and (alone := self._ledger.alone(self.name)):
-            await self._ordered()
-            self._alone = alone
-
-    async def _ordered(self) -> None:
-        """Take notice of all absolute values that are not settled."""
-        for state in (WorkState.READY, WorkState.UNKNOWN):
-            for work in await self._ledger.held(self.name, state):
-                for index, event in zip(work.members, work.events, strict=True):
-                    self._preparer.may_go(work, index, event)
-
-    async def _order_again(self) -> None:
-        """Let absolute values go that wait for what another process was told about: nobody else tells."""
-        if not await self._ledger.in_state([WorkState.WAITING], self.name):
-            return
-        # In the order in which they move while this looks, so that none is missed.
-        states = WorkState.SENDING, WorkState.UNKNOWN, WorkState.HELD, WorkState.BLOCKED, WorkState.WAITING
-        open_ = {
-            ref_of(work.batch, index)
-            for state in (*states, WorkState.READY)
-            for work in await self._ledger.held(self.name, state)
-            for index in work.members
-        }
-        if self._order.settled(self._order.refs - open_):
-            await self._ledger.release(self.name, WorkState.WAITING, to_micros(self._clock.now()))
-            self.wake()
-
-    async def _takes_turns(self) -> bool:
-        """Return whether this process may send: of absolute values one process alone keeps the order."""
-        if not self._adapter.allows_absolute:
-            return True
-        before, self._alone = self._alone, self._ledger.alone(self.name)
-        if self._alone and not before:  # whoever did before is gone, and what it was sending is in doubt
-            await self.take_over()
-            self._order = Order()
-            await self._ordered()
-        return self._alone
+        if self._adapter.allows_absolute:
+            await self._absolutes.recover()
 
     async def _doubt(self, now: datetime) -> None:
         """Judge what was being sent when nobody was left to hear the answer."""
@@ -236,10 +192,13 @@ class Lane:
 
     async def take_over(self) -> None:
         """Take up what other processes were sending when they ended, and take notice of what they settled."""
-        await self._doubted(await self._ledger.abandoned(self.name), self._clock.now())
-        if self._alone and self._ledger.shared:
+        await self._take_up()
+        if self._adapter.allows_absolute:
             async with self._stepping:
-                await self._order_again()
+                await self._absolutes.again()
+
+    async def _take_up(self) -> None:
+        await self._doubted(await self._ledger.abandoned(self.name), self._clock.now())
         if not self._holding and not self.pace.refused:  # held by one that does not know this destination
             await self._ledger.release(self.name, WorkState.HELD, to_micros(self._clock.now()))
 
@@ -306,7 +265,7 @@ class Lane:
             await self._ledger.release(self.name, WorkState.HELD, to_micros(now))
         if waiting:
             return pace.not_before
-        if not await self._takes_turns():
+        if self._adapter.allows_absolute and not await self._absolutes.alone(self._take_up):
             return now + FENCED
         if pace.shut:
             return await self._probe(now)
@@ -346,23 +305,9 @@ class Lane:
         began = self._clock.now()
         try:
             answer = await ask(self._transport, self._adapter.probe(), steps=1)
-        except AskFailed as error:  # what cannot be asked is tried
-            log.error("lane.probe_failed", destination=self.name, error=str(error))
-            self.pace.probed(Heard.FINE, self._clock.now())
-            return
-        now = self._clock.now()
-        status = answer.status if isinstance(answer, Reply) else None
-        what = Heard.FAULT if status is None or status >= 500 else Heard.THROTTLED if status == 429 else Heard.FINE
-        self.pace.probed(what, now, retry_after(answer, now) if isinstance(answer, Reply) else None)
-        log.info(
-            "lane.probed",
-            destination=self.name,
-            provider=self._adapter.spec.name,
-            heard=what.value,
-            ms=round((now - began).total_seconds() * 1000),
-            http_status=status,
-            fault=answer.name if isinstance(answer, Fault) else None,
-        )
+        except AskFailed as error:
+            answer = error
+        self._hearing.probe(answer, began, self._clock.now())
 
     async def _ship_next(self, now: datetime) -> bool | datetime:
         """Send one shipment of what is due. Returns whether there was anything, or when there is leave to send it."""
@@ -485,34 +430,7 @@ class Lane:
 
     async def settled(self, batch: int, members: Sequence[int]) -> None:
         """Let absolute values go that waited for these."""
-        if self._order.settled(ref_of(batch, index) for index in members):
-            await self._ledger.release(self.name, WorkState.WAITING, to_micros(self._clock.now()))
-            self.wake()
-
-    def _noted(
-        self, reply: Reply | Fault, told: Mapping[State, int], first: Outcome, began: datetime, now: datetime
-    ) -> None:
-        """Learn from an answer how to go on, and write the one line that tells of the attempt."""
-        busy = self.pace.room(self._in_flight, began) == 0
-        if not _TROUBLE.issuperset(told):
-            self.health.last_success_at = now
-            self.pace.heard(Heard.FINE, began, now, busy=busy)
-        else:
-            self.health.last_error, self.health.last_error_at = error_item(first), now
-            what = _HEARD.get(first.state, Heard.FAULT)
-            if first.code is ErrorCode.RATE_LIMITED:
-                what = Heard.THROTTLED
-            self.pace.heard(what, began, now, busy=busy, retry_after=first.retry_after)
-        log.info(
-            "attempt.settled",
-            destination=self.name,
-            provider=self._adapter.spec.name,
-            rows=sum(told.values()),
-            ms=round((now - began).total_seconds() * 1000),
-            http_status=None if isinstance(reply, Fault) else reply.status,
-            fault=reply.name if isinstance(reply, Fault) else None,
-            **{state.value: told.get(state, 0) for state in State},
-        )
+        await self._absolutes.settled(batch, members)
 
     async def _hold(self) -> None:
         """Show everything that waits behind a refusal of the whole as blocked."""
@@ -531,5 +449,3 @@ class Lane:
 
 _UNSETTLED = frozenset({Code.PENDING, Code.RETRYING, Code.BLOCKED, Code.UNKNOWN})
 _MISTAKEN = frozenset({ErrorCode.UNKNOWN_CUSTOMER, ErrorCode.UNKNOWN_SUBSCRIPTION})
-_HEARD = {State.BLOCKED: Heard.REFUSED}
-_TROUBLE = frozenset({State.NOT_STORED, State.UNKNOWN, State.BLOCKED})

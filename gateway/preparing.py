@@ -5,13 +5,13 @@ from datetime import datetime
 
 import structlog
 
-from canonical_schema import ErrorCode, ErrorItem, Event, Kind
+from canonical_schema import ErrorCode, ErrorItem, Event
+from gateway.absolutes import Absolutes
 from gateway.catalogue import Catalogue
 from gateway.columns import columns_of, picked
 from gateway.deadlines import ended
-from gateway.ledger import Change, Code, Part, Rendered, Sheet, Work, ref_of, some_of
+from gateway.ledger import Change, Code, Part, Rendered, Sheet, Work, some_of
 from gateway.lots import FRAME, Lot, deadline_of, moved
-from gateway.order import Order
 from gateway.rendering import Turned, encoded, render
 from gateway.stencils import Stencils
 from gateway.times import from_micros
@@ -26,13 +26,13 @@ class Preparer:
     """Makes lots of one destination's work."""
 
     def __init__(
-        self, destination: str, catalogue: Catalogue, order: Callable[[], Order], withdraws: Callable[[Work], bool]
+        self, destination: str, catalogue: Catalogue, absolutes: Absolutes, withdraws: Callable[[Work], bool]
     ) -> None:
-        """`order`: the absolute values that are not settled. `withdraws` tells what goes by a door without dedupe."""
+        """`withdraws` tells what goes by a door without dedupe."""
         self._destination = destination
         self._catalogue = catalogue
         self._adapter = catalogue.destinations[destination].adapter
-        self._order = order
+        self._absolutes = absolutes
         self._withdraws = withdraws
         self._stencils = Stencils(catalogue, destination)
 
@@ -85,15 +85,9 @@ class Preparer:
         going: list[int] = []
         waiting: list[int] = []
         for place in places:
-            may = self.may_go(work, work.members[place], work.events[place])
+            may = self._absolutes.may_go(work, work.members[place], work.events[place])
             (going if may else waiting).append(place)
         return going, waiting
-
-    def may_go(self, work: Work, index: int, event: Event) -> bool:
-        """Return whether nothing that must come first is unsettled."""
-        if event.kind is not Kind.ABSOLUTE:
-            return True
-        return self._order().add((work.tenant, event.customer, event.meter), ref_of(work.batch, index))
 
     def _rendered(
         self, work: Work, places: Sequence[int], now: datetime

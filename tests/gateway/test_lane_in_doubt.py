@@ -7,9 +7,9 @@ from pathlib import Path
 import httpx
 import pytest
 
-from canonical_schema import DeliveryStatus
+from canonical_schema import DeliveryStatus, Kind
 from gateway.errors import LedgerUnavailable
-from gateway.ledger import WorkState
+from gateway.ledger import SqliteLedger, WorkState
 from tests.gateway.clocks import START
 from tests.gateway.lanes import Gate, World, faulty, gated, names, until, used
 
@@ -264,3 +264,26 @@ async def test_what_does_not_finish_within_the_grace_is_ended_and_in_doubt_at_th
         assert (0, 1) == (gate.waiting, gate.cancelled)
         await world.restart()
         assert {"e1": "unknown"} == await world.statuses()
+
+
+class Passing(SqliteLedger):
+    """A ledger that others share: who sends alone is not this process at first."""
+
+    shared = True
+    mine = False
+
+    def alone(self, destination: str) -> bool:
+        return self.mine
+
+
+async def test_whoever_comes_to_send_running_values_alone_takes_over_and_goes_on(tmp_path: Path) -> None:
+    ledger = Passing(tmp_path / "ledger.db")
+    async with World(tmp_path, "wingback", settings={"allow_absolute": True}, ledger=ledger) as world:
+        await world.record(used("a0", kind=Kind.ABSOLUTE), used("a1", kind=Kind.ABSOLUTE))
+        assert START + timedelta(seconds=1) == await world.lane.step()
+        assert [] == world.vendor.stored
+        ledger.mine = True
+        async with asyncio.timeout(5):
+            await world.lane.step()
+        await world.now()
+        assert ["a0", "a1"] == [row.key for row in world.vendor.stored]

@@ -1,0 +1,84 @@
+"""One destination's absolute values, held to their order over what the ledger has of them."""
+
+from collections.abc import Awaitable, Callable, Sequence
+
+from canonical_schema import Event, Kind
+from gateway.ledger import Ledger, Work, WorkState, ref_of
+from gateway.order import Order
+from gateway.times import Clock, to_micros
+
+__all__ = ["Absolutes"]
+
+_OPEN = (
+    # In the order in which they move while this looks, so that none is missed.
+    WorkState.SENDING,
+    WorkState.UNKNOWN,
+    WorkState.HELD,
+    WorkState.BLOCKED,
+    WorkState.WAITING,
+    WorkState.READY,
+)
+
+
+class Absolutes:
+    """Whose turn it is. Of processes that share a ledger one alone knows, the one that sends to the destination."""
+
+    def __init__(self, destination: str, ledger: Ledger, clock: Clock, *, wake: Callable[[], None]) -> None:
+        """`wake` is told that others may go."""
+        self._destination = destination
+        self._ledger = ledger
+        self._clock = clock
+        self._wake = wake
+        self._order = Order()
+        self._alone = False
+
+    def may_go(self, work: Work, index: int, event: Event) -> bool:
+        """Return whether nothing that must come first is unsettled."""
+        if event.kind is not Kind.ABSOLUTE:
+            return True
+        return self._order.add((work.tenant, event.customer, event.meter), ref_of(work.batch, index))
+
+    async def settled(self, batch: int, members: Sequence[int]) -> None:
+        """Let those go that waited for these."""
+        if self._order.settled(ref_of(batch, index) for index in members):
+            await self._release()
+
+    async def recover(self) -> None:
+        """Take notice, at the start, of all that is not settled, where this process is the one to know."""
+        if alone := self._ledger.alone(self._destination):
+            await self._look()
+            self._alone = alone
+
+    async def alone(self, take_over: Callable[[], Awaitable[None]]) -> bool:
+        """Return whether this process sends; where another did before, once what that was sending is taken over."""
+        before, self._alone = self._alone, self._ledger.alone(self._destination)
+        if self._alone and not before:  # whoever did before is gone, and what it was sending is in doubt
+            await take_over()
+            self._order = Order()
+            await self._look()
+        return self._alone
+
+    async def again(self) -> None:
+        """Let those go that wait for what another process was told about: nobody else tells."""
+        if not (self._alone and self._ledger.shared):
+            return
+        if not await self._ledger.in_state([WorkState.WAITING], self._destination):
+            return
+        open_ = {
+            ref_of(work.batch, index)
+            for state in _OPEN
+            for work in await self._ledger.held(self._destination, state)
+            for index in work.members
+        }
+        if self._order.settled(self._order.refs - open_):
+            await self._release()
+
+    async def _look(self) -> None:
+        for state in (WorkState.READY, WorkState.UNKNOWN):
+            for work in await self._ledger.held(self._destination, state):
+                for index, event in zip(work.members, work.events, strict=True):
+                    self.may_go(work, index, event)
+
+    async def _release(self) -> None:
+        await self._ledger.release(self._destination, WorkState.WAITING, to_micros(self._clock.now()))
+        self._wake()
