@@ -19,6 +19,7 @@ from gateway.ledger.backup import back_up
 from gateway.ledger.backup import restore as restored
 from gateway.ledger.doubting import doubt
 from gateway.ledger.opening import ledger_of
+from gateway.ledger.sqlite import SqliteLedger
 from gateway.times import to_micros
 
 __all__ = ["ledger"]
@@ -101,7 +102,7 @@ def say_so(
 
 
 async def _doubted(settings: LedgerSettings, taken: int, now: int) -> dict[str, Any]:
-    ledger = ledger_of(settings, timedelta(0))
+    ledger = ledger_of(settings, timedelta(0)) if settings.address else SqliteLedger(settings.path, moved=True)
     await ledger.open()
     try:
         if (others := getattr(ledger, "others", 0)) > 0:

@@ -17,10 +17,25 @@ from gateway.ledger._model import AuditRow, Document, WorkState
 from gateway.ledger._rows import pack_error
 from gateway.times import from_micros
 
-__all__ = ["BACKUP", "LETTERS", "LOST_ANSWER", "OPEN", "RESTORE", "RestoredAt", "Taken", "doubted", "recognised", "why"]
+__all__ = [
+    "BACKUP",
+    "LETTERS",
+    "LOST_ANSWER",
+    "MOVED",
+    "OPEN",
+    "RESTORE",
+    "RestoredAt",
+    "Taken",
+    "doubted",
+    "moved",
+    "recognised",
+    "why",
+]
 
 BACKUP = "backup"
 """Kind of the document that makes a copy one: `taken`."""
+MOVED = "moved"
+"""Kind of the document that says that a ledger lives on somewhere else: `to a server`."""
 RESTORE = "restore"
 """Kind of the document that says since when a ledger is one from a copy: `last`."""
 OPEN = (WorkState.READY, WorkState.SENDING, WorkState.WAITING, WorkState.BLOCKED, WorkState.HELD)
@@ -99,6 +114,12 @@ def doubted(connection: sqlite3.Connection, taken: int, now: int, how: str) -> d
         "letters": sum(found.get(state, 0) for state in LETTERS),
         "unrouted": unrouted,
     }
+
+
+def moved(connection: sqlite3.Connection) -> str | None:
+    """Return when the ledger was copied to a server, which others may have worked on since; `None`: never."""
+    body = _document(connection, MOVED, "to a server")
+    return None if body is None else format_time(from_micros(msgspec.json.decode(body, type=Taken).at))
 
 
 def recognised(connection: sqlite3.Connection, lock: int, now: int) -> int | None:

@@ -4,6 +4,7 @@ Whatever was being sent when the gateway ended is so there too, and in doubt whe
 """
 
 import sqlite3
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,6 +18,7 @@ from gateway.ledger._looking import Looking
 from gateway.ledger._model import PLACES, AuditRow, Document, Group, Remains, Rendered, some_of
 from gateway.ledger._redis.deliveries import tally
 from gateway.ledger._redis.layout import DIGEST, pack_head, pack_rendered, pack_runs
+from gateway.ledger._restored import MOVED, Taken
 from gateway.ledger._rows import (
     pack_attempt,
     pack_error,
@@ -61,7 +63,7 @@ async def copy(path: Path, target: RedisLedger) -> dict[str, Any]:
 
     Raises LedgerUnavailable where the file is in use, the target holds something else, or the sums differ.
     """
-    source = SqliteLedger(path)
+    source = SqliteLedger(path, moved=True)
     await source.open()  # takes the file: no gateway can write to it meanwhile
     try:
         await target.open()
@@ -72,7 +74,12 @@ async def copy(path: Path, target: RedisLedger) -> dict[str, Any]:
                 await _copied(connection, target)
             finally:
                 connection.close()
-            return await _verified(path, target)
+            made = await _verified(path, target)
+            # From here on the server has it, and nobody starts on the file by mistake.
+            body = msgspec.json.encode(Taken(time.time_ns() // 1000))
+            await source.keep([Document(kind=MOVED, tenant="", name="to a server", body=body)])
+            await target.received()
+            return made
         finally:
             await target.close()
     finally:
@@ -88,7 +95,6 @@ async def _verified(path: Path, target: RedisLedger) -> dict[str, Any]:
         raise LedgerUnavailable(
             f"{before['events']} events are in the file, {after['events']} on the server: copy again"
         )
-    await target.received()
     return {"object": "ledger_copy", "events": after["events"], "destinations": after["destinations"]}
 
 

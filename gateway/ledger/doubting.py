@@ -10,7 +10,7 @@ import msgspec
 from canonical_schema import format_time
 from gateway.ledger._model import AuditRow, Change, Code, Document, Group, Work, WorkState
 from gateway.ledger._protocol import Ledger
-from gateway.ledger._restored import BACKUP, LOST_ANSWER, OPEN, RESTORE, RestoredAt, why
+from gateway.ledger._restored import BACKUP, LOST_ANSWER, MOVED, OPEN, RESTORE, RestoredAt, why
 from gateway.times import from_micros
 
 __all__ = ["doubt"]
@@ -48,6 +48,7 @@ async def doubt(ledger: Ledger, taken: int, now: int) -> dict[str, Any]:
     documents = [
         Document(kind=RESTORE, tenant="", name="last", body=msgspec.json.encode(since)),
         Document(kind=BACKUP, tenant="", name="taken", body=None),
+        Document(kind=MOVED, tenant="", name="to a server", body=None),
     ]
     await ledger.keep(documents, [row])
     return {"object": "ledger_restored", "at": format_time(from_micros(taken)), "in_doubt": changed}

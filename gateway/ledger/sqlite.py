@@ -41,7 +41,7 @@ from gateway.ledger._model import (
     WorkState,
 )
 from gateway.ledger._recording import Entry, Recorder, prepare, verified
-from gateway.ledger._restored import recognised
+from gateway.ledger._restored import moved, recognised
 from gateway.ledger._rows import digests, unpack_attempt, unpack_events, unpack_members, unpack_parts, unpack_times
 from gateway.ledger._schema import connect, upgrade
 from gateway.ledger._settling import WorkRow, group_of
@@ -68,8 +68,10 @@ class SqliteLedger:
     fenced = False
     leads = True
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, moved: bool = False) -> None:
+        """`moved`: open it also where it was copied to a server, and lives on there."""
         self.path = path
+        self._moved = moved
         self._cache = _EventCache()
         self._readers = ThreadPoolExecutor(1, thread_name_prefix="ledger-reader")
         self._held = contextlib.ExitStack()
@@ -96,6 +98,9 @@ class SqliteLedger:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 connection = held.enter_context(contextlib.closing(connect(self.path)))
                 upgrade(connection)
+                if not self._moved and (when := moved(connection)) is not None:
+                    hint = f"to go on with the file, say so: `usage-gateway ledger restored --as-of {when}`"
+                    raise LedgerUnavailable(f"{self.path} was moved to a server at {when}: start on that one; {hint}")
                 taken = recognised(connection, lock, time.time_ns() // 1000)
                 recorder = self._recorder(connection)
                 checkpoints = Checkpoints(self.path, connection)

@@ -5,19 +5,26 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import anyio
 import msgspec
 import pytest
 
+from gateway.cli import main
 from gateway.confirming import Confirming
+from gateway.errors import LedgerUnavailable
 from gateway.ledger import RESTORE, Code, Plan, RestoredAt, SqliteLedger, WorkState
+from gateway.ledger._redis.address import Address
 from gateway.ledger.backup import back_up, restore
 from gateway.ledger.check import add_up
+from gateway.ledger.copying import copy as copied
 from gateway.ledger.doubting import doubt
+from gateway.ledger.redis import RedisLedger
 from gateway.times import to_micros
 from tests.gateway.conftest import Asking, House, MovableClock, event
-from tests.gateway.ledger.conftest import BACKENDS, Store, codes, opened, recorded, rendered
+from tests.gateway.ledger.conftest import BACKENDS, SqliteStore, Store, codes, opened, recorded, rendered
 from tests.gateway.ledger.test_settling import again, change
 from tests.gateway.ledger.test_settling import taken as ready
+from tests.redis_servers import Server
 
 pytestmark = pytest.mark.anyio
 
@@ -213,3 +220,24 @@ async def test_a_ledger_of_either_kind_is_told_that_it_was_put_back(store: Store
         told = await ledger.document(RESTORE, "", "last")
         assert RestoredAt(NOW - 20, NOW) == msgspec.json.decode(told or b"", type=RestoredAt)
     assert [] == await store.problems()
+
+
+async def test_a_file_that_was_moved_to_a_server_is_opened_again_only_when_that_is_said(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    server = Server(tmp_path / "redis")
+    path = tmp_path / "ledger.db"
+    async with opened(SqliteStore(tmp_path)) as ledger:
+        await recorded(ledger, "e1", received=NOW)
+    await copied(path, RedisLedger(Address.read(f"redis://127.0.0.1:{server.port}/0"), observer=True))
+    server.kill()
+    with pytest.raises(LedgerUnavailable, match="ledger restored --as-of") as refused:
+        await SqliteLedger(path).open()
+    when = str(refused.value).rpartition("--as-of ")[2].strip("`")
+    config = tmp_path / "gateway.yaml"
+    config.write_text(f'ledger: {{url: "sqlite:///{path}"}}\n')
+    command = ["ledger", "restored", "--config", str(config), "--as-of", when]
+    assert 0 == await anyio.to_thread.run_sync(main, command)
+    assert "1 deliveries may have been sent since" in " ".join(capsys.readouterr().err.split())
+    async with opened(SqliteStore(tmp_path)) as ledger:
+        assert [2] == [work.group.doubt for work in await ready(ledger, now=NOW)]

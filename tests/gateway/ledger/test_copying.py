@@ -117,6 +117,8 @@ async def test_everything_is_there_as_it_was_and_once(tmp_path: Path, server: Se
         before, sums, secret = await shown(source), await totals(source), await source.secret("erasure")
     made = await copy(store.path, ledger_on(server, observer=True, partitions=partitions))
     assert 47 == made["events"]
+    with pytest.raises(LedgerUnavailable, match="was moved to a server at 20"):
+        await store.ledger().open()
     with pytest.raises(LedgerUnavailable, match="has ended"):  # it may have been used since
         await copy(store.path, ledger_on(server, observer=True))
     target = ledger_on(server)
