@@ -39,6 +39,7 @@ __all__ = [
     "Run",
     "Sheet",
     "Snapshot",
+    "Spread",
     "Standing",
     "Track",
     "Work",
@@ -161,10 +162,10 @@ class Run(Sequence[Claim]):
     def __init__(self, first: int, count: int) -> None:
         self.first = first
         """The ref of the first of them."""
-        self._refs = range(first, first + count)
+        self.refs: Sequence[int] = range(first, first + count)
 
     def __len__(self) -> int:
-        return len(self._refs)
+        return len(self.refs)
 
     @overload
     def __getitem__(self, index: int) -> Claim: ...
@@ -174,8 +175,16 @@ class Run(Sequence[Claim]):
 
     def __getitem__(self, index: int | slice) -> "Claim | Sequence[Claim]":
         if isinstance(index, slice):
-            return [Claim(ref, ClaimKind.NEW) for ref in self._refs[index]]
-        return Claim(self._refs[index], ClaimKind.NEW)
+            return [Claim(ref, ClaimKind.NEW) for ref in self.refs[index]]
+        return Claim(self.refs[index], ClaimKind.NEW)
+
+
+class Spread(Run):
+    """The same for events that lie in several batches."""
+
+    def __init__(self, refs: Sequence[int]) -> None:
+        super().__init__(refs[0], 0)
+        self.refs = refs
 
 
 class Part(msgspec.Struct, array_like=True, gc=False):

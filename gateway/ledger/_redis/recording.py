@@ -9,7 +9,19 @@ from typing import Any, NamedTuple
 from canonical_schema import Event
 from gateway.ledger._deliveries import earliest, times
 from gateway.ledger._looking import Looking
-from gateway.ledger._model import AttemptRow, AuditRow, Claim, ClaimKind, Plan, Run, Snapshot, Track, ref_of, split_ref
+from gateway.ledger._model import (
+    AttemptRow,
+    AuditRow,
+    Claim,
+    ClaimKind,
+    Plan,
+    Run,
+    Snapshot,
+    Spread,
+    Track,
+    ref_of,
+    split_ref,
+)
 from gateway.ledger._redis.base import pairs, remains, together
 from gateway.ledger._redis.batches import Batch
 from gateway.ledger._redis.deliveries import alike, planned, tally
@@ -72,6 +84,13 @@ class Recording(Keeping):
             await self.note(audit)
         if whole:
             return made[0]
+        fresh = [found.refs for found in made if isinstance(found, Run)]
+        if len(fresh) == len(made):
+            refs = [0] * len(events)
+            for some, found in zip(places.values(), fresh, strict=True):
+                for position, ref in zip(some, found, strict=True):
+                    refs[position] = ref
+            return Spread(refs)
         claims: dict[int, Claim] = {}
         for some, found in zip(places.values(), made, strict=True):
             claims.update(zip(some, found, strict=True))
