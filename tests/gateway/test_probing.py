@@ -5,6 +5,7 @@ from collections import Counter
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
+from random import Random
 from typing import cast
 
 import httpx
@@ -296,3 +297,33 @@ async def test_one_that_cannot_be_asked_is_tried_with_one_delivery(
         await world.record(*names(30))
         await world.later()
         assert [30] + [1] * 8 + [29] == [len(call.rows) for call in world.vendor.calls]
+
+
+@pytest.mark.parametrize("seed", range(4))
+async def test_each_outage_of_many_costs_no_more_than_was_in_flight_when_it_began(tmp_path: Path, seed: int) -> None:
+    dice, most, count, outages = Random(seed), 4, 0, 0
+    async with World(tmp_path, "wingback", delivery={"retry": RETRY, "max_in_flight": most}) as world:
+        world.lane._adapter.door = replace(world.lane._adapter.door, max_rows=3)
+        for _ in range(40):
+            size = dice.randrange(12)
+            await world.record(*names(size, count))
+            count += size
+            before = sum(bool(call.rows and call.fault) for call in world.vendor.calls)
+            down = dice.random() < 0.5
+            if down:
+                fault = dice.choice(["timeout", "lost_answer", "reset_before", "refused", "unavailable", "throttled"])
+                world.vendor.fail(fault, times=None)
+                outages += 1
+            await passes(world, timedelta(seconds=dice.choice([1, 30, 2000])))
+            met = sum(bool(call.rows and call.fault) for call in world.vendor.calls) - before
+            assert met <= most, "requests of the outage that had deliveries in them"
+            world.vendor.clear()
+            if down:  # long enough to be found well again
+                await passes(world, timedelta(hours=2))
+        await world.later()
+        told = Counter((await world.statuses()).values())
+        assert {"accepted", "unknown"} >= told.keys()
+        assert told["unknown"] <= outages * most * 3
+        assert count == told.total()
+        assert {1} == set(world.copies().values())
+        world.sound()

@@ -183,7 +183,7 @@ async def test_while_a_vendor_is_down_one_of_three_asks_at_a_time_and_none_sends
             await asyncio.sleep(3)
             assert writes == len([at for at in vendor.writes if at > down])
             assert writes <= 3 * 2, "what was in flight, at each of them"
-            assert len(vendor.reads) > reads + 3
+            assert len(vendor.reads) > reads
             for client in clients:
                 told = await standing(client)
                 assert ("open", "failing") == (told["breaker"], told["health"]), told
@@ -209,8 +209,8 @@ async def test_three_gateways_together_keep_a_vendor_s_rate(tmp_path: Path, redi
         times = sorted(vendor.writes)
         for first, began in enumerate(times):
             for place, at in enumerate(times[first:]):
-                # A request may be on its way for a while, so that it comes closer to the next than it left.
-                assert place <= capacity + flow * (at - began + 1), (place, at - began)
+                # A request may be on its way for a while, so that the next comes closer to it than it left.
+                assert place <= capacity + flow * (at - began + 3), (place, at - began)
         assert len(times) >= capacity + flow * 4, "and what is allowed is used"
         assert all("last_success_at" in one for one in told), "by all of them"
         assert {1} == set(vendor.taken.values())
