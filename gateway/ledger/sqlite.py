@@ -5,10 +5,8 @@ import contextlib
 import fcntl
 import os
 import sqlite3
-import threading
 import time
 from array import array
-from collections import Counter, OrderedDict, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -19,32 +17,31 @@ import structlog
 
 from canonical_schema import DeliveryStatus, ErrorItem, Event, format_time
 from gateway.errors import LedgerUnavailable
-from gateway.ledger import _documents, _keeping, _settling
+from gateway.ledger import _documents, _keeping, _reading, _settling
 from gateway.ledger._checkpoint import Checkpoints
+from gateway.ledger._events import EventCache
 from gateway.ledger._ids import DIGEST, Ids
 from gateway.ledger._keeping import Content
-from gateway.ledger._looking import Looking
 from gateway.ledger._model import (
     AttemptRow,
     AuditRow,
     Change,
     Claim,
-    Code,
     Document,
     Erasure,
     Plan,
     Portion,
     QueueDepth,
     Snapshot,
-    Track,
     Work,
     WorkState,
 )
+from gateway.ledger._reading import WORK, work_of
 from gateway.ledger._recording import Entry, Recorder, prepare, verified
 from gateway.ledger._restored import moved, recognised
-from gateway.ledger._rows import digests, unpack_attempt, unpack_events, unpack_members, unpack_parts, unpack_times
+from gateway.ledger._rows import digests, unpack_events, unpack_members
 from gateway.ledger._schema import connect, upgrade
-from gateway.ledger._settling import WorkRow, group_of
+from gateway.ledger._settling import WorkRow
 from gateway.ledger._trail import note
 from gateway.ledger._writer import Writer
 from gateway.times import from_micros
@@ -54,9 +51,6 @@ __all__ = ["SqliteLedger"]
 log = structlog.get_logger("gateway.ledger")
 
 T = TypeVar("T")
-
-CACHED_EVENTS = 50_000
-"""How many decoded events are kept at hand: those just recorded are the next to be sent."""
 
 
 class SqliteLedger:
@@ -72,7 +66,7 @@ class SqliteLedger:
         """`moved`: open it also where it was copied to a server, and lives on there."""
         self.path = path
         self._moved = moved
-        self._cache = _EventCache()
+        self._cache = EventCache()
         self._readers = ThreadPoolExecutor(1, thread_name_prefix="ledger-reader")
         self._held = contextlib.ExitStack()
         """The lock and the connections, closed in turn."""
@@ -145,7 +139,7 @@ class SqliteLedger:
             lambda connection: {
                 snapshot.batch: snapshot
                 for batch in batches
-                if (snapshot := self._snapshot(connection, batch)) is not None
+                if (snapshot := _reading.snapshot(connection, self._load, batch)) is not None
             }
         )
 
@@ -168,33 +162,10 @@ class SqliteLedger:
         return await self._read(read)
 
     async def take(self, destination: str, now: int, limit: int) -> Sequence[Work]:
-        def read(connection: sqlite3.Connection) -> list[Work]:
-            taken: list[Work] = []
-            room = limit
-            for query in (_TAKE_CLOSING, _TAKE):
-                rows = connection.execute(query, (destination, now))
-                while room > 0 and (row := rows.fetchone()) is not None:
-                    work = self._work(connection, WorkRow(*row), room)
-                    taken.append(work)
-                    room -= len(work.members)
-                rows.close()
-            return taken
-
-        return await self._read(read)
+        return await self._read(lambda connection: _reading.taken(connection, self._load, destination, now, limit))
 
     async def overdue(self, destination: str, now: int, limit: int) -> tuple[Sequence[Work], int | None]:
-        def read(connection: sqlite3.Connection) -> tuple[Sequence[Work], int | None]:
-            query = f"""
-                SELECT {_WORK} FROM work INDEXED BY work_deadline WHERE destination = ?
-                AND state IN ('ready', 'blocked', 'held', 'waiting') AND deadline IS NOT NULL
-                ORDER BY deadline, id LIMIT ?
-            """
-            rows = [WorkRow(*row) for row in connection.execute(query, (destination, limit + 1))]
-            past = [row for row in rows[:limit] if row.deadline is not None and row.deadline < now]
-            following = rows[len(past)].deadline if len(past) < len(rows) else None
-            return [self._work(connection, row) for row in past], following
-
-        return await self._read(read)
+        return await self._read(lambda connection: _reading.overdue(connection, self._load, destination, now, limit))
 
     async def next_due(self, destination: str) -> int | None:
         def read(connection: sqlite3.Connection) -> int | None:
@@ -217,9 +188,9 @@ class SqliteLedger:
 
     async def pieces(self, batch: int, destination: str) -> Sequence[Work]:
         def read(connection: sqlite3.Connection) -> list[Work]:
-            query = f"SELECT {_WORK} FROM work WHERE batch = ? AND destination = ? ORDER BY id"
+            query = f"SELECT {WORK} FROM work WHERE batch = ? AND destination = ? ORDER BY id"
             rows = connection.execute(query, (batch, destination)).fetchall()
-            return [self._work(connection, WorkRow(*row)) for row in rows]
+            return [work_of(connection, self._load, WorkRow(*row)) for row in rows]
 
         return await self._read(read)
 
@@ -257,9 +228,9 @@ class SqliteLedger:
     async def held(self, destination: str, state: WorkState) -> Sequence[Work]:
         def read(connection: sqlite3.Connection) -> list[Work]:
             rows = connection.execute(
-                f"SELECT {_WORK} FROM work WHERE destination = ? AND state = ? ORDER BY id", (destination, state)
+                f"SELECT {WORK} FROM work WHERE destination = ? AND state = ? ORDER BY id", (destination, state)
             ).fetchall()
-            return [self._work(connection, WorkRow(*row)) for row in rows]
+            return [work_of(connection, self._load, WorkRow(*row)) for row in rows]
 
         return await self._read(read)
 
@@ -269,10 +240,10 @@ class SqliteLedger:
     async def walk(self, destination: str, state: WorkState, after: int, limit: int) -> Sequence[Work]:
         def read(connection: sqlite3.Connection) -> list[Work]:
             rows = connection.execute(
-                f"SELECT {_WORK} FROM work WHERE destination = ? AND state = ? AND id > ? ORDER BY id LIMIT ?",
+                f"SELECT {WORK} FROM work WHERE destination = ? AND state = ? AND id > ? ORDER BY id LIMIT ?",
                 (destination, state, after, limit),
             ).fetchall()
-            return [self._work(connection, WorkRow(*row)) for row in rows]
+            return [work_of(connection, self._load, WorkRow(*row)) for row in rows]
 
         return await self._read(read)
 
@@ -307,43 +278,10 @@ class SqliteLedger:
         return None
 
     async def depth(self) -> Mapping[str, QueueDepth]:
-        def read(connection: sqlite3.Connection) -> dict[str, QueueDepth]:
-            depths: defaultdict[str, QueueDepth] = defaultdict(QueueDepth)
-            query = """
-                SELECT destination, state, sum(length(members) / 2), min(since), min(deadline) FROM work
-                WHERE state IN ('ready', 'waiting', 'sending', 'blocked', 'held') GROUP BY destination, state
-            """
-            for destination, state, count, since, deadline in connection.execute(query):
-                depth = depths[destination]
-                match state:
-                    case WorkState.READY | WorkState.WAITING:
-                        depth.ready += count
-                    case WorkState.SENDING:
-                        depth.sending = count
-                    case _:
-                        depth.blocked += count
-                depth.oldest = since if depth.oldest is None else min(depth.oldest, since)
-                if deadline is not None:
-                    depth.deadline = deadline if depth.deadline is None else min(depth.deadline, deadline)
-            return depths
-
-        return await self._read(read)
+        return await self._read(_reading.depths)
 
     async def counts(self) -> Mapping[str, Mapping[DeliveryStatus, int]]:
-        def read(connection: sqlite3.Connection) -> dict[str, Mapping[DeliveryStatus, int]]:
-            bytes_seen: defaultdict[str, Counter[int]] = defaultdict(Counter)
-            for destination, codes in connection.execute("SELECT destination, codes FROM tracks"):
-                bytes_seen[destination].update(codes)
-            counted: dict[str, Mapping[DeliveryStatus, int]] = {}
-            for destination, seen in bytes_seen.items():
-                statuses: Counter[DeliveryStatus] = Counter()
-                for code, count in seen.items():
-                    if code != Code.NONE:
-                        statuses[Code(code).status] += count
-                counted[destination] = dict(statuses)
-            return counted
-
-        return await self._read(read)
+        return await self._read(_reading.counts)
 
     async def name(self, providers: Mapping[str, str]) -> None:
         rows = list(providers.items())
@@ -423,110 +361,3 @@ class SqliteLedger:
         """Return what repeats of a batch's ids are held against."""
         left = _keeping.remains(connection, batch)
         return Content((), left) if left and left.trimmed else Content(self._peek(connection, batch), left)
-
-    def _work(self, connection: sqlite3.Connection, row: WorkRow, room: int | None = None) -> Work:
-        query = "SELECT tenant, received, receipts FROM batches WHERE batch = ?"
-        tenant, received, packed = connection.execute(query, (row.batch,)).fetchone()
-        receipts = unpack_times(packed)
-        events, members = self._load(connection, row.batch), unpack_members(row.members)[:room]
-        if len(members) < len(events):  # all of them stay the ones that every lane is given
-            events = [events[index] for index in members]
-        parts = unpack_parts(row.parts)
-        return Work(
-            id=row.id,
-            destination=row.destination,
-            batch=row.batch,
-            tenant=tenant,
-            received=received,
-            group=group_of(row),
-            members=members,
-            events=events,
-            parts=None if parts is None else parts[:room],
-            receipts=[receipts[index] for index in members] if receipts else (),
-        )
-
-    def _snapshot(self, connection: sqlite3.Connection, batch: int) -> Snapshot | None:
-        query = "SELECT tenant, received, receipts FROM batches WHERE batch = ?"
-        found = connection.execute(query, (batch,)).fetchone()
-        if found is None:
-            return None
-        tenant, received, receipts = found
-        left = _keeping.remains(connection, batch)
-        query = """
-            SELECT destination, coalesce(provider, ''), shadow, codes FROM tracks
-            LEFT JOIN destinations ON name = destination WHERE batch = ? ORDER BY destination
-        """
-        tracks = {
-            destination: Track(
-                destination=destination,
-                provider=provider,
-                shadow=(looking := Looking.unpack(shadow)).shadow,
-                codes=codes,
-                work=[],
-                attempts=[],
-                parts={},
-                counting=looking.counting,
-            )
-            for destination, provider, shadow, codes in connection.execute(query, (batch,))
-        }
-        for row in connection.execute(f"SELECT {_WORK} FROM work WHERE batch = ?", (batch,)):
-            piece = WorkRow(*row)
-            tracks[piece.destination].work.append((group_of(piece), unpack_members(piece.members)))
-        query = "SELECT destination, body FROM attempts WHERE batch = ? ORDER BY id"
-        for destination, body in connection.execute(query, (batch,)):
-            tracks[destination].attempts.append(unpack_attempt(body))
-        query = "SELECT destination, place, body FROM parts WHERE batch = ?"
-        for destination, place, body in connection.execute(query, (batch,)):
-            tracks[destination].parts[place] = (unpack_parts(body) or [[]])[0]
-        return Snapshot(
-            batch=batch,
-            tenant=tenant,
-            received=received,
-            events=[] if left and left.trimmed else list(self._load(connection, batch)),
-            tracks=list(tracks.values()),
-            remains=left,
-            receipts=unpack_times(receipts),
-        )
-
-
-_WORK = ", ".join(WorkRow._fields)
-# The planner would rather sort everything that is due than walk the index of the few that have a deadline.
-_TAKE_CLOSING = f"""
-    SELECT {_WORK} FROM work INDEXED BY work_deadline
-    WHERE destination = ? AND state = 'ready' AND due <= ? AND deadline IS NOT NULL ORDER BY deadline, due, id
-"""
-_TAKE = f"""
-    SELECT {_WORK} FROM work WHERE destination = ? AND state = 'ready' AND due <= ? AND deadline IS NULL
-    ORDER BY due, id
-"""
-
-
-class _EventCache:
-    """The events of the newest batches, decoded. Asked from several threads."""
-
-    def __init__(self) -> None:
-        self._batches: OrderedDict[int, Sequence[Event]] = OrderedDict()
-        self._events = 0
-        self._barred: set[int] = set()
-        self._lock = threading.Lock()
-
-    def bar(self, batch: int) -> None:
-        """Keep a batch at hand no longer, nor again: its events are about to change."""
-        with self._lock:
-            self._barred.add(batch)
-            if (dropped := self._batches.pop(batch, None)) is not None:
-                self._events -= len(dropped)
-
-    def get(self, batch: int) -> Sequence[Event] | None:
-        with self._lock:
-            return self._batches.get(batch)
-
-    def put(self, batch: int, events: Sequence[Event]) -> None:
-        with self._lock:
-            if batch in self._batches or batch in self._barred:
-                return
-            self._batches[batch] = events
-            self._events += len(events)
-            while self._events > CACHED_EVENTS and len(self._batches) > 1:
-                _, dropped = self._batches.popitem(last=False)
-                self._events -= len(dropped)

@@ -19,7 +19,7 @@ from canonical_schema import BatchResult
 from gateway import columns, lane
 from gateway.app import create_app
 from gateway.configuration_file import loads
-from gateway.ledger import SqliteLedger, sqlite
+from gateway.ledger import SqliteLedger, _events
 from gateway.ledger.check import add_up
 from gateway.service import Gateway
 from gateway.simulator import SimulatedProvider
@@ -210,7 +210,7 @@ async def test_four_times_the_outage_takes_no_more_memory(
 ) -> None:
     door(max_rows=ROWS)
     # What is kept at hand of the newest, and what is taken at a time, has bounds: here far below what comes.
-    for module, bound in ((sqlite, "CACHED_EVENTS"), (columns, "EVENTS"), (lane, "AT_ONCE")):
+    for module, bound in ((_events, "CACHED_EVENTS"), (columns, "EVENTS"), (lane, "AT_ONCE")):
         monkeypatch.setattr(module, bound, 100)
     short, long = await _peaks(tmp_path / "short", DAY / 4), await _peaks(tmp_path / "long", DAY)
     more = 2 * EACH * (DAY - DAY / 4) / TICK

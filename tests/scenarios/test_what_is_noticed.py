@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from canonical_schema import Quantities
-from gateway.ledger import Code, SqliteLedger, sqlite
+from gateway.ledger import Code, SqliteLedger, _events
 from gateway.verdict import Next
 from tests.scenarios.hasty import HastyLedger
 from tests.scenarios.whole import Setup, Whole
@@ -25,7 +25,7 @@ class Hasty(Whole):
 
 @pytest.fixture
 def plant(monkeypatch: pytest.MonkeyPatch) -> Plant:
-    monkeypatch.setattr(sqlite, "CACHED_EVENTS", 0)
+    monkeypatch.setattr(_events, "CACHED_EVENTS", 0)
     return monkeypatch.setattr
 
 

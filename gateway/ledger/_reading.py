@@ -1,0 +1,160 @@
+"""Looks at the file: work with its events, batches as they stand, what waits and what was counted."""
+
+import sqlite3
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+
+from canonical_schema import DeliveryStatus
+from gateway.ledger._keeping import remains
+from gateway.ledger._looking import Looking
+from gateway.ledger._model import Code, QueueDepth, Snapshot, Track, Work, WorkState
+from gateway.ledger._recording import Load
+from gateway.ledger._rows import unpack_attempt, unpack_members, unpack_parts, unpack_times
+from gateway.ledger._settling import WorkRow, group_of
+
+__all__ = ["WORK", "counts", "depths", "overdue", "snapshot", "taken", "work_of"]
+
+WORK = ", ".join(WorkRow._fields)
+# The planner would rather sort everything that is due than walk the index of the few that have a deadline.
+_TAKE_CLOSING = f"""
+    SELECT {WORK} FROM work INDEXED BY work_deadline
+    WHERE destination = ? AND state = 'ready' AND due <= ? AND deadline IS NOT NULL ORDER BY deadline, due, id
+"""
+_TAKE = f"""
+    SELECT {WORK} FROM work WHERE destination = ? AND state = 'ready' AND due <= ? AND deadline IS NULL
+    ORDER BY due, id
+"""
+
+
+def taken(connection: sqlite3.Connection, load: Load, destination: str, now: int, limit: int) -> Sequence[Work]:
+    """Return ready work that is due, at most `limit` deliveries."""
+    found: list[Work] = []
+    room = limit
+    for query in (_TAKE_CLOSING, _TAKE):
+        rows = connection.execute(query, (destination, now))
+        while room > 0 and (row := rows.fetchone()) is not None:
+            work = work_of(connection, load, WorkRow(*row), room)
+            found.append(work)
+            room -= len(work.members)
+        rows.close()
+    return found
+
+
+def overdue(
+    connection: sqlite3.Connection, load: Load, destination: str, now: int, limit: int
+) -> tuple[Sequence[Work], int | None]:
+    """Return work past its deadline, and when the next deadline is."""
+    query = f"""
+        SELECT {WORK} FROM work INDEXED BY work_deadline WHERE destination = ?
+        AND state IN ('ready', 'blocked', 'held', 'waiting') AND deadline IS NOT NULL
+        ORDER BY deadline, id LIMIT ?
+    """
+    rows = [WorkRow(*row) for row in connection.execute(query, (destination, limit + 1))]
+    past = [row for row in rows[:limit] if row.deadline is not None and row.deadline < now]
+    following = rows[len(past)].deadline if len(past) < len(rows) else None
+    return [work_of(connection, load, row) for row in past], following
+
+
+def work_of(connection: sqlite3.Connection, load: Load, row: WorkRow, room: int | None = None) -> Work:
+    """Return a piece of work with its events, or as much of it as there is room for."""
+    query = "SELECT tenant, received, receipts FROM batches WHERE batch = ?"
+    tenant, received, packed = connection.execute(query, (row.batch,)).fetchone()
+    receipts = unpack_times(packed)
+    events, members = load(connection, row.batch), unpack_members(row.members)[:room]
+    if members != [*range(len(events))]:  # all of them, in order, stay the ones that every lane is given
+        events = [events[index] for index in members]
+    parts = unpack_parts(row.parts)
+    return Work(
+        id=row.id,
+        destination=row.destination,
+        batch=row.batch,
+        tenant=tenant,
+        received=received,
+        group=group_of(row),
+        members=members,
+        events=events,
+        parts=None if parts is None else parts[:room],
+        receipts=[receipts[index] for index in members] if receipts else (),
+    )
+
+
+def snapshot(connection: sqlite3.Connection, load: Load, batch: int) -> Snapshot | None:
+    """Return a batch as it stands, if it is known."""
+    query = "SELECT tenant, received, receipts FROM batches WHERE batch = ?"
+    found = connection.execute(query, (batch,)).fetchone()
+    if found is None:
+        return None
+    tenant, received, receipts = found
+    left = remains(connection, batch)
+    query = """
+        SELECT destination, coalesce(provider, ''), shadow, codes FROM tracks
+        LEFT JOIN destinations ON name = destination WHERE batch = ? ORDER BY destination
+    """
+    tracks = {
+        destination: Track(
+            destination=destination,
+            provider=provider,
+            shadow=(looking := Looking.unpack(shadow)).shadow,
+            codes=codes,
+            work=[],
+            attempts=[],
+            parts={},
+            counting=looking.counting,
+        )
+        for destination, provider, shadow, codes in connection.execute(query, (batch,))
+    }
+    for row in connection.execute(f"SELECT {WORK} FROM work WHERE batch = ?", (batch,)):
+        piece = WorkRow(*row)
+        tracks[piece.destination].work.append((group_of(piece), unpack_members(piece.members)))
+    query = "SELECT destination, body FROM attempts WHERE batch = ? ORDER BY id"
+    for destination, body in connection.execute(query, (batch,)):
+        tracks[destination].attempts.append(unpack_attempt(body))
+    query = "SELECT destination, place, body FROM parts WHERE batch = ?"
+    for destination, place, body in connection.execute(query, (batch,)):
+        tracks[destination].parts[place] = (unpack_parts(body) or [[]])[0]
+    return Snapshot(
+        batch=batch,
+        tenant=tenant,
+        received=received,
+        events=[] if left and left.trimmed else list(load(connection, batch)),
+        tracks=list(tracks.values()),
+        remains=left,
+        receipts=unpack_times(receipts),
+    )
+
+
+def depths(connection: sqlite3.Connection) -> Mapping[str, QueueDepth]:
+    """Return what waits, by destination."""
+    found: defaultdict[str, QueueDepth] = defaultdict(QueueDepth)
+    query = """
+        SELECT destination, state, sum(length(members) / 2), min(since), min(deadline) FROM work
+        WHERE state IN ('ready', 'waiting', 'sending', 'blocked', 'held') GROUP BY destination, state
+    """
+    for destination, state, count, since, deadline in connection.execute(query):
+        depth = found[destination]
+        match state:
+            case WorkState.READY | WorkState.WAITING:
+                depth.ready += count
+            case WorkState.SENDING:
+                depth.sending = count
+            case _:
+                depth.blocked += count
+        depth.oldest = since if depth.oldest is None else min(depth.oldest, since)
+        if deadline is not None:
+            depth.deadline = deadline if depth.deadline is None else min(depth.deadline, deadline)
+    return found
+
+
+def counts(connection: sqlite3.Connection) -> Mapping[str, Mapping[DeliveryStatus, int]]:
+    """Count all deliveries by destination and status."""
+    bytes_seen: defaultdict[str, Counter[int]] = defaultdict(Counter)
+    for destination, codes in connection.execute("SELECT destination, codes FROM tracks"):
+        bytes_seen[destination].update(codes)
+    counted: dict[str, Mapping[DeliveryStatus, int]] = {}
+    for destination, seen in bytes_seen.items():
+        statuses: Counter[DeliveryStatus] = Counter()
+        for code, count in seen.items():
+            if code != Code.NONE:
+                statuses[Code(code).status] += count
+        counted[destination] = dict(statuses)
+    return counted
