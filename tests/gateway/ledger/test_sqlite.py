@@ -116,12 +116,13 @@ async def test_small_requests_of_one_flush_are_one_batch_and_large_ones_are_thei
     large = events(*(f"l{number}" for number in range(SHARED)))
     async with opened(SqliteStore(tmp_path)) as ledger:
         assert isinstance(ledger, SqliteLedger)
-        together = threading.Event()
-        held = asyncio.ensure_future(ledger._writer.do(lambda _: together.wait(10)))
-        await asyncio.sleep(0)
+        started, together = threading.Event(), threading.Event()
+        held = asyncio.ensure_future(ledger._writer.do(lambda _: (started.set(), together.wait(30))))
+        await asyncio.to_thread(started.wait, 10)  # its flush is in flight: what comes now shares the next one
         small = [ledger.record("default", 1000 + number, events(f"e{number}"), [PLAN]) for number in range(60)]
         waiting = asyncio.gather(*small, ledger.record("default", 2000, large, [PLAN] * SHARED))
         await asyncio.sleep(0)
+        assert 61 == len(ledger._writer._gathered)
         together.set()
         await asyncio.gather(held, waiting)
         first, second = await ledger.batches_after(0, 10)
