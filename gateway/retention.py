@@ -1,7 +1,7 @@
 """Retention: full records are archived and trimmed when they are old, ids are forgotten, customers erased on demand."""
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -11,7 +11,7 @@ import structlog
 from canonical_schema import Event, fingerprint, format_time
 from gateway.archive import Archive, ArchiveUnusable, Draft, Segment
 from gateway.configuration_sections import Retention
-from gateway.ledger import Document, Erasure, Ledger, Snapshot
+from gateway.ledger import Document, Erasure, Ledger, Snapshot, split_ref
 from gateway.merge import View
 from gateway.times import Clock, from_micros, to_micros
 
@@ -127,6 +127,8 @@ class Keeper:
             while events < SEGMENT:
                 found, on = await self._ledger.trimmable(before, letters, after, LOOK)
                 for snapshot in (await self._ledger.snapshots(found)).values():
+                    if await self._outlived(snapshot, prints):
+                        continue
                     printed = await asyncio.to_thread(_printed, snapshot)
                     segment = None if archive is None else archive.where(snapshot.batch)
                     if segment is not None:  # archived by a process that died before it could trim
@@ -161,6 +163,19 @@ class Keeper:
             log.info("ledger.trimmed", events=events, batches=len(prints) - len(changed), segment=name)
         self._after = after
         return after != 0
+
+    async def _outlived(self, snapshot: Snapshot, going: Collection[int]) -> bool:
+        """Return whether a batch corrects what is kept for something else: what that says is not known without it."""
+        originals = {event.corrects.of for event in snapshot.events if event.corrects is not None}
+        for original in originals:
+            ref = await self._ledger.find(snapshot.tenant, original)
+            batch = None if ref is None else split_ref(ref)[0]
+            if batch is None or batch == snapshot.batch or batch in going:
+                continue
+            kept = (await self._ledger.snapshots([batch])).get(batch)
+            if kept is not None and not (kept.remains is not None and kept.remains.trimmed):
+                return True
+        return False
 
     async def _trimmed(self, prints: Mapping[int, bytes], segment: str | None, letters: int | None) -> set[int]:
         """Trim, a little at a time: nobody waits long for the writer. Return what is not settled any more."""

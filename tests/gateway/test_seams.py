@@ -11,6 +11,7 @@ import httpx
 import pytest
 import zstandard
 
+from canonical_schema import fingerprint
 from gateway.cli._asking import ask
 from gateway.cli._out import CommandFailed
 from gateway.configuration_file import loads
@@ -361,22 +362,36 @@ async def test_a_job_that_was_cancelled_stays_cancelled_whatever_it_was_at(
         assert "cancelled" == (await asking.get(f"/v1/backfills/{job['id']}"))["state"]
 
 
-async def test_what_was_voided_stays_void_when_its_correction_is_trimmed_and_it_is_not(
-    house: House, clock: MovableClock
-) -> None:
+async def test_what_was_voided_stays_void_however_old_it_grows(house: House, clock: MovableClock) -> None:
     trims = {**OLD, "retention": {"trim": "always"}}
     async with house({**trims, "customers": {"acme": None}}) as asking:  # one batch, which is kept for what is blocked
         await asking.send([event("e1", meter="calls"), event("e2", meter="calls", quantity="2.5")])
         await corrected(asking, "e1")
-        clock.ahead = timedelta(days=40)
-        await asking.gateway.keeper.step()
-        assert (await asking.get("/v1/events/e1~c1"))["trimmed"]
+        for days in (40, 500):
+            clock.ahead = timedelta(days=days)
+            for _ in range(3):
+                await asking.gateway.keeper.step()
+        assert {"void": True} == (await asking.get("/v1/events/e1"))["current"]
+    async with house({**trims, **APART}) as asking:
+        assert 1 == (await filled(asking))["corrected"]
+        await asking.settled("e2")
+        assert {"e2"} == {row.key for row in asking.vendors["flexprice"].stored}
+
+
+async def test_what_was_corrected_and_nobody_can_say_how_is_filled_in_nowhere(house: House) -> None:
+    async with house({**OLD, "customers": {"acme": None}}) as asking:
+        await asking.send([event("e1", meter="calls"), event("e2", meter="calls")])
+        await corrected(asking, "e1")
+        ref = await asking.gateway.ledger.find("default", "e1~c1")
+        assert ref is not None
+        batch, _ = split_ref(ref)  # as an older version did
+        events = (await asking.gateway.ledger.snapshots([batch]))[batch].events
+        assert [] == await asking.gateway.ledger.trim({batch: b"".join(map(fingerprint, events))}, None, None)
         answer = await asking.client.post("/v1/events/e1/correct", json={**REASON, "quantity": 7})
         assert (404, "not_found") == (answer.status_code, answer.json()["code"])
-    apart = {**trims, "destinations": {**OLD["destinations"], "flexprice": {}}}
-    async with house(apart) as asking:
+    async with house(APART) as asking:
         preflight = await asking.client.post("/v1/preflights", json={"to": "flexprice"})
-        assert (1, "2.5") == (preflight.json()["ready"]["events"], preflight.json()["ready"]["quantity"])
+        assert (1, "3") == (preflight.json()["ready"]["events"], preflight.json()["ready"]["quantity"])
         assert {"fed": 1, "correction_not_kept": 1} == await filled(asking)
         await asking.settled("e2")
         assert {"e2"} == {row.key for row in asking.vendors["flexprice"].stored}
