@@ -125,11 +125,17 @@ class Catalogue:
         if self._book is not None:
             self._book.lookups.mistaken(destination, tenant, customer)
 
-    async def named_since(self, destination: str, tenant: str, event: Event) -> int:
-        """Return since when a destination names an event's customer and meter as it does; 0: always."""
+    async def named_since(self, destination: str, tenant: str, event: Event, known: dict[tuple[str, ...], int]) -> int:
+        """Return since when a destination names an event's customer and meter as it does; 0: always.
+
+        `known`: what was asked before, and is good enough.
+        """
         if self._book is None:
             return 0
-        return await self._book.naming.since(destination, tenant, event.customer, event.meter)
+        asked = destination, tenant, event.customer, event.meter
+        if asked not in known:
+            known[asked] = await self._book.naming.since(*asked)
+        return known[asked]
 
     def unlinked(self, destination: str, tenant: str, customer: str) -> str | None:
         """Return why looking a customer up gave no link, if it was looked up."""

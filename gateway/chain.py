@@ -89,6 +89,8 @@ class Look:
         self._tracks: dict[tuple[int, str], _Standing] = {}
         self._pieces: dict[tuple[int, str], Sequence[Work]] = {}
         self._refs: dict[tuple[str, str], int | None] = {}
+        self.named: dict[tuple[str, ...], int] = {}
+        """Since when destinations name customers and meters as they do: for whoever asks."""
 
     async def learn(self, tenant: str, ids: Sequence[str]) -> None:
         """Look up in one go what is about to be asked for."""

@@ -436,7 +436,7 @@ async def _at(gateway: Gateway, look: Look, chain: Chain, name: str, step: _Step
         step = last
     if name not in gateway.catalogue.destinations:
         return {"does": "taken back" if taken and not found.have else "blocked"}
-    named = await gateway.catalogue.named_since(name, chain.tenant, step.event)
+    named = await gateway.catalogue.named_since(name, chain.tenant, step.event, look.named)
     await gateway.catalogue.learn([(chain.tenant, [step.event.customer])])
     made = rendered(gateway.catalogue, name, chain.tenant, step.event, found, now, now, named)
     if isinstance(made, Rows):

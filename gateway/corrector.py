@@ -89,7 +89,7 @@ class Corrector:
                 found = waits
             elif self._destination in self._catalogue.destinations or not found.have:
                 received = from_micros(work.received_at(place))
-                named = await self._catalogue.named_since(self._destination, work.tenant, event)
+                named = await self._catalogue.named_since(self._destination, work.tenant, event, round_.look.named)
                 await self._catalogue.learn([(work.tenant, [event.customer])])
                 made = rendered(self._catalogue, self._destination, work.tenant, event, found, received, now, named)
                 if isinstance(made, Rows):

@@ -106,7 +106,9 @@ async def _doubted(settings: LedgerSettings, taken: int, now: int) -> dict[str, 
     await ledger.open()
     try:
         if (others := getattr(ledger, "others", 0)) > 0:
-            raise CommandFailed(f"{others} gateways have this ledger open: stop them first")
+            raise CommandFailed(
+                f"{others} gateways have this ledger open, or had it a minute ago: stop them, and try again then"
+            )
         return await doubt(ledger, taken, now)
     finally:
         await ledger.close()
