@@ -315,7 +315,8 @@ class Lane:
         if not several and (wait := pace.wait(1, now)):
             return now + wait
         each, size = door.max_rows, door.max_bytes
-        works = await self._ledger.take(self.name, to_micros(now), self._at_once(each, several=several))
+        rows = self._at_once()
+        works = await self._ledger.take(self.name, to_micros(now), rows)
         if any(map(has_corrections, works)):
             works = await self._corrector.prepared(works, now)
             if not works:
@@ -324,7 +325,7 @@ class Lane:
         withdrawn = [work for work in works if self._corrector.withdraws(work)]
         if withdrawn:  # by a door of its own; the others are taken again
             works, several, each, size = withdrawn, True, 1, 2**31
-        rows = self._at_once(each, several=several)
+            rows = min(rows, pace.most)
         await self._catalogue.learn(
             (work.tenant, (event.customer for event in work.events)) for work in works if work.parts is None
         )
@@ -364,12 +365,15 @@ class Lane:
                 return wait
         return timedelta(0)
 
-    def _at_once(self, each: int, *, several: bool) -> int:
-        """Return how many rows are taken together, for requests of so many."""
+    def _at_once(self) -> int:
+        """Return how many rows are taken together."""
+        each = self._adapter.door.max_rows
         if self.pace.faults:  # while there is trouble one delivery is tried at a time: the smallest batch that tells
             return 1
-        if several:
-            return min(AT_ONCE, each * SINGLES)
+        if (
+            self._several
+        ):  # where nobody tells repeats, no more than leaves now: what is left over after a crash is in doubt
+            return min(AT_ONCE, each * (self.pace.most if self._adapter.dedupe is None else SINGLES))
         return min(each, self._fitting * max(1, self.pace.room(self._in_flight, self._clock.now())))
 
     async def _intend(self, requests: Sequence[Sequence[Lot]], works: Sequence[Work], now: datetime) -> None:
