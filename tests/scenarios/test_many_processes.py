@@ -10,7 +10,7 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import AsyncGenerator, Iterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -126,10 +126,15 @@ async def living(redis: Server, count: int) -> None:
 
 async def test_of_96_repeats_at_three_processes_one_is_sent(tmp_path: Path, redis: Server) -> None:
     vendor = Vendor()
-    async with vendor.serving(), gateways(tmp_path, redis, vendor, 3) as (url, _):
+    async with vendor.serving(), AsyncExitStack() as stack:
+        urls: list[str] = []
+        for name in ("first", "second", "third"):
+            (tmp_path / name).mkdir()
+            url, _ = await stack.enter_async_context(gateways(tmp_path / name, redis, vendor, 1))
+            urls.append(url)
         await living(redis, 3)
         sent = batch("e")
-        clients = [httpx.AsyncClient(base_url=url, timeout=60) for _ in range(12)]  # connections go to all of them
+        clients = [httpx.AsyncClient(base_url=urls[index % 3], timeout=60) for index in range(12)]
         answers = await asyncio.gather(
             *(clients[index % 12].post("/v1/events?ack=required", json=sent) for index in range(96))
         )
