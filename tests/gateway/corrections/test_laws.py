@@ -132,9 +132,11 @@ class Living:
 MOVES = st.lists(
     st.one_of(
         st.tuples(st.just("correct"), st.integers(0, 9)),
+        st.tuples(st.just("correct twice"), st.tuples(st.integers(0, 9), st.integers(0, 9))),
         st.tuples(st.just("fail"), st.sampled_from(FAULTS)),
         st.just(("settle", None)),
         st.just(("step", None)),
+        st.just(("hear", None)),
         st.just(("crash", None)),
     ),
     max_size=9,
@@ -165,6 +167,12 @@ async def _live(door: str, first: int, moves: list[tuple[str, Any]]) -> None:
                 match move:
                     case "correct":
                         await living.correct(what)
+                    case "correct twice":
+                        for quantity in what:
+                            await living.correct(quantity)
+                    case "hear":
+                        await living.step()
+                        await living.gateway.lanes["it"].idle()
                     case "fail":
                         living.vendor.fail(what)
                     case "settle":
