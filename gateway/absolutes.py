@@ -9,6 +9,9 @@ from gateway.times import Clock, to_micros
 
 __all__ = ["Absolutes"]
 
+PAGE = 64
+"""Pieces of work that are looked at together."""
+
 _OPEN = (
     # In the order in which they move while this looks, so that none is missed.
     WorkState.SENDING,
@@ -75,9 +78,12 @@ class Absolutes:
 
     async def _look(self) -> None:
         for state in (WorkState.READY, WorkState.UNKNOWN):
-            for work in await self._ledger.held(self._destination, state):
-                for index, event in zip(work.members, work.events, strict=True):
-                    self.may_go(work, index, event)
+            after = 0
+            while works := await self._ledger.walk(self._destination, state, after, PAGE):  # a backlog may be large
+                for work in works:
+                    for index, event in zip(work.members, work.events, strict=True):
+                        self.may_go(work, index, event)
+                after = works[-1].id
 
     async def _release(self) -> None:
         await self._ledger.release(self._destination, WorkState.WAITING, to_micros(self._clock.now()))

@@ -155,12 +155,14 @@ def hold(connection: sqlite3.Connection, destination: str, error: ErrorItem) -> 
     return _mark(connection, destination, rows, lambda _: Code.BLOCKED)
 
 
-def release(connection: sqlite3.Connection, destination: str, state: WorkState, now: int, pieces: int | None) -> int:
-    """Make what is held or blocked ready."""
+def release(
+    connection: sqlite3.Connection, destination: str, state: WorkState, now: int, pieces: int, last: int
+) -> int:
+    """Make some pieces of what is held or blocked ready, up to the one with the id `last`."""
     rows = connection.execute(
         "UPDATE work SET state = 'ready', due = ?1 WHERE id IN (SELECT id FROM work WHERE destination = ?2"
-        " AND state = ?3 ORDER BY id LIMIT ?4) RETURNING batch, members, attempts",
-        (now, destination, state, -1 if pieces is None else pieces),
+        " AND state = ?3 AND id <= ?5 ORDER BY id LIMIT ?4) RETURNING batch, members, attempts",
+        (now, destination, state, pieces, last),
     ).fetchall()
     _mark(connection, destination, rows, lambda attempts: Code.RETRYING if attempts else Code.PENDING)
     return len(rows)

@@ -9,6 +9,7 @@ import time
 from array import array
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -51,6 +52,9 @@ __all__ = ["SqliteLedger"]
 log = structlog.get_logger("gateway.ledger")
 
 T = TypeVar("T")
+
+RELEASED = 100
+"""Pieces of work that are made ready in one transaction."""
 
 
 class SqliteLedger:
@@ -251,7 +255,19 @@ class SqliteLedger:
         return await self._writer.do(lambda connection: _settling.hold(connection, destination, error))
 
     async def release(self, destination: str, state: WorkState, now: int, pieces: int | None = None) -> int:
-        return await self._writer.do(lambda connection: _settling.release(connection, destination, state, now, pieces))
+        def newest(connection: sqlite3.Connection) -> int | None:
+            query = "SELECT max(id) FROM work WHERE destination = ? AND state = ?"
+            (last,) = connection.execute(query, (destination, state)).fetchone()
+            return last
+
+        # Some at a time, as a backlog may be large; and no further than what was there, or it might never end.
+        last, released, some = await self._read(newest), 0, RELEASED
+        while last is not None and some == RELEASED and (pieces is None or released < pieces):
+            some = RELEASED if pieces is None else min(RELEASED, pieces - released)
+            step = partial(_settling.release, destination=destination, state=state, now=now, pieces=some, last=last)
+            done = await self._writer.do(step)
+            released, some = released + done, done
+        return released
 
     async def unrouted(self) -> Sequence[tuple[int, str, Sequence[Event], Sequence[int]]]:
         def read(connection: sqlite3.Connection) -> list[tuple[int, str, Sequence[Event], Sequence[int]]]:

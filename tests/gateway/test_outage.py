@@ -205,19 +205,21 @@ async def test_the_backlog_is_sent_no_faster_than_the_vendor_allows(tmp_path: Pa
         assert max(sum(start <= when < start + minute for when in times) for start in times) <= 10
 
 
+@pytest.mark.parametrize("fault", ["refused", "unauthorized"])
 async def test_four_times_the_outage_takes_no_more_memory(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, door: Callable[..., None]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, door: Callable[..., None], fault: str
 ) -> None:
     door(max_rows=ROWS)
     # What is kept at hand of the newest, and what is taken at a time, has bounds: here far below what comes.
     for module, bound in ((_events, "CACHED_EVENTS"), (columns, "EVENTS"), (lane, "AT_ONCE")):
         monkeypatch.setattr(module, bound, 100)
-    short, long = await _peaks(tmp_path / "short", DAY / 4), await _peaks(tmp_path / "long", DAY)
+    monkeypatch.setattr(sqlite, "RELEASED", 10)
+    short, long = await _peaks(tmp_path / "short", DAY / 4, fault), await _peaks(tmp_path / "long", DAY, fault)
     more = 2 * EACH * (DAY - DAY / 4) / TICK
     # Of an event that waits nothing is in memory but its id, at eight bytes a slot. A lane that holds all that
     # waits takes several hundred bytes for each.
-    assert long.meanwhile - short.meanwhile <= 50 * more, (short, long)
-    assert long.afterwards - short.afterwards <= 50 * more, (short, long)
+    assert long.meanwhile - short.meanwhile <= 200 * more, (short, long)
+    assert long.afterwards - short.afterwards <= 200 * more, (short, long)
 
 
 class Peaks(NamedTuple):
@@ -227,14 +229,14 @@ class Peaks(NamedTuple):
     afterwards: int
 
 
-async def _peaks(folder: Path, span: timedelta) -> Peaks:
+async def _peaks(folder: Path, span: timedelta, fault: str) -> Peaks:
     """Return how much memory an outage takes, and how much the replay of what waited."""
     await asyncio.to_thread(folder.mkdir)
     clock = ManualClock()
     vendors = {name: SimulatedProvider(name, clock=clock.now, keep=False) for name in VENDORS}
     changes = {"delivery": {"retry": {"first": "1s", "max": "15m"}, "max_in_flight": 2}}
     async with living(folder, vendors, clock, changes) as day:
-        vendors["flowglad"].fail("refused", times=None)
+        vendors["flowglad"].fail(fault, times=None)
         await _come(day, "before", 2 * TICK)
         gc.collect()
         tracemalloc.start()
