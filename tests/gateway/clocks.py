@@ -20,10 +20,9 @@ class ManualClock:
     def now(self) -> datetime:
         return self._now
 
-    @property
-    def waiting(self) -> int:
-        """How many wait, with nothing yet to go on for."""
-        return sum(not self._over(event, until) for event, until in self._waiting)
+    def waits(self, event: asyncio.Event) -> bool:
+        """Return whether somebody waits for an event, with nothing yet to go on for."""
+        return any(one is event and not self._over(one, until) for one, until in self._waiting)
 
     def due(self, but_for: Collection[asyncio.Event] = ()) -> datetime | None:
         """Return the next instant that somebody waits for; those who wait for some events do not count."""

@@ -12,7 +12,7 @@ import httpx
 
 from gateway.app import create_app
 from gateway.configuration_file import loads
-from gateway.ledger import SqliteLedger
+from gateway.ledger import QueueDepth, SqliteLedger
 from gateway.service import Gateway
 from gateway.simulator import SimulatedProvider
 from tests.gateway.clocks import ManualClock
@@ -41,9 +41,7 @@ class Slow(httpx.AsyncBaseTransport):
         self._vendor = vendor
         self._clock = clock
         self._takes = takes
-        self.in_flight = 0
-        self.askers: list[asyncio.Task[Any] | None] = []
-        """Who waits for the answers that are under way."""
+        self._in_flight: list[asyncio.Event] = []
         self.answered = 0
         self.asked: list[Asked] = []
 
@@ -51,17 +49,20 @@ class Slow(httpx.AsyncBaseTransport):
         taken = self._vendor.rows_taken
         response = await self._inner.handle_async_request(request)  # what fails, fails at once
         rows = self._vendor.rows_taken - taken
-        self.in_flight += 1
-        self.askers.append(asyncio.current_task())
+        self._in_flight.append(coming := asyncio.Event())
         if response.is_success:
-            self.asked.append(Asked(self._clock.now(), request.url.path, rows, self.answered, self.in_flight))
+            self.asked.append(Asked(self._clock.now(), request.url.path, rows, self.answered, len(self._in_flight)))
         try:
-            await self._clock.wait(asyncio.Event(), self._clock.now() + self._takes)
+            await self._clock.wait(coming, self._clock.now() + self._takes)
         finally:
-            self.in_flight -= 1
-            self.askers.remove(asyncio.current_task())
+            self._in_flight.remove(coming)
             self.answered += 1
         return response
+
+    @property
+    def takes_time(self) -> bool:
+        """Whether answers are on their way that come when time moves."""
+        return any(map(self._clock.waits, self._in_flight))
 
 
 class Day:
@@ -86,31 +87,35 @@ class Day:
         """Let time pass until nothing waits for these destinations."""
         end = self.clock.now() + most
         await self.still()
-        while await self._waits(destinations):
+        while await self._depths(destinations):
             assert self.clock.now() < end, f"something still waits after {most}"
             due = self._due()
-            assert due is not None, "it waits for nothing"
+            assert due is not None, f"nothing is due, and {await self._depths(destinations)} wait"
             self.clock.advance_to(due)
             await self.still()
+
+    def _waits_for_time(self, name: str) -> bool:
+        """Return whether a lane waits for something, and its vendor takes its time where requests are under way."""
+        lane = self._gateway.lanes[name]
+        answering = name in self.ways and self.ways[name].takes_time
+        return self.clock.waits(lane._wake) and (answering or not lane._sending)
+
+    def _chores_wait(self) -> bool:
+        asking = any(way.takes_time for way in self.ways.values())
+        return asking or all(self.clock.waits(chore._wake) for chore in self._gateway._chores.values())
 
     def _due(self) -> datetime | None:
         """Return when there is next something to send or to hear. Chores look around when time moves for that."""
         return self.clock.due({chore._wake for chore in self._gateway._chores.values()})
 
-    async def _waits(self, destinations: tuple[str, ...]) -> bool:
-        depth = await self._gateway.ledger.depth()
-        return any(name in depth for name in destinations)
+    async def _depths(self, destinations: tuple[str, ...]) -> dict[str, QueueDepth]:
+        depths = await self._gateway.ledger.depth()
+        return {name: depths[name] for name in destinations if name in depths}
 
     async def still(self) -> None:
         """Return when nobody has anything to do until time moves."""
         for _ in range(20_000):
-            lanes = self._gateway.lanes.items()
-            tasks = set(self._gateway._tasks)  # each waits once, whether it waits for its time or for an answer
-            waiting = len(tasks) + sum(asker not in tasks for way in self.ways.values() for asker in way.askers)
-            sending = [name for name, lane in lanes if lane._sending]
-            if self.clock.waiting >= waiting and all(
-                name in self.ways and self.ways[name].in_flight for name in sending
-            ):
+            if all(map(self._waits_for_time, self._gateway.lanes)) and self._chores_wait():
                 return
             await asyncio.sleep(0.0005)  # for the ledger's threads
         raise AssertionError("it never comes to rest")

@@ -148,11 +148,10 @@ def _taken(vendors: Mapping[str, SimulatedProvider]) -> dict[str, tuple[float, i
 
 def _starts_small_and_grows(way: Slow, needed: list[int]) -> None:
     """Hold what a vendor that came back was asked against the least that there was to ask it."""
-    told, *others = way.asked
-    assert (0, 1) == (told.rows, told.beside)  # a read, which asks whether it is back; then the smallest batch
-    replay = [one for one in others if one.rows]  # what reads besides asks what became of deliveries in doubt
+    assert (0, 1) == (way.asked[0].rows, way.asked[0].beside)  # a read, which asks whether it is back
+    replay = [one for one in way.asked if one.rows]  # others read, too: whether what is in doubt is there
     assert needed == [one.rows for one in replay]
-    assert len(replay) + 1 <= 1.1 * ceil(sum(needed) / max(needed))
+    assert 1 + len(replay) <= 1.1 * ceil(sum(needed) / max(needed))
     # Never more at once than one more than there were answers before: a window that opens with what it hears.
     assert all(one.beside <= 1 + one.before for one in replay)
     peaks = [max(one.beside for one in replay[: place + 1]) for place in range(len(replay))]
@@ -213,7 +212,7 @@ async def test_four_times_the_outage_takes_no_more_memory(
     # What is kept at hand of the newest, and what is taken at a time, has bounds: here far below what comes.
     for module, bound in ((_events, "CACHED_EVENTS"), (columns, "EVENTS"), (lane, "AT_ONCE")):
         monkeypatch.setattr(module, bound, 100)
-    monkeypatch.setattr(sqlite, "RELEASED", 10)
+    monkeypatch.setattr("gateway.ledger.sqlite.RELEASED", 10)
     short, long = await _peaks(tmp_path / "short", DAY / 4, fault), await _peaks(tmp_path / "long", DAY, fault)
     more = 2 * EACH * (DAY - DAY / 4) / TICK
     # Of an event that waits nothing is in memory but its id, at eight bytes a slot. A lane that holds all that
