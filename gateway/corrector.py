@@ -1,5 +1,6 @@
 """Carries out corrections at one destination: takes back what never left, and renders what goes."""
 
+import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import datetime
 
@@ -17,6 +18,9 @@ from gateway.times import from_micros, to_micros
 __all__ = ["Corrector", "withdrawing"]
 
 Write = Callable[[Sequence[Change], Sequence[AttemptRow]], Awaitable[None]]
+
+AT_A_TURN = 50
+"""Corrections that one destination decides before others have a turn."""
 
 _HOLDS = frozenset(WorkState) - {WorkState.SENDING, WorkState.UNKNOWN}
 
@@ -63,6 +67,8 @@ class Corrector:
             for place, index in enumerate(work.members):
                 if work.events[place].corrects is None:
                     continue
+                if place % AT_A_TURN == 0:
+                    await asyncio.sleep(0)
                 kept = None if work.parts is None else work.parts[place]
                 found = kept if kept is not None else await self._decided(work, place, round_, now)
                 round_.decided.add(ref_of(work.batch, index))
@@ -89,7 +95,9 @@ class Corrector:
                 found = waits
             elif self._destination in self._catalogue.destinations or not found.have:
                 received = from_micros(work.received_at(place))
-                named = await self._catalogue.named_since(self._destination, work.tenant, event, round_.look.named)
+                named = 0
+                if found.carrier is not None:
+                    named = await self._catalogue.named_since(self._destination, work.tenant, event, round_.look.named)
                 await self._catalogue.learn([(work.tenant, [event.customer])])
                 made = rendered(self._catalogue, self._destination, work.tenant, event, found, received, now, named)
                 if isinstance(made, Rows):
