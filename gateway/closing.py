@@ -4,7 +4,7 @@ Reads the ledger from its first event to its last. What is settled is added up b
 customer and meter, so that memory grows with the trouble and not with the usage.
 """
 
-from collections.abc import Collection, Mapping
+from collections.abc import AsyncIterator, Collection, Container, Mapping
 from datetime import datetime, timedelta
 from decimal import Context, Decimal
 from typing import Any
@@ -27,6 +27,10 @@ from gateway.turns import Turn
 
 __all__ = ["Closing"]
 
+TRIES = 10
+"""Reports that are made before one is final, where usage of the period comes in meanwhile."""
+MINUTE = 60_000 * 16
+"""In numbers of batches, where they are by the millisecond and partition."""
 NAMED = 1000
 """Customers, meters and events that are named; more are counted."""
 LOOK = timedelta(minutes=1)
@@ -191,7 +195,7 @@ class Closing:
         kept = await self.kept(actor.tenant, period.name)
         if kept is not None:
             return kept
-        report = await self.report(actor.tenant, period)
+        report = await self._settled_report(actor.tenant, period)
         if not report["ended"]:
             detail = f"period {period.month} ends at {report['to']} ({period.zone}): close it then"
             raise RequestRefused(409, ErrorCode.CONFLICT, detail)
@@ -213,6 +217,34 @@ class Closing:
         )
         await self._gateway.read_periods()
         return report
+
+    async def _settled_report(self, tenant: str, period: Period) -> dict[str, Any]:
+        """Return a report that lacks nothing that came while it was made, as far as it ever ends."""
+        for _ in range(TRIES):
+            last = next(iter(await self._gateway.ledger.batches_before(None, 1)), 0)
+            # Where several processes record, numbers are by the millisecond: some may still come below the last.
+            since = last - MINUTE if self._gateway.ledger.shared else last
+            before = {batch async for batch in self._numbers(since)}
+            report = await self.report(tenant, period)
+            if not await self._came(tenant, period, since, before):
+                return report
+        raise RequestRefused(409, ErrorCode.CONFLICT, f"usage of {period.month} keeps coming in: close it when it ends")
+
+    async def _came(self, tenant: str, period: Period, since: int, before: Container[int]) -> bool:
+        """Return whether usage of a period was recorded in a batch that was not there before."""
+        async for batch in self._numbers(since):
+            snapshot = None if batch in before else (await self._gateway.ledger.snapshots([batch])).get(batch)
+            if snapshot is None or snapshot.tenant != tenant:
+                continue
+            for index, event in enumerate(snapshot.events):
+                if period.holds(event.timestamp or from_micros(snapshot.received_at(index))):
+                    return True
+        return False
+
+    async def _numbers(self, since: int) -> AsyncIterator[int]:
+        while page := await self._gateway.ledger.batches_after(since, 1000):
+            for since in page:
+                yield since
 
     async def kept(self, tenant: str, name: str) -> dict[str, Any] | None:
         """Return the report of a period that was closed."""

@@ -14,12 +14,14 @@ import zstandard
 from canonical_schema import fingerprint
 from gateway.cli._asking import ask
 from gateway.cli._out import CommandFailed
+from gateway.closing import Closing
 from gateway.configuration_file import loads
 from gateway.confirming import Confirming, Doubt
 from gateway.errors import ConfigurationError
 from gateway.keys import sha256
 from gateway.ledger import Plan, WorkState, split_ref
 from gateway.ledger.check import add_up
+from gateway.periods import Period
 from gateway.stored import stored
 from gateway.times import to_micros
 from tests.gateway.conftest import Asking, House, MovableClock, configured, event
@@ -507,6 +509,26 @@ async def test_a_report_says_what_each_vendor_has_of_a_replacement(house: House,
         assert {("sub_acme", "calls"): 9} == asking.vendors["flowglad"].billed()
         settled = (await asking.get(f"/v1/periods/{clock.now():%Y-%m}"))["settled"]
         assert ["9"] == [one["quantities"]["quantity"] for one in settled if one["status"] == "accepted"]
+
+
+async def test_what_comes_while_a_month_is_closed_is_in_its_report(
+    house: House, clock: MovableClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    when = clock.now().replace(day=1, hour=0, minute=0, second=0, microsecond=0) - timedelta(hours=2)
+    async with house(OLD) as asking:
+        await asking.send(event("e1", meter="calls", timestamp=when.isoformat()))
+        report, more = Closing.report, ["e2"]
+
+        async def slow(self: Closing, tenant: str, period: Period) -> dict[str, Any]:
+            made = await report(self, tenant, period)
+            if more:
+                await asking.send(event(more.pop(), meter="calls", timestamp=when.isoformat()))
+            return made
+
+        monkeypatch.setattr(Closing, "report", slow)
+        closed = await posted(asking, f"/v1/periods/{when:%Y-%m}/close")
+        assert (True, 2) == (closed["closed"], sum(one["events"] for one in closed["settled"]))
+        assert {("sub_acme", "calls"): 6} == asking.vendors["flowglad"].billed()
 
 
 async def test_a_report_counts_what_it_does_not_name_and_sums_up_everything(house: House, clock: MovableClock) -> None:
