@@ -8,7 +8,7 @@ stands in its declaration.
 from collections.abc import Generator
 from typing import Protocol, TypeVar, runtime_checkable
 
-from adapters._spec import Fault, Reply, Request
+from adapters._values import Fault, Reply, Request
 
 __all__ = ["Ask", "CanProbe"]
 

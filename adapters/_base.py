@@ -16,7 +16,8 @@ from urllib.parse import quote, urlencode
 import msgspec
 
 from adapters._models import Binding, Link, Settings
-from adapters._spec import Dedupe, Door, JsonValue, ProviderSpec, QuantityRule, Request, Row, Usage
+from adapters._spec import Dedupe, Door, ProviderSpec, QuantityRule
+from adapters._values import JsonValue, Request, Row, Usage
 from canonical_schema import plain
 
 __all__ = ["Adapter", "encode_row", "provider", "providers"]

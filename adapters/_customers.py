@@ -7,7 +7,7 @@ from typing import Protocol, runtime_checkable
 
 from adapters._asks import Ask
 from adapters._readback import Unread, listed
-from adapters._spec import Fault, JsonValue, Reply
+from adapters._values import Fault, JsonValue, Reply
 
 __all__ = ["CanLookUp", "LookedUp", "Match", "matched", "only_one"]
 

@@ -10,7 +10,8 @@ from typing import Protocol, runtime_checkable
 
 from adapters._asks import Ask
 from adapters._readback import Unread, UnreadKind, listed
-from adapters._spec import Aggregation, JsonValue, Request
+from adapters._spec import Aggregation
+from adapters._values import JsonValue, Request
 
 __all__ = ["CanListCustomers", "CanListMeters", "RemoteCustomer", "RemoteMeter", "by_cursor", "by_offset", "texts_of"]
 

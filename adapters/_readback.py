@@ -15,7 +15,7 @@ import msgspec
 
 from adapters._asks import Ask
 from adapters._models import Binding, Link
-from adapters._spec import Fault, JsonValue, Reply
+from adapters._values import Fault, JsonValue, Reply
 from canonical_schema import format_time, parse_time
 
 __all__ = [

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from decimal import Decimal
 
-from adapters._spec import Scalar
+from adapters._values import Scalar
 
 __all__ = ["texts"]
 

@@ -36,25 +36,20 @@ from adapters._spec import (
     Dedupe,
     Door,
     Envelope,
-    Fault,
     HeaderKey,
-    JsonValue,
     KeyRule,
     ProviderSpec,
     QuantityRule,
     Rate,
     ReadBack,
     Refusal,
-    Reply,
     Roles,
-    Row,
     Rule,
     Source,
-    State,
     TimeRule,
-    Usage,
 )
 from adapters._text import texts
+from adapters._values import Fault, JsonValue, Reply, Row, State, Usage
 from canonical_schema import ErrorCode
 
 __all__ = ["Flexprice"]

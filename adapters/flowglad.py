@@ -25,21 +25,16 @@ from adapters._spec import (
     Dedupe,
     Door,
     Envelope,
-    Fault,
-    JsonValue,
     ProviderSpec,
     QuantityRule,
     ReadBack,
     Refusal,
-    Reply,
     Roles,
-    Row,
     Rule,
     Source,
-    State,
     TimeRule,
-    Usage,
 )
+from adapters._values import Fault, JsonValue, Reply, Row, State, Usage
 from canonical_schema import ErrorCode
 
 __all__ = ["Flowglad"]

@@ -25,23 +25,17 @@ from adapters._spec import (
     Dedupe,
     Door,
     Envelope,
-    Fault,
-    JsonValue,
-    Measure,
     ProviderSpec,
     QuantityRule,
     ReadBack,
     Refusal,
-    Reply,
     Roles,
-    Row,
     Rule,
     Source,
-    State,
     TimeRule,
-    Usage,
 )
 from adapters._text import texts
+from adapters._values import Fault, JsonValue, Measure, Reply, Row, State, Usage
 from canonical_schema import ErrorCode, plain
 
 __all__ = ["Paygentic"]

@@ -22,24 +22,19 @@ from adapters._readback import Read, Take, Unread, UnreadKind, Wanted, Window, d
 from adapters._spec import (
     Door,
     Envelope,
-    Fault,
     HeaderKey,
-    JsonValue,
     ProviderSpec,
     QuantityRule,
     Rate,
     ReadBack,
     Refusal,
-    Reply,
     Roles,
-    Row,
     Rule,
     Source,
-    State,
     TimeRule,
-    Usage,
 )
 from adapters._text import texts
+from adapters._values import Fault, JsonValue, Reply, Row, State, Usage
 from canonical_schema import ErrorCode
 
 __all__ = ["Wingback"]

@@ -13,7 +13,7 @@ from functools import cached_property
 
 import msgspec
 
-from adapters._spec import Scalar
+from adapters._values import Scalar
 from canonical_schema import Event, Kind
 
 __all__ = ["Columns", "Shape", "columns_of", "escaped", "kinds_of", "picked"]

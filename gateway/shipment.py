@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 
 from adapters import AnyAdapter, Fault, Outcome, Reply, Sent, State, settle, took_all
-from adapters._spec import JsonValue
+from adapters._values import JsonValue
 from canonical_schema import ErrorItem
 from gateway.joining import Joined, Write
 from gateway.ledger import AttemptRow, Change, Code, Group, Part, Sheet

@@ -15,7 +15,8 @@ from decimal import Decimal
 from itertools import chain
 
 from adapters import AnyAdapter, Binding, Link, Measure, Usage, encode_row
-from adapters._spec import Scalar, TimeRule
+from adapters._spec import TimeRule
+from adapters._values import Scalar
 from canonical_schema import Event
 from gateway.catalogue import DEFAULT_TENANT, Catalogue
 from gateway.columns import Columns, Shape, columns_of, escaped, kinds_of, picked

@@ -11,7 +11,8 @@ import httpx
 
 from adapters import Door, Outcome, ProviderSpec, Reply, Row, Sent, State, provider
 from adapters._dialects import IndexedFailures, TwoLists
-from adapters._spec import JsonValue, Refusal
+from adapters._spec import Refusal
+from adapters._values import JsonValue
 from canonical_schema import ErrorCode
 from gateway.simulator.faults import Answer, Armed, Script, When, picks
 from gateway.simulator.manners import answer, manners

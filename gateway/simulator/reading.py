@@ -10,7 +10,7 @@ from typing import cast
 import msgspec
 
 from adapters import Door, QuantityRule, Row
-from adapters._spec import JsonValue
+from adapters._values import JsonValue
 from gateway.simulator.manners import Manners
 from gateway.simulator.world import Charge
 

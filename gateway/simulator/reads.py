@@ -15,7 +15,7 @@ from urllib.parse import parse_qsl
 import msgspec
 
 from adapters import Reply, Row
-from adapters._spec import JsonValue
+from adapters._values import JsonValue
 from canonical_schema import format_time, parse_time, plain
 from gateway.simulator.manners import answer
 from gateway.simulator.world import StoredRow

@@ -27,7 +27,7 @@ from adapters import (
     settle,
     took_all,
 )
-from adapters._spec import JsonValue, Scalar
+from adapters._values import JsonValue, Scalar
 from adapters._words import MAX_WORDS
 from canonical_schema import ErrorCode
 from tests.adapters.worlds import (

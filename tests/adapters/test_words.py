@@ -6,7 +6,8 @@ import pytest
 from msgspec.structs import replace as changed
 
 from adapters import Outcome, Reply, Sent, State, provider
-from adapters._spec import Door, JsonValue
+from adapters._spec import Door
+from adapters._values import JsonValue
 from adapters._words import MAX_WORDS, at, cleaner, issues, sentence, words
 from canonical_schema import ErrorCode
 from tests.adapters.worlds import json_reply, text_reply

@@ -28,7 +28,8 @@ from adapters import (
     providers,
 )
 from adapters._dialects import IndexedFailures, TwoLists
-from adapters._spec import JsonValue, Refusal, Scalar
+from adapters._spec import Refusal
+from adapters._values import JsonValue, Scalar
 from canonical_schema import ErrorCode
 
 NOW = datetime(2026, 11, 23, 12, tzinfo=UTC)

@@ -30,7 +30,7 @@ from adapters import (
     Window,
     encode_row,
 )
-from adapters._spec import JsonValue
+from adapters._values import JsonValue
 from gateway.simulator import SimulatedProvider
 from tests.adapters.worlds import DOORS, KEY, NAMED, adapter_of, bound, usage_of
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from adapters import AnyAdapter, Door, Fault, FaultKind, Reply, Sent, State, provider, providers, settle
 from adapters._base import encode_row
-from adapters._spec import Measure, Usage
+from adapters._values import Measure, Usage
 from gateway.simulator import FAULTS, SimulatedProvider
 
 NOW = datetime(2026, 11, 23, 12, tzinfo=UTC)

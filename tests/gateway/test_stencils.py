@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from adapters import Adapter, provider
-from adapters._spec import JsonValue
+from adapters._values import JsonValue
 from canonical_schema import Event, Kind
 from gateway import stencils
 from gateway.ledger import Part
