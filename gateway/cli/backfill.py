@@ -17,7 +17,7 @@ from gateway.cli._history import HistoryFormat, in_order, read
 from gateway.cli._out import CommandFailed, Exit, Json, complain, hint, machine, people, say
 from gateway.cli.preflight import Customer, Format, From, Meter, Rate, Since, To, Until, filters
 
-__all__ = ["backfill"]
+__all__ = ["backfill", "outcome"]
 
 BATCH = 500
 """Events of a request."""
@@ -66,9 +66,14 @@ def backfill(
         machine(job)
     else:
         _tell(job)
+    return outcome(job)
+
+
+def outcome(job: Mapping[str, Any]) -> int:
+    """Return the exit code of a job that ended: partial where something of the history was left out."""
     if job["state"] != "done":
         return Exit.FAILED
-    return Exit.PARTIAL if set(job.get("counts", {})) - {"fed", "there_already"} else Exit.OK
+    return Exit.PARTIAL if set(job.get("counts", {})) - {"fed", "there_already", "corrected", "erased"} else Exit.OK
 
 
 def _digest(path: Path) -> str:
@@ -176,7 +181,9 @@ def _tell(job: Mapping[str, Any]) -> None:
     for what, count in counts.items():
         say(f"  {count:,} {what.replace('_', ' ')}")
     if "records_since" in job:
-        hint(f"  The ledger has full records since {job['records_since']}; fill in what is older from its archive.")
+        hint(
+            f"  The ledger has full records since {job['records_since']}: what is older is in its archive, if anywhere."
+        )
     for one in job.get("problems", ()):
         hint(f"  {one['id']}: {one['problem']}: {one['why']}")
     if job["state"] == "done":

@@ -14,6 +14,7 @@ import zstandard
 from canonical_schema import fingerprint
 from gateway.cli._asking import ask
 from gateway.cli._out import CommandFailed
+from gateway.cli.backfill import outcome
 from gateway.closing import Closing
 from gateway.configuration_file import loads
 from gateway.confirming import Confirming, Doubt
@@ -449,6 +450,21 @@ async def test_a_preflight_counts_what_is_corrected_once_as_it_says_now(house: H
         said = await asking.client.post("/v1/preflights", json={"to": "flexprice"})
         assert [] == said.json()["refused"]
         assert (2, "10") == (said.json()["ready"]["events"], said.json()["ready"]["quantity"])
+
+
+@pytest.mark.parametrize(
+    ("state", "counts", "code"),
+    [
+        ("done", {"fed": 3, "there_already": 1, "corrected": 2, "erased": 1}, 0),
+        ("done", {"fed": 3, "correction_not_kept": 1}, 4),
+        ("done", {}, 0),
+        ("failed", {"fed": 1}, 1),
+    ],
+)
+def test_history_that_is_filled_in_as_it_says_now_is_filled_in_whole(
+    state: str, counts: dict[str, int], code: int
+) -> None:
+    assert code == outcome({"state": state, "counts": counts})
 
 
 @pytest.mark.parametrize("timed", [True, False])
