@@ -108,7 +108,7 @@ class Backfills:
     def __init__(self, gateway: Gateway) -> None:
         self._gateway = gateway
         self._chore = gateway.chore(KIND, self.step)
-        self._turn = Turn(gateway.ledger, KIND)
+        self._turn = Turn(gateway.ledger, "filling in")
         """Whoever changes a job reads it, and keeps it, while nobody else does."""
 
     async def begin(self, actor: Actor, job: Job) -> Job:

@@ -9,6 +9,8 @@ __all__ = ["Turn"]
 
 LOOK = 0.05
 """Seconds between two looks whether another process is done."""
+PATIENCE = 30.0
+"""Seconds after which whoever waits for a turn is told so."""
 AGAIN = 1.0
 """Seconds after which it is given back again, where the ledger did not answer: others wait for it."""
 
@@ -24,7 +26,14 @@ class Turn:
         """Gives back what could not be given back at once."""
 
     async def __aenter__(self) -> None:
-        """Wait for the turn. Raises LedgerUnavailable where nobody can say whose it is."""
+        """Wait for the turn. Raises LedgerUnavailable where nobody can say whose it is, or it does not come."""
+        try:
+            async with asyncio.timeout(PATIENCE):
+                await self._begin()
+        except TimeoutError:
+            raise LedgerUnavailable(f"others are {self._name} for long: this waits until they are done") from None
+
+    async def _begin(self) -> None:
         await self._lock.acquire()
         try:
             while not await self._ledger.lease(self._name):  # noqa: ASYNC110  nobody tells across processes

@@ -128,3 +128,19 @@ async def test_a_turn_is_given_back_when_the_ledger_answers_again(
                 return
             await asyncio.sleep(0.01)
         raise AssertionError("it is never given back")
+
+
+@pytest.mark.parametrize("here", [True, False])
+async def test_whoever_waits_for_long_is_told_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, here: bool
+) -> None:
+    monkeypatch.setattr(turns, "PATIENCE", 0.2)
+    async with sharing(tmp_path, 2) as (first, second):
+        mine = Turn(first, "a")
+        other = mine if here else Turn(second, "a")
+        async with mine:
+            with pytest.raises(LedgerUnavailable, match="others are a for long"):
+                async with other:
+                    raise AssertionError("it is not its turn")
+        async with other:
+            assert not await (second if here else first).lease("a")
