@@ -261,8 +261,8 @@ class Lane:
             if not waiting and not self._sending:
                 await self._ledger.release(self.name, WorkState.HELD, to_micros(now), pieces=1)
         elif self._holding:
-            self._holding = False
             await self._ledger.release(self.name, WorkState.HELD, to_micros(now))
+            self._holding = False  # not before: where the ledger refuses, what is left is let go by the next step
         if waiting:
             return pace.not_before
         if self._adapter.allows_absolute and not await self._absolutes.alone(self._take_up):

@@ -12,6 +12,7 @@ import pytest
 
 from adapters import Door, provider
 from canonical_schema import Event
+from gateway.errors import LedgerUnavailable
 from gateway.ledger import SqliteLedger, WorkState
 from gateway.stencils import Stencils
 from gateway.times import from_micros
@@ -198,6 +199,25 @@ async def test_refused_credentials_hold_everything_and_it_goes_on_once_they_are_
         assert {"accepted"} == set((await world.statuses()).values())
         assert {1} == set(world.copies().values())
         world.sound()
+
+
+async def test_what_refused_credentials_held_goes_where_the_ledger_would_not_let_it_at_once(tmp_path: Path) -> None:
+    world, failing = faulty(tmp_path)
+    async with world:
+        world.vendor.api_key = "another"
+        await world.record("e0")
+        await world.record("e1")
+        world.clock.advance_to(await world.now() or START)
+        world.vendor.api_key = "k"
+        while world.lane.pace.refused:
+            await world.lane.step()
+            await world.lane.idle()
+        assert {"accepted", "blocked"} == set((await world.statuses()).values())
+        failing["release"] = 1
+        with pytest.raises(LedgerUnavailable):
+            await world.lane.step()
+        await world.later()
+        assert {"accepted"} == set((await world.statuses()).values())
 
 
 async def test_refused_credentials_spend_no_attempt_of_a_delivery_of_two_rows(tmp_path: Path) -> None:
