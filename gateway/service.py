@@ -17,8 +17,10 @@ import httpx
 import msgspec
 import structlog
 
-from canonical_schema import ErrorCode, ErrorItem, Event, EventDetail, EventResult, EventStatus
-from gateway.answers import Alike, Answer, Look
+from canonical_schema import Event, EventDetail
+from gateway.adrift import route_unrouted, shelve
+from gateway.answering import answered
+from gateway.answers import Alike, Answer
 from gateway.board import Board, Wait
 from gateway.catalogue import DEFAULT_TENANT, Catalogue
 from gateway.chores import Chore, Step
@@ -30,18 +32,17 @@ from gateway.fullness import Fullness
 from gateway.intake import SLICE, Bad, admit, slices
 from gateway.keys import Keyring
 from gateway.lane import Lane
-from gateway.ledger import AuditRow, Claim, ClaimKind, Ledger, Moved, Plan, Run, WorkState, split_ref
+from gateway.ledger import AuditRow, Claim, ClaimKind, Ledger, Plan, Run, split_ref
 from gateway.links import Book
 from gateway.links import Change as LinkChange
 from gateway.lookups import Lookups
-from gateway.lots import shelved
-from gateway.merge import View, closing, refused
+from gateway.merge import View
 from gateway.naming import Naming
 from gateway.periods import Periods, closed
 from gateway.restored import Restored
 from gateway.retention import Keeper
 from gateway.routing import apart
-from gateway.times import Clock, SystemClock, from_micros, to_micros
+from gateway.times import Clock, SystemClock, to_micros
 from gateway.transport import Transport
 from gateway.turns import Turn
 from gateway.unblocking import Unblocking
@@ -263,8 +264,8 @@ class Gateway:
         await self.book.naming.take(self.clock.now())
         for lane in self.lanes.values():
             await lane.recover()
-        await self._shelve()
-        await self._route_unrouted()
+        await shelve(self.ledger, self.lanes, self.clock.now())
+        await route_unrouted(self.ledger, self.catalogue, self.clock.now())
 
     async def _rest(self, grace: timedelta) -> None:
         loop = asyncio.get_running_loop()
@@ -297,8 +298,8 @@ class Gateway:
         with nullcontext() if ack == "stored" else self.board.watch() as watch:
             claims = await self._recorded(tenant, received, events, plans)
             if catalogue is not self.catalogue:  # a reload came in between, and did not see these
-                await self._shelve()
-                await self._route_unrouted()
+                await shelve(self.ledger, self.lanes, self.clock.now())
+                await route_unrouted(self.ledger, self.catalogue, self.clock.now())
             self._wake(claims, plans)
             views: dict[int, View] = {}
             if not isinstance(claims, Run):
@@ -310,7 +311,7 @@ class Gateway:
                     await self._until_ended(watch, awaited, wait)
         if ack != "stored":
             views = await self._views({split_ref(claim.ref)[0] for claim in claims})
-        return await self._answer(admitted, claims, plans, views, alike, received)
+        return await answered(admitted, claims, plans, views, alike, received)
 
     async def _until_ended(self, watch: Wait, awaited: set[tuple[int, int, str]], wait: float) -> None:
         """Wait for deliveries to end. Where other processes may send them, nobody tells: look now and then."""
@@ -450,36 +451,6 @@ class Gateway:
                 awaited.update((batch, index, name) for name in open_at if name in counted)
         return awaited
 
-    async def _answer(
-        self,
-        admitted: Sequence[Event | Bad],
-        claims: Sequence[Claim],
-        plans: Sequence[Plan],
-        views: Mapping[int, View],
-        alike: Alike,
-        received: int,
-    ) -> Answer:
-        answer = Answer()
-        looks = alike.looks(plans)
-        usual = isinstance(claims, Run) and not views and len(claims) == len(admitted)
-        usual = usual and all(look.is_whole for look in set(looks))
-        recorded = iter(zip(claims, plans, looks, strict=True))
-        for first in range(0, len(admitted), SLICE):
-            if first:
-                await asyncio.sleep(0)
-            some = admitted[first : first + SLICE]
-            if usual:
-                ids = [event.id for event in some if isinstance(event, Event)]
-                answer.add_new(first, ids, looks[first : first + SLICE])
-                continue
-            for position, event in enumerate(some, first):
-                if isinstance(event, Bad):
-                    answer.add(refused(position, event.event_id, EventStatus.INVALID, event.error))
-                else:
-                    claim, plan, look = next(recorded)
-                    answer.add(_result(position, event, claim, views, plan, look, received))
-        return answer
-
     async def _views(self, batches: set[int]) -> dict[int, View]:
         views: dict[int, View] = {}
         if batches:
@@ -487,57 +458,3 @@ class Gateway:
             async for part in slices(len(found)):
                 views.update((batch, View(snapshot)) for batch, snapshot in found[part.start : part.stop])
         return views
-
-    async def _shelve(self) -> None:
-        """Show the work of destinations that are switched off or gone as blocked."""
-        now = self.clock.now()
-        for name in await self.ledger.depth():
-            if name not in self.lanes:
-                message = f"destination {name} is switched off or removed: configure it again, and this goes on"
-                error = ErrorItem(code=ErrorCode.PROVIDER_UNAVAILABLE, message=message, retryable=True)
-                await self.ledger.release(name, WorkState.WAITING, to_micros(now))
-                await self.ledger.hold(name, error)
-                for work in await self.ledger.held(name, WorkState.SENDING):  # nobody is left to hear the answer
-                    with contextlib.suppress(Moved):
-                        await self.ledger.settle([shelved(work, error, now)], [])
-
-    async def _route_unrouted(self) -> None:
-        """Give events that had no way the way that today's configuration has for them."""
-        now = to_micros(self.clock.now())
-        for batch, tenant, events, members in await self.ledger.unrouted():
-            snapshot = (await self.ledger.snapshots([batch]))[batch]
-            plans = [
-                plan
-                for index, event in zip(members, events, strict=True)
-                for plan in self.catalogue.plans(tenant, [event], from_micros(snapshot.received_at(index)))
-            ]
-            found = [(index, plan) for index, plan in zip(members, plans, strict=True) if plan.live]
-            if found:
-                await self.ledger.route(batch, [index for index, _ in found], [plan for _, plan in found], now)
-                log.info("events.routed", batch=batch, events=len(found))
-
-
-def _result(
-    position: int, event: Event, claim: Claim, views: Mapping[int, View], plan: Plan, look: Look, received: int
-) -> EventResult:
-    """Return the entry of an event that the ledger judged."""
-    batch, index = split_ref(claim.ref)
-    if claim.kind is ClaimKind.CONFLICT:
-        message = f"id: came before with other content{_differ(claim.fields)}: send this under an id of its own"
-        error = ErrorItem(code=ErrorCode.CONFLICT, message=message, field="id")
-        if claim.fields:
-            error["fields"] = list(claim.fields)
-        return refused(position, event.id, EventStatus.CONFLICT, error)
-    if batch in views:
-        return views[batch].result(position, index, event.id, replayed=claim.kind is ClaimKind.REPLAY)
-    made = look.result(position, event.id)
-    if not look.is_whole:
-        made["deliveries"] = closing(look.deliveries, plan, event, received)
-    return made
-
-
-def _differ(fields: Sequence[str]) -> str:
-    if not fields:  # nothing but the fingerprint is left of what came before
-        return ""
-    *most, last = fields
-    return f" ({', '.join(most)} and {last} differ)" if most else f" ({last} differs)"
