@@ -1,15 +1,12 @@
 """The durable record of events and deliveries: one protocol, here on embedded SQLite."""
 
+from gateway.ledger._claims import Claim, ClaimKind, Run
+from gateway.ledger._kept import AuditRow, Document, Erasure, Remains
 from gateway.ledger._model import (
     PLACES,
     AttemptRow,
-    AuditRow,
     Change,
-    Claim,
-    ClaimKind,
     Code,
-    Document,
-    Erasure,
     Flow,
     Group,
     Moved,
@@ -17,9 +14,7 @@ from gateway.ledger._model import (
     Plan,
     Portion,
     QueueDepth,
-    Remains,
     Rendered,
-    Run,
     Sheet,
     Snapshot,
     Standing,

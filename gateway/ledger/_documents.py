@@ -3,7 +3,7 @@
 import sqlite3
 from collections.abc import Mapping, Sequence
 
-from gateway.ledger._model import AuditRow, Document
+from gateway.ledger._kept import AuditRow, Document
 from gateway.ledger._trail import note
 
 __all__ = ["keep", "named", "page"]

@@ -8,7 +8,8 @@ from typing import NamedTuple
 import msgspec
 
 from canonical_schema import FINGERPRINT, ErrorItem, Event, differences, fingerprint
-from gateway.ledger._model import AttemptRow, AuditRow, Code, Erasure, Remains, WorkState
+from gateway.ledger._kept import AuditRow, Erasure, Remains
+from gateway.ledger._model import AttemptRow, Code, WorkState
 from gateway.ledger._rows import (
     find_in_events,
     pack_attempt,

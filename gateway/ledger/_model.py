@@ -1,4 +1,4 @@
-"""What the ledger keeps, whatever it is kept in.
+"""What the ledger keeps of events on their way, whatever it is kept in.
 
 Work is stored and moved by batch: what one flush recorded is a *batch*, an event is its place there (a *ref*).
 A *track* holds one status byte for each event of a batch at one destination. *Work* is a group of deliveries of
@@ -9,24 +9,19 @@ Delivered events leave nothing but their byte and the attempts. Times are micros
 from collections.abc import Sequence
 from datetime import timedelta
 from enum import IntEnum, StrEnum
-from hashlib import blake2b
 from typing import NamedTuple, overload
 
 import msgspec
 
 from canonical_schema import DeliveryStatus, ErrorItem, Event, FilterReason, Receipt
 from gateway.errors import GatewayError
+from gateway.ledger._kept import Remains
 
 __all__ = [
     "PLACES",
     "AttemptRow",
-    "AuditRow",
     "Change",
-    "Claim",
-    "ClaimKind",
     "Code",
-    "Document",
-    "Erasure",
     "Flow",
     "Group",
     "Moved",
@@ -34,12 +29,9 @@ __all__ = [
     "Plan",
     "Portion",
     "QueueDepth",
-    "Remains",
     "Rendered",
-    "Run",
     "Sheet",
     "Snapshot",
-    "Spread",
     "Standing",
     "Track",
     "Work",
@@ -137,54 +129,6 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     """Live destinations that are not for this event, with why."""
     windows: tuple[tuple[str, int], ...] = ()
     """How old usage may be when it arrives, where a destination has such a window: microseconds, frozen here."""
-
-
-class ClaimKind(StrEnum):
-    """What an id turned out to be."""
-
-    NEW = "new"
-    REPLAY = "replay"
-    CONFLICT = "conflict"
-
-
-class Claim(msgspec.Struct, frozen=True):
-    """The ledger's answer for one event: stored now, stored before, or stored before with other content."""
-
-    ref: int
-    kind: ClaimKind
-    fields: tuple[str, ...] = ()
-    """In a conflict: the members that differ. None where only the fingerprint of what came before is left."""
-
-
-class Run(Sequence[Claim]):
-    """The answers for events that are all new and lie in one batch one after another: what is usual, said at once."""
-
-    def __init__(self, first: int, count: int) -> None:
-        self.first = first
-        """The ref of the first of them."""
-        self.refs: Sequence[int] = range(first, first + count)
-
-    def __len__(self) -> int:
-        return len(self.refs)
-
-    @overload
-    def __getitem__(self, index: int) -> Claim: ...
-
-    @overload
-    def __getitem__(self, index: slice) -> "Sequence[Claim]": ...
-
-    def __getitem__(self, index: int | slice) -> "Claim | Sequence[Claim]":
-        if isinstance(index, slice):
-            return [Claim(ref, ClaimKind.NEW) for ref in self.refs[index]]
-        return Claim(self.refs[index], ClaimKind.NEW)
-
-
-class Spread(Run):
-    """The same for events that lie in several batches."""
-
-    def __init__(self, refs: Sequence[int]) -> None:
-        super().__init__(refs[0], 0)
-        self.refs = refs
 
 
 class Part(msgspec.Struct, array_like=True, gc=False):
@@ -355,45 +299,6 @@ class Track(msgspec.Struct, kw_only=True):
         return self.shadow and index not in self.counting
 
 
-class AuditRow(msgspec.Struct, kw_only=True, omit_defaults=True):
-    """Who changed what by hand, and why. Written with the change, never changed afterwards."""
-
-    at: int
-    tenant: str
-    actor: str
-    """The name of the key that was used, or of the command."""
-    action: str
-    target: str
-    """An event's id, or what else was changed."""
-    reason: str
-    destination: str | None = None
-    before: str | None = None
-    after: str | None = None
-
-
-class Document(msgspec.Struct, kw_only=True, frozen=True):
-    """What is kept and is no event, under a name of its own: a customer's links, a report, how far work has come."""
-
-    kind: str
-    tenant: str
-    name: str
-    body: bytes | None
-    """JSON. `None`, in what is to be kept: nothing is, from then on."""
-
-
-class Remains(msgspec.Struct, frozen=True, kw_only=True):
-    """What stands in for content that is gone: that of a whole batch, or of some of its events."""
-
-    prints: bytes
-    """The fingerprint of each event of the batch, as it was sent."""
-    erased: frozenset[int] = frozenset()
-    """Indexes of the events whose customer was erased."""
-    trimmed: bool = False
-    """Whether all that is left are ids, fingerprints and statuses."""
-    segment: str | None = None
-    """Where the full record was archived before that, if it was."""
-
-
 class Snapshot(msgspec.Struct, kw_only=True):
     """A batch as it stands."""
 
@@ -410,40 +315,6 @@ class Snapshot(msgspec.Struct, kw_only=True):
     def received_at(self, index: int) -> int:
         """Return when an event was received."""
         return self.receipts[index] if self.receipts else self.received
-
-
-class Erasure(msgspec.Struct, frozen=True, kw_only=True):
-    """A customer who is to be forgotten, and what stands in the place of the name."""
-
-    tenant: str
-    customer: str
-    key: bytes
-    """Of the pseudonyms: with the same key the same name gets the same one."""
-    abandon: bool = False
-    """Give up what is not settled; where not, such a batch is left alone."""
-
-    def __repr__(self) -> str:
-        return f"Erasure(alias={self.alias!r})"
-
-    @property
-    def alias(self) -> str:
-        """The customer's pseudonym."""
-        return self._pseudonym("customer", self.customer)
-
-    def of(self, event: Event) -> Event:
-        """Return the event without the customer: what was measured stays, so that it can still be added up."""
-        named = event.subscription
-        return msgspec.structs.replace(
-            event,
-            customer=self.alias,
-            subscription=None if named is None else self._pseudonym("subscription", named),
-            source=None,
-            properties={},
-        )
-
-    def _pseudonym(self, what: str, name: str) -> str:
-        made = blake2b(f"{self.tenant}\0{what}\0{name}".encode(), key=self.key, digest_size=12)
-        return f"erased_{made.hexdigest()}"
 
 
 class QueueDepth(msgspec.Struct, kw_only=True):

@@ -5,13 +5,11 @@ from datetime import timedelta
 from typing import Protocol
 
 from canonical_schema import DeliveryStatus, ErrorItem, Event
+from gateway.ledger._claims import Claim
+from gateway.ledger._kept import AuditRow, Document, Erasure
 from gateway.ledger._model import (
     AttemptRow,
-    AuditRow,
     Change,
-    Claim,
-    Document,
-    Erasure,
     Flow,
     Plan,
     Portion,

@@ -5,10 +5,12 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from canonical_schema import Event
+from gateway.ledger._claims import Claim, ClaimKind, Run
 from gateway.ledger._deliveries import fresh
 from gateway.ledger._ids import DIGEST, Ids
 from gateway.ledger._keeping import Content
-from gateway.ledger._model import AuditRow, Claim, ClaimKind, Plan, Run, ref_of, split_ref
+from gateway.ledger._kept import AuditRow
+from gateway.ledger._model import Plan, ref_of, split_ref
 from gateway.ledger._rows import pack_events, pack_times
 from gateway.ledger._trail import note
 

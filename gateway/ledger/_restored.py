@@ -13,7 +13,8 @@ import msgspec
 
 from canonical_schema import ErrorCode, ErrorItem, format_time
 from gateway.ledger._documents import keep
-from gateway.ledger._model import AuditRow, Document, WorkState
+from gateway.ledger._kept import AuditRow, Document
+from gateway.ledger._model import WorkState
 from gateway.ledger._rows import pack_error
 from gateway.times import from_micros
 

@@ -9,20 +9,9 @@ import msgspec
 from canonical_schema import ErrorItem
 from gateway.ledger._deliveries import enqueue, times
 from gateway.ledger._keeping import remains
+from gateway.ledger._kept import AuditRow
 from gateway.ledger._looking import Looking, sides
-from gateway.ledger._model import (
-    AttemptRow,
-    AuditRow,
-    Change,
-    Code,
-    Group,
-    Moved,
-    Plan,
-    Portion,
-    Rendered,
-    WorkState,
-    some_of,
-)
+from gateway.ledger._model import AttemptRow, Change, Code, Group, Moved, Plan, Portion, Rendered, WorkState, some_of
 from gateway.ledger._recording import Load
 from gateway.ledger._rows import (
     pack_attempt,

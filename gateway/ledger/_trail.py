@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import msgspec
 
-from gateway.ledger._model import AuditRow
+from gateway.ledger._kept import AuditRow
 
 __all__ = ["note"]
 

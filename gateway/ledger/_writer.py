@@ -11,7 +11,7 @@ from queue import SimpleQueue
 from typing import Any, TypeVar
 
 from gateway.errors import LedgerUnavailable
-from gateway.ledger._model import Claim
+from gateway.ledger._claims import Claim
 from gateway.ledger._recording import Entry, Recorder
 
 __all__ = ["Writer"]

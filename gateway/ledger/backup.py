@@ -12,7 +12,7 @@ import msgspec
 
 from canonical_schema import format_time
 from gateway.errors import LedgerUnavailable
-from gateway.ledger._model import AuditRow
+from gateway.ledger._kept import AuditRow
 from gateway.ledger._restored import BACKUP, Taken, doubted
 from gateway.ledger._schema import VERSION, upgrade
 from gateway.times import from_micros

@@ -8,7 +8,8 @@ from typing import Any
 import msgspec
 
 from canonical_schema import format_time
-from gateway.ledger._model import AuditRow, Change, Code, Document, Group, Work, WorkState
+from gateway.ledger._kept import AuditRow, Document
+from gateway.ledger._model import Change, Code, Group, Work, WorkState
 from gateway.ledger._protocol import Ledger
 from gateway.ledger._restored import BACKUP, LOST_ANSWER, MOVED, OPEN, RESTORE, RestoredAt, why
 from gateway.times import from_micros

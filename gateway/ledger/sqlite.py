@@ -20,23 +20,12 @@ from canonical_schema import DeliveryStatus, ErrorItem, Event, format_time
 from gateway.errors import LedgerUnavailable
 from gateway.ledger import _documents, _keeping, _reading, _settling
 from gateway.ledger._checkpoint import Checkpoints
+from gateway.ledger._claims import Claim
 from gateway.ledger._events import EventCache
 from gateway.ledger._ids import DIGEST, Ids
 from gateway.ledger._keeping import Content
-from gateway.ledger._model import (
-    AttemptRow,
-    AuditRow,
-    Change,
-    Claim,
-    Document,
-    Erasure,
-    Plan,
-    Portion,
-    QueueDepth,
-    Snapshot,
-    Work,
-    WorkState,
-)
+from gateway.ledger._kept import AuditRow, Document, Erasure
+from gateway.ledger._model import AttemptRow, Change, Plan, Portion, QueueDepth, Snapshot, Work, WorkState
 from gateway.ledger._reading import WORK, work_of
 from gateway.ledger._recording import Entry, Recorder, prepare, verified
 from gateway.ledger._restored import moved, recognised

@@ -5,7 +5,8 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from canonical_schema import fingerprint
 from gateway.ledger._keeping import without
-from gateway.ledger._model import Code, Erasure, WorkState
+from gateway.ledger._kept import Erasure
+from gateway.ledger._model import Code, WorkState
 from gateway.ledger._redis.base import pairs, remains
 from gateway.ledger._redis.deliveries import tally
 from gateway.ledger._redis.layout import (

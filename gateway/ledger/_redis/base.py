@@ -5,7 +5,8 @@ from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, S
 from typing import Any, TypeVar
 
 from gateway.errors import LedgerUnavailable
-from gateway.ledger._model import Moved, Remains
+from gateway.ledger._kept import Remains
+from gateway.ledger._model import Moved
 from gateway.ledger._redis.batches import Batch, Batches
 from gateway.ledger._redis.layout import PARTITIONS, unpack_runs
 from gateway.ledger._redis.link import Link

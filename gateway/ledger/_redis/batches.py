@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from canonical_schema import Event
 from gateway.ledger._keeping import Content
-from gateway.ledger._model import Remains
+from gateway.ledger._kept import Remains
 
 __all__ = ["CACHED_EVENTS", "Batch", "Batches"]
 

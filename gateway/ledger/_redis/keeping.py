@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 import msgspec
 
 from canonical_schema import DeliveryStatus
-from gateway.ledger._model import AuditRow, Code, Document, Erasure, QueueDepth
+from gateway.ledger._kept import AuditRow, Document, Erasure
+from gateway.ledger._model import Code, QueueDepth
 from gateway.ledger._redis.base import Base, pairs, together
 from gateway.ledger._redis.link import Link
 

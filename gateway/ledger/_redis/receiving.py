@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 import msgspec
 
 from gateway.errors import LedgerUnavailable
-from gateway.ledger._model import AuditRow
+from gateway.ledger._kept import AuditRow
 from gateway.ledger._redis.base import Base
 from gateway.ledger._redis.link import LONG
 

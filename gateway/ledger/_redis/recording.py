@@ -7,21 +7,11 @@ from collections.abc import Awaitable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from canonical_schema import Event
+from gateway.ledger._claims import Claim, ClaimKind, Run, Spread
 from gateway.ledger._deliveries import earliest, times
+from gateway.ledger._kept import AuditRow
 from gateway.ledger._looking import Looking
-from gateway.ledger._model import (
-    AttemptRow,
-    AuditRow,
-    Claim,
-    ClaimKind,
-    Plan,
-    Run,
-    Snapshot,
-    Spread,
-    Track,
-    ref_of,
-    split_ref,
-)
+from gateway.ledger._model import AttemptRow, Plan, Snapshot, Track, ref_of, split_ref
 from gateway.ledger._redis.base import pairs, remains, together
 from gateway.ledger._redis.batches import Batch
 from gateway.ledger._redis.deliveries import alike, planned, tally

@@ -12,7 +12,8 @@ import msgspec
 
 from canonical_schema import ErrorItem
 from gateway.errors import LedgerUnavailable
-from gateway.ledger._model import AttemptRow, AuditRow, Change, Code, Moved, Portion, Rendered, Work, WorkState, some_of
+from gateway.ledger._kept import AuditRow
+from gateway.ledger._model import AttemptRow, Change, Code, Moved, Portion, Rendered, Work, WorkState, some_of
 from gateway.ledger._redis.base import Base, numbers, pairs, together
 from gateway.ledger._redis.keeping import audited
 from gateway.ledger._redis.layout import (
