@@ -68,7 +68,7 @@ class Stencils:
             and kind.wire_time is AnyAdapter.wire_time
             and kind.wire_quantity is AnyAdapter.wire_quantity
         )
-        self._no_key = re.compile("|".join(("ugw_", *map(re.escape, door.key.forbidden)))).search
+        self._not_in_key = "ugw_", *door.key.forbidden
         self._key = None if door.key.pattern is None else re.compile(door.key.pattern).fullmatch
         self._bindings: dict[str, Binding | None] = {}
         self._links: dict[int, _Naming] = {}
@@ -175,7 +175,7 @@ class Stencils:
         low, high = columns.bounds
         if (
             columns.longest_id > key.max_length
-            or self._no_key(columns.all_ids) is not None
+            or any(text in columns.all_ids for text in self._not_in_key)
             or (self._key is not None and not all(map(self._key, columns.ids)))
         ):
             places = [place for place in places if self._fits_key(columns.ids[place])]
@@ -194,7 +194,7 @@ class Stencils:
     def _fits_key(self, one: str) -> bool:
         return (
             len(one) <= self._adapter.door.key.max_length
-            and self._no_key(one) is None
+            and not any(text in one for text in self._not_in_key)
             and (self._key is None or self._key(one) is not None)
         )
 
