@@ -236,7 +236,7 @@ async def _peaks(folder: Path, span: timedelta, fault: str) -> Peaks:
     changes = {"delivery": {"retry": {"first": "1s", "max": "15m"}, "max_in_flight": 2}}
     async with living(folder, vendors, clock, changes) as day:
         vendors["flowglad"].fail(fault, times=None)
-        await _come(day, "before", 2 * TICK)
+        await _come(day, "before", 3 * TICK)
         gc.collect()
         tracemalloc.start()
         try:
@@ -246,7 +246,7 @@ async def _peaks(folder: Path, span: timedelta, fault: str) -> Peaks:
             gc.collect()
             tracemalloc.reset_peak()
             await day.ends("flowglad", most=timedelta(hours=1))
-            assert 2 * EACH * (span / TICK + 2) == vendors["flowglad"].rows_taken
+            assert 2 * EACH * (span / TICK + 3) == vendors["flowglad"].rows_taken
             return Peaks(meanwhile, tracemalloc.get_traced_memory()[1])
         finally:
             tracemalloc.stop()
@@ -254,9 +254,9 @@ async def _peaks(folder: Path, span: timedelta, fault: str) -> Peaks:
 
 async def _come(day: Day, named: str, span: timedelta) -> None:
     """Let events come for so long."""
-    for tick in range(int(span / TICK / 2)):
-        await day.asking.send([event(f"{named}{tick}-{place}") for place in range(4 * EACH)], query="?ack=stored")
-        await day.passes(2 * TICK)
+    for tick in range(int(span / TICK / 3)):
+        await day.asking.send([event(f"{named}{tick}-{place}") for place in range(6 * EACH)], query="?ack=stored")
+        await day.passes(3 * TICK)
 
 
 async def test_one_that_takes_connections_and_never_answers_holds_up_nobody(
