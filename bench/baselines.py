@@ -17,7 +17,7 @@ from bench.events import texts
 from bench.setting import configuration
 from canonical_schema import read_event
 from gateway.catalogue import DEFAULT_TENANT, Catalogue
-from gateway.rendering import Turned, encoded, render
+from gateway.lanes.rendering import Turned, encoded, render
 
 __all__ = ["Loop", "Sender"]
 

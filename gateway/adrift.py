@@ -8,8 +8,8 @@ import structlog
 
 from canonical_schema import ErrorCode, ErrorItem
 from gateway.catalogue import Catalogue
+from gateway.lanes.lots import shelved
 from gateway.ledger import Ledger, Moved, WorkState
-from gateway.lots import shelved
 from gateway.times import from_micros, to_micros
 
 __all__ = ["route_unrouted", "shelve"]

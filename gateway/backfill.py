@@ -17,9 +17,9 @@ from canonical_schema import FINGERPRINT, ErrorCode, Event, fingerprint, format_
 from gateway.catalogue import Catalogue
 from gateway.chain import LONGEST_ID, Chain, Look, correction_id
 from gateway.errors import RequestRefused
+from gateway.lanes.rendering import Turned, render
 from gateway.ledger import AuditRow, ClaimKind, Code, Document, Plan, QueueDepth, ref_of, split_ref
 from gateway.merge import View
-from gateway.rendering import Turned, render
 from gateway.repair import Actor
 from gateway.service import Gateway
 from gateway.times import from_micros, to_micros

@@ -14,10 +14,10 @@ import structlog
 from adapters import Link, Unread, UsageRow, Window
 from canonical_schema import Event
 from gateway.errors import RequestRefused
+from gateway.lanes.rendering import Turned, usages
 from gateway.ledger import Code, Work, WorkState, split_ref
 from gateway.readback import Reader
 from gateway.reconciling.ledger_side import EDGE, labels_of
-from gateway.rendering import Turned, usages
 from gateway.repair import Actor, resolve
 from gateway.service import Gateway
 from gateway.times import from_micros, to_micros

@@ -14,8 +14,8 @@ from adapters import Amend, AnyAdapter, Deltas, TakeBack, encode_row
 from canonical_schema import PLAIN, ErrorCode, ErrorItem, Event, Quantities
 from gateway.catalogue import Catalogue
 from gateway.chain import Stand, quantities_of
+from gateway.lanes.rendering import Refused, Turned, check_period, encoded, render
 from gateway.ledger import Code, Part, WorkState
-from gateway.rendering import Refused, Turned, check_period, encoded, render
 from gateway.times import from_micros
 
 __all__ = ["SOON", "Rows", "Situation", "Waits", "difference", "rendered", "saying", "situation"]

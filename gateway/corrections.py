@@ -30,10 +30,10 @@ from gateway.chain import Chain, Look, correction_id, quantities_of
 from gateway.correcting import Rows, Waits, difference, rendered, situation
 from gateway.corrector import Corrector
 from gateway.errors import RequestRefused
+from gateway.lanes.rendering import Turned
 from gateway.ledger import AttemptRow, AuditRow, Change, ClaimKind, Code, Plan, split_ref
 from gateway.listing import Filter, matches
 from gateway.merge import View
-from gateway.rendering import Turned
 from gateway.repair import Actor
 from gateway.service import Gateway
 from gateway.stored import stored

@@ -10,7 +10,7 @@ from adapters import AnyAdapter, Request
 from canonical_schema import ErrorCode, ErrorItem, Event, EventStatus
 from gateway.catalogue import Catalogue
 from gateway.intake import Bad
-from gateway.rendering import Turned, encoded, render
+from gateway.lanes.rendering import Turned, encoded, render
 
 __all__ = ["explain"]
 

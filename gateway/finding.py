@@ -10,8 +10,8 @@ import structlog
 
 from adapters import Unread, UnreadKind
 from gateway.confirming import Confirming, Doubt
+from gateway.lanes.pace import Breaker
 from gateway.ledger import WorkState, ref_of, split_ref
-from gateway.pace import Breaker
 from gateway.service import Gateway
 from gateway.times import to_micros
 

@@ -12,7 +12,7 @@ from adapters import Rate
 from adapters._models import format_duration
 from canonical_schema import ErrorCode, ErrorItem, Event, format_time, plain
 from gateway.catalogue import Catalogue
-from gateway.rendering import Turned, render
+from gateway.lanes.rendering import Turned, render
 
 __all__ = ["Preflight", "duration"]
 

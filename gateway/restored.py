@@ -9,10 +9,10 @@ from datetime import timedelta
 
 import msgspec
 
+from gateway.lanes.verdict import LOST_ANSWER
 from gateway.ledger import RESTORE, Ledger, RestoredAt, Work, some_of
 from gateway.ledger._restored import why
 from gateway.times import to_micros
-from gateway.verdict import LOST_ANSWER
 
 __all__ = ["Restored"]
 

@@ -31,7 +31,7 @@ from gateway.explaining import explain
 from gateway.fullness import Fullness
 from gateway.intake import SLICE, Bad, admit, slices
 from gateway.keys import Keyring
-from gateway.lane import Lane
+from gateway.lanes.lane import Lane
 from gateway.ledger import AuditRow, Claim, ClaimKind, Ledger, Plan, Run, split_ref
 from gateway.links import Book
 from gateway.links import Change as LinkChange

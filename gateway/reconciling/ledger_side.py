@@ -13,12 +13,12 @@ from gateway.catalogue import Catalogue
 from gateway.chain import Look
 from gateway.correcting import Situation, difference, saying, situation
 from gateway.intake import slices
+from gateway.lanes.rendering import Turned, usages
 from gateway.ledger import Code, Track
 from gateway.merge import View
 from gateway.readback import name_of
 from gateway.reconciling._model import EXACT, Difference, Ours, Place, Scope, Standing, in_unit
 from gateway.reconciling.spill import Spill
-from gateway.rendering import Turned, usages
 from gateway.service import Gateway
 from gateway.stored import stored
 from gateway.times import from_micros, to_micros

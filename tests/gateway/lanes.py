@@ -17,7 +17,7 @@ from gateway.board import Board
 from gateway.catalogue import Catalogue
 from gateway.configuration_file import loads
 from gateway.errors import LedgerUnavailable
-from gateway.lane import Lane
+from gateway.lanes.lane import Lane
 from gateway.ledger import Claim, Code, Ledger, SqliteLedger, split_ref
 from gateway.ledger.check import add_up
 from gateway.merge import View

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import pytest
 
 from gateway.errors import LedgerUnavailable
-from gateway.joining import Joined
+from gateway.lanes.joining import Joined
 from gateway.ledger import AttemptRow, Change, Code, Moved
 
 

@@ -13,8 +13,8 @@ import pytest
 from adapters import Door, provider
 from canonical_schema import Event
 from gateway.errors import LedgerUnavailable
+from gateway.lanes.stencils import Stencils
 from gateway.ledger import SqliteLedger, WorkState
-from gateway.stencils import Stencils
 from gateway.times import from_micros
 from tests.gateway.clocks import START, ManualClock
 from tests.gateway.lanes import CONTRACT, World, faulty, gated, names, until, used

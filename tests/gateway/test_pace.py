@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from adapters import Rate
 from gateway.configuration_sections import Retry
-from gateway.pace import OPENS_AFTER, Breaker, Heard, Pace
+from gateway.lanes.pace import OPENS_AFTER, Breaker, Heard, Pace
 
 START = datetime(2026, 11, 23, tzinfo=UTC)
 MINUTE = timedelta(minutes=1)

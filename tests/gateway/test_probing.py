@@ -16,9 +16,9 @@ from hypothesis import strategies as st
 from adapters import Ask, CanProbe, Door, Fault, Rate, Reply, Request, TakeBack, encode_row, provider, providers
 from adapters.flexprice import Flexprice
 from canonical_schema import DeliveryStatus
-from gateway import lane
+from gateway.lanes import lane
+from gateway.lanes.pace import OPENS_AFTER, Breaker, Heard
 from gateway.ledger import WorkState
-from gateway.pace import OPENS_AFTER, Breaker, Heard
 from gateway.simulator import SimulatedProvider
 from tests.adapters.worlds import DOORS, adapter_of, usage_of
 from tests.gateway.lanes import World, gated, names, until

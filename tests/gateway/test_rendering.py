@@ -16,8 +16,8 @@ from adapters._spec import KeyRule
 from canonical_schema import Event, Kind
 from gateway.catalogue import Catalogue
 from gateway.configuration_file import loads
+from gateway.lanes.rendering import Turned, _floored, _key, _part_names, encoded, render
 from gateway.ledger import Code
-from gateway.rendering import Turned, _floored, _key, _part_names, encoded, render
 from tests.gateway.clocks import START
 from tests.gateway.lanes import CONTRACT, used
 

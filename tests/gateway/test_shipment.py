@@ -16,10 +16,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from adapters import Door, provider
+from gateway.lanes.lots import FRAME, Lot, packed
+from gateway.lanes.verdict import REFUSED_BATCH
 from gateway.ledger import Code, Group, Part, Sheet, WorkState
-from gateway.lots import FRAME, Lot, packed
 from gateway.times import to_micros
-from gateway.verdict import REFUSED_BATCH
 from tests.gateway.clocks import START
 from tests.gateway.lanes import World, names, used
 

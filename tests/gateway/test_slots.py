@@ -7,7 +7,7 @@ from collections.abc import AsyncGenerator
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gateway.slots import Slots
+from gateway.lanes.slots import Slots
 from tests.gateway.lanes import until
 
 

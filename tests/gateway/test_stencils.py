@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 from adapters import Adapter, provider
 from adapters._values import JsonValue
 from canonical_schema import Event, Kind
-from gateway import stencils
+from gateway.lanes import stencils
+from gateway.lanes.rendering import Turned, encoded, render
+from gateway.lanes.stencils import Stencils
 from gateway.ledger import Part
-from gateway.rendering import Turned, encoded, render
-from gateway.stencils import Stencils
 from tests.gateway.clocks import START
 from tests.gateway.lanes import used
 from tests.gateway.test_rendering import LINKS, SETTINGS, catalogue

@@ -10,9 +10,9 @@ from adapters import Row
 from adapters._spec import KeyRule
 from canonical_schema import Event, Quantities
 from gateway.chain import correction_id, quantities_of
+from gateway.lanes.rendering import _key
 from gateway.ledger import Code, Snapshot, SqliteLedger, WorkState
 from gateway.ledger.check import add_up
-from gateway.rendering import _key
 from gateway.simulator import SimulatedProvider
 from gateway.simulator.faults import FAULTS
 from gateway.simulator.reading import label

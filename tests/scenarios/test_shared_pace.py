@@ -22,7 +22,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from adapters import provider
-from gateway.pace import BURST
+from gateway.lanes.pace import BURST
 from tests.redis_servers import Server, free_port
 
 CONTRACT = "Cust_c40bea18-c0c9-44b1-bd0c-43f5283e1670"

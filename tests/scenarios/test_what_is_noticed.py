@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from canonical_schema import Quantities
+from gateway.lanes.verdict import Next
 from gateway.ledger import Code, SqliteLedger, _events
-from gateway.verdict import Next
 from tests.scenarios.hasty import HastyLedger
 from tests.scenarios.whole import Setup, Whole
 
@@ -64,8 +64,8 @@ def test_an_answer_before_anything_is_stored(plant: Plant) -> None:
 
 
 def test_a_second_request_where_nobody_tells_repeats(whole: Whole, plant: Plant) -> None:
-    plant("gateway.verdict.may_resend", lambda *_: True)
-    plant("gateway.preparing.may_resend", lambda *_: True)
+    plant("gateway.lanes.verdict.may_resend", lambda *_: True)
+    plant("gateway.lanes.preparing.may_resend", lambda *_: True)
     whole.send([3], ("wingback", "lost_answer"), "work")
     with pytest.raises(AssertionError, match="wingback bills twice"):
         whole.everything_fits()
@@ -92,7 +92,7 @@ def test_a_delivery_that_is_called_done_and_never_left(whole: Whole, plant: Plan
     def done(*_: Any, **__: Any) -> Next:
         return Next(code=Code.ACCEPTED, doubt=0)
 
-    plant("gateway.lane.next_step", done)
+    plant("gateway.lanes.lane.next_step", done)
     whole.send([3], ("flexprice", "refused"), "work")
     with pytest.raises(AssertionError, match="flexprice bills 0 of e0"):
         whole.everything_fits()

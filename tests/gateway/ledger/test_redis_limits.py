@@ -12,11 +12,11 @@ import pytest
 
 from adapters import Rate
 from gateway.configuration_sections import Retry
+from gateway.lanes.pace import BURST, Pace
 from gateway.ledger import Flow
 from gateway.ledger._redis.address import Address
 from gateway.ledger._redis.limiting import LATE, UNSURE
 from gateway.ledger.redis import RedisLedger
-from gateway.pace import BURST, Pace
 from tests.redis_servers import Server
 
 LIMIT, SECONDS = 50, 1.0

@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 
 from gateway.configuration_sections import Retry
+from gateway.lanes.pace import OPENS_AFTER, Breaker, Heard, Pace
 from gateway.ledger import Standing
 from gateway.ledger._redis.address import Address
 from gateway.ledger.redis import RedisLedger
-from gateway.pace import OPENS_AFTER, Breaker, Heard, Pace
 from tests.redis_servers import Server
 
 SOON = timedelta(milliseconds=150)

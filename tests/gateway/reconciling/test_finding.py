@@ -12,7 +12,7 @@ from adapters import AnyAdapter, CanReadUsage, Read, Reply, Request, UsageRow, W
 from gateway.confirming import Confirming
 from gateway.doubts import FIRST, LOOKS, MOST, Doubts
 from gateway.finding import REST, TOGETHER, Finding
-from gateway.pace import Heard
+from gateway.lanes.pace import Heard
 from gateway.simulator import SimulatedProvider, StoredRow
 from gateway.simulator.world import Stock
 from tests.adapters.worlds import DOORS, adapter_of, usage_of

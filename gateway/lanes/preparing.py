@@ -6,20 +6,20 @@ from datetime import datetime
 import structlog
 
 from canonical_schema import ErrorCode, ErrorItem, Event
-from gateway.absolutes import Absolutes
 from gateway.catalogue import Catalogue
-from gateway.columns import columns_of, picked
-from gateway.deadlines import ended
+from gateway.lanes.absolutes import Absolutes
+from gateway.lanes.columns import columns_of, picked
+from gateway.lanes.deadlines import ended
+from gateway.lanes.lots import FRAME, Lot, deadline_of, moved
+from gateway.lanes.rendering import Turned, encoded, render
+from gateway.lanes.stencils import Stencils
+from gateway.lanes.verdict import Next, may_resend
 from gateway.ledger import Change, Code, Part, Rendered, Sheet, Work, some_of
-from gateway.lots import FRAME, Lot, deadline_of, moved
-from gateway.rendering import Turned, encoded, render
-from gateway.stencils import Stencils
 from gateway.times import from_micros
-from gateway.verdict import Next, may_resend
 
 __all__ = ["Preparer"]
 
-log = structlog.get_logger("gateway.lane")
+log = structlog.get_logger("gateway.lanes.lane")
 
 
 class Preparer:

@@ -19,9 +19,9 @@ from adapters._spec import TimeRule
 from adapters._values import Scalar
 from canonical_schema import Event
 from gateway.catalogue import DEFAULT_TENANT, Catalogue
-from gateway.columns import Columns, Shape, columns_of, escaped, kinds_of, picked
+from gateway.lanes.columns import Columns, Shape, columns_of, escaped, kinds_of, picked
+from gateway.lanes.rendering import Refused, Turned, encoded, link_of, render
 from gateway.ledger import Part
-from gateway.rendering import Refused, Turned, encoded, link_of, render
 
 __all__ = ["Stencils"]
 

@@ -12,30 +12,30 @@ import structlog
 
 from adapters import AnyAdapter, Ask, CanProbe, Dedupe, Door, Outcome, State
 from canonical_schema import ErrorCode
-from gateway.absolutes import Absolutes
 from gateway.asking import AskFailed, ask
 from gateway.board import Board
 from gateway.catalogue import Catalogue
 from gateway.chain import has_corrections
 from gateway.configuration_sections import Delivery
 from gateway.corrector import Corrector, withdrawing
-from gateway.deadlines import given_up
 from gateway.doubts import Doubts
 from gateway.errors import LedgerUnavailable
-from gateway.hearing import Hearing
+from gateway.lanes.absolutes import Absolutes
+from gateway.lanes.deadlines import given_up
+from gateway.lanes.hearing import Hearing
+from gateway.lanes.lots import Lot, moved, packed
+from gateway.lanes.pace import Pace
+from gateway.lanes.preparing import Preparer
+from gateway.lanes.shipment import Judge, Shipper
+from gateway.lanes.verdict import Next, next_step
 from gateway.ledger import AttemptRow, Change, Code, Group, Ledger, Moved, Portion, Work, WorkState
-from gateway.lots import Lot, moved, packed
-from gateway.pace import Pace
-from gateway.preparing import Preparer
 from gateway.restored import Restored
-from gateway.shipment import Judge, Shipper
 from gateway.times import Clock, from_micros, to_micros
 from gateway.transport import Transport
-from gateway.verdict import Next, next_step
 
 __all__ = ["Lane"]
 
-log = structlog.get_logger("gateway.lane")
+log = structlog.get_logger("gateway.lanes.lane")
 
 T = TypeVar("T")
 

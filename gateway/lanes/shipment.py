@@ -13,14 +13,14 @@ import msgspec
 from adapters import AnyAdapter, Fault, Outcome, Reply, Sent, State, settle, took_all
 from adapters._values import JsonValue
 from canonical_schema import ErrorItem
-from gateway.joining import Joined, Write
+from gateway.lanes.joining import Joined, Write
+from gateway.lanes.lots import STATES, Item, Lot, closing, kept, regroup
+from gateway.lanes.pace import Pace
+from gateway.lanes.slots import Slots
+from gateway.lanes.verdict import Next, combined, error_item
 from gateway.ledger import AttemptRow, Change, Code, Group, Part, Sheet
-from gateway.lots import STATES, Item, Lot, closing, kept, regroup
-from gateway.pace import Pace
-from gateway.slots import Slots
 from gateway.times import Clock, to_micros
 from gateway.transport import Transport
-from gateway.verdict import Next, combined, error_item
 
 __all__ = ["Judge", "Noted", "Shipper"]
 

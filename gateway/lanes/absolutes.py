@@ -3,8 +3,8 @@
 from collections.abc import Awaitable, Callable, Sequence
 
 from canonical_schema import Event, Kind
+from gateway.lanes.order import Order
 from gateway.ledger import Ledger, Work, WorkState, ref_of
-from gateway.order import Order
 from gateway.times import Clock, to_micros
 
 __all__ = ["Absolutes"]

@@ -9,12 +9,12 @@ import structlog
 from adapters import Fault, Outcome, Reply, State, retry_after
 from canonical_schema import ErrorCode, ErrorItem
 from gateway.asking import AskFailed
-from gateway.pace import Heard, Pace
-from gateway.verdict import error_item
+from gateway.lanes.pace import Heard, Pace
+from gateway.lanes.verdict import error_item
 
 __all__ = ["Health", "Hearing"]
 
-log = structlog.get_logger("gateway.lane")
+log = structlog.get_logger("gateway.lanes.lane")
 
 
 @dataclass(slots=True)

@@ -6,10 +6,10 @@ from datetime import datetime
 import msgspec
 
 from canonical_schema import ErrorCode, ErrorItem
+from gateway.lanes.lots import closing, deadline_of, moved
+from gateway.lanes.verdict import Next, combined
 from gateway.ledger import Change, Code, Part, Work, WorkState, some_of
-from gateway.lots import closing, deadline_of, moved
 from gateway.times import from_micros, to_micros
-from gateway.verdict import Next, combined
 
 __all__ = ["ended", "given_up"]
 

@@ -8,8 +8,8 @@ from enum import StrEnum
 
 from adapters import Rate
 from gateway.configuration_sections import Retry
+from gateway.lanes.verdict import backoff
 from gateway.ledger import Flow, Limits
-from gateway.verdict import backoff
 
 __all__ = ["Breaker", "Heard", "Pace"]
 
