@@ -95,6 +95,11 @@ class Columns:
         return texts.replace("000+00:00\n", "Z\n").replace("+00:00\n", "Z\n").split("\n")[:-1]
 
     @cached_property
+    def epoch_ms(self) -> Sequence[str]:
+        """The times in milliseconds since 1970; for times that are not finer, which a double holds exactly."""
+        return [str(round(when.timestamp() * 1000)) for when in self.times if when is not None]
+
+    @cached_property
     def in_ms(self) -> bool:
         """Whether no time is finer than a millisecond."""
         return all(len(text) < 26 or text[23:26] == "000" for text in self.written)

@@ -41,14 +41,13 @@ class _Stencil:
     """The text around the values of a shape, and which of them come where."""
 
     def __init__(self, text: str, order: tuple[int, ...]) -> None:
-        self._text = text + "\n"
+        self._fill = text.__mod__
         self._order = order
         self.unchecked = CHECKED
 
-    def filled(self, columns: Sequence[Sequence[str]], size: int) -> list[bytes]:
+    def filled(self, columns: Sequence[Sequence[str]]) -> list[bytes]:
         """Return the rows of as many events as the columns have places."""
-        values = chain.from_iterable(zip(*[columns[number] for number in self._order], strict=True))
-        return (self._text * size % tuple(values)).encode().split(b"\n")[:size]
+        return [row.encode() for row in map(self._fill, zip(*[columns[number] for number in self._order], strict=True))]
 
 
 class Stencils:
@@ -134,8 +133,7 @@ class Stencils:
                 picked(columns.numbers, places, size),
                 names,
                 *values,
-            ],
-            len(places),
+            ]
         )
         for place, row in zip(places[: stencil.unchecked], rows, strict=False):
             if not self._bears_out(tenant, columns.events[place], row, receipts[place], now):
@@ -159,6 +157,8 @@ class Stencils:
         if columns.span is not None and len(places) == len(times):
             if time is _micros or (time is _millis and columns.in_ms):
                 return columns.fine
+            if time is _epoch_ms and columns.in_ms:
+                return columns.epoch_ms
             return [*map(time, times, written)]  # type: ignore[arg-type]
         return [
             time(when, written[place])
