@@ -7,6 +7,7 @@ import httpx
 from cyclopts import App, Parameter
 
 from gateway.cli._asking import LOCAL, Key, Reason, Url, ask
+from gateway.cli._filters import OPTIONS, Customer, Destination, Meter, Since, Until, chosen
 from gateway.cli._out import CommandFailed, Exit, Json, machine, say
 
 __all__ = ["deliveries"]
@@ -43,10 +44,10 @@ def resolve_all(
     /,
     *,
     reason: Reason,
-    meter: Annotated[str | None, Parameter(help="Only those of this meter.")] = None,
-    customer: Annotated[str | None, Parameter(help="Only those of this customer.")] = None,
-    since: Annotated[str | None, Parameter("--from", help="Only events at or after this instant.")] = None,
-    until: Annotated[str | None, Parameter("--to", help="Only events before this instant.")] = None,
+    meter: Meter = None,
+    customer: Customer = None,
+    since: Since = None,
+    until: Until = None,
     dry_run: Annotated[bool, Parameter(negative="", help="Count them, and decide nothing.")] = False,
     url: Url = LOCAL,
     key: Key = None,
@@ -56,9 +57,8 @@ def resolve_all(
 
     Look at the vendor first: where it cannot tell repeats, what goes again and had arrived is billed twice.
     """
-    filters = {"meter": meter, "customer": customer, "from": since, "to": until}
     body = {
-        "filter": {name: value for name, value in filters.items() if value is not None},
+        "filter": chosen(customer=customer, meter=meter, since=since, until=until),
         "destination": destination,
         "resolution": resolution,
         "dry_run": dry_run,
@@ -80,11 +80,11 @@ def retry(
     *ids: str,
     reason: Reason,
     status: Annotated[Literal["dead", "rejected"] | None, Parameter(help="Only those of this status.")] = None,
-    destination: Annotated[str | None, Parameter(help="Only those to this destination.")] = None,
-    meter: Annotated[str | None, Parameter(help="Only those of this meter.")] = None,
-    customer: Annotated[str | None, Parameter(help="Only those of this customer.")] = None,
-    since: Annotated[str | None, Parameter("--from", help="Only events at or after this instant.")] = None,
-    until: Annotated[str | None, Parameter("--to", help="Only events before this instant.")] = None,
+    destination: Destination = None,
+    meter: Meter = None,
+    customer: Customer = None,
+    since: Since = None,
+    until: Until = None,
     remap: Annotated[bool, Parameter(negative="", help="Render them anew from today's catalogue.")] = False,
     url: Url = LOCAL,
     key: Key = None,
@@ -94,13 +94,9 @@ def retry(
 
     With --remap they are rendered anew, which is done only where nothing can have been stored.
     """
-    filters = {
-        "status": status, "destination": destination, "meter": meter, "customer": customer, "from": since, "to": until,
-    }  # fmt: skip
-    given = {name: value for name, value in filters.items() if value is not None}
+    given = chosen(status=status, destination=destination, customer=customer, meter=meter, since=since, until=until)
     if bool(ids) == bool(given):
-        options = ", ".join(f"--{name}" for name in filters)
-        raise CommandFailed(f"name event ids, or a filter ({options}): one of the two", Exit.USAGE)
+        raise CommandFailed(f"name event ids, or a filter ({OPTIONS}): one of the two", Exit.USAGE)
     wanted: dict[str, Any] = {"ids": list(ids)} if ids else {"filter": given}
     result = ask(url, key, "POST", "/v1/deliveries/retry", {**wanted, "remap": remap, "reason": reason}).json()
     if as_json:
@@ -116,18 +112,15 @@ def retry(
 def export(
     *,
     status: Annotated[str, Parameter(help="A delivery's status.")] = "dead",
-    destination: Annotated[str | None, Parameter(help="Only those to this destination.")] = None,
-    meter: Annotated[str | None, Parameter(help="Only those of this meter.")] = None,
-    customer: Annotated[str | None, Parameter(help="Only those of this customer.")] = None,
-    since: Annotated[str | None, Parameter("--from", help="Only events at or after this instant.")] = None,
-    until: Annotated[str | None, Parameter("--to", help="Only events before this instant.")] = None,
+    destination: Destination = None,
+    meter: Meter = None,
+    customer: Customer = None,
+    since: Since = None,
+    until: Until = None,
     url: Url = LOCAL,
     key: Key = None,
 ) -> int:
     """Write deliveries of one status to standard output as NDJSON: the dead letters, by default."""
-    filters = {
-        "status": status, "destination": destination, "meter": meter, "customer": customer, "from": since, "to": until,
-    }  # fmt: skip
-    query = {name: wanted for name, wanted in filters.items() if wanted is not None}
+    query = chosen(status=status, destination=destination, customer=customer, meter=meter, since=since, until=until)
     sys.stdout.write(ask(url, key, "GET", f"/v1/deliveries?{httpx.QueryParams(query)}", None).text)
     return Exit.OK

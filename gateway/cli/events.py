@@ -9,6 +9,7 @@ import httpx
 from cyclopts import App, Parameter
 
 from gateway.cli._asking import LOCAL, Key, Reason, Url, ask
+from gateway.cli._filters import OPTIONS, Customer, Destination, Meter, Since, Until, chosen
 from gateway.cli._out import CommandFailed, Exit, Json, hint, machine, say
 
 __all__ = ["corrections", "events"]
@@ -40,21 +41,18 @@ def show(event_id: str, /, *, url: Url = LOCAL, key: Key = None, as_json: Json =
 def listed(
     *,
     status: Annotated[str | None, Parameter(help="Only events, or deliveries, of this status.")] = None,
-    destination: Annotated[str | None, Parameter(help="Only events that go to this destination.")] = None,
-    customer: Annotated[str | None, Parameter(help="Only events of this customer.")] = None,
-    meter: Annotated[str | None, Parameter(help="Only events of this meter.")] = None,
-    since: Annotated[str | None, Parameter("--from", help="Only events at or after this instant.")] = None,
-    until: Annotated[str | None, Parameter("--to", help="Only events before this instant.")] = None,
+    destination: Destination = None,
+    customer: Customer = None,
+    meter: Meter = None,
+    since: Since = None,
+    until: Until = None,
     limit: Annotated[int, Parameter(help="How many at most, the newest first.")] = 100,
     url: Url = LOCAL,
     key: Key = None,
     as_json: Json = False,
 ) -> int:
     """List events and what became of them at each vendor, newest first."""
-    filters = {
-        "status": status, "destination": destination, "meter": meter, "customer": customer, "from": since, "to": until,
-    }  # fmt: skip
-    query = {name: value for name, value in filters.items() if value is not None}
+    query = chosen(status=status, destination=destination, customer=customer, meter=meter, since=since, until=until)
     if limit < 1:
         raise CommandFailed("--limit: at least 1", Exit.USAGE)
     found: list[dict[str, Any]] = []
@@ -117,11 +115,11 @@ def corrections(
     reason: Reason,
     dry_run: DryRun = False,
     status: Annotated[str | None, Parameter(help="Only events, or deliveries, of this status.")] = None,
-    destination: Annotated[str | None, Parameter(help="Only events that go to this destination.")] = None,
-    customer: Annotated[str | None, Parameter(help="Only events of this customer.")] = None,
-    meter: Annotated[str | None, Parameter(help="Only events of this meter.")] = None,
-    since: Annotated[str | None, Parameter("--from", help="Only events at or after this instant.")] = None,
-    until: Annotated[str | None, Parameter("--to", help="Only events before this instant.")] = None,
+    destination: Destination = None,
+    customer: Customer = None,
+    meter: Meter = None,
+    since: Since = None,
+    until: Until = None,
     url: Url = LOCAL,
     key: Key = None,
     as_json: Json = False,
@@ -135,13 +133,9 @@ def corrections(
     value
         The quantity or the factor.
     """
-    filters = {
-        "status": status, "destination": destination, "customer": customer, "meter": meter, "from": since, "to": until,
-    }  # fmt: skip
-    given = {name: wanted for name, wanted in filters.items() if wanted is not None}
+    given = chosen(status=status, destination=destination, customer=customer, meter=meter, since=since, until=until)
     if not given:
-        options = ", ".join(f"--{name}" for name in filters)
-        raise CommandFailed(f"name what to correct by a filter: {options}", Exit.USAGE)
+        raise CommandFailed(f"name what to correct by a filter: {OPTIONS}", Exit.USAGE)
     needs = {"void": None, "replace": "quantity", "scale": "factor"}[action]
     if (needs is None) != (value is None):
         raise CommandFailed(f"{action} takes {'no value' if needs is None else f'a {needs}'}", Exit.USAGE)
