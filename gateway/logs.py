@@ -3,8 +3,10 @@
 import json
 import logging
 import sys
+from datetime import UTC, datetime
 from typing import TextIO
 
+import msgspec
 import structlog
 
 __all__ = ["configure"]
@@ -12,21 +14,34 @@ __all__ = ["configure"]
 
 def configure(stream: TextIO | None = None, level: int = logging.INFO) -> None:
     """Send every log line of this process to `stream` as JSON, those of libraries from WARNING up."""
+    writer = structlog.WriteLogger(stream or sys.stderr)
     structlog.configure(
-        processors=[
-            structlog.contextvars.merge_contextvars,
-            structlog.processors.add_log_level,
-            structlog.processors.TimeStamper(fmt="iso", utc=True),
-            structlog.processors.JSONRenderer(),
-        ],
+        processors=[structlog.contextvars.merge_contextvars, structlog.processors.add_log_level, _rendered],
         wrapper_class=structlog.make_filtering_bound_logger(level),
-        logger_factory=structlog.PrintLoggerFactory(stream or sys.stderr),
+        logger_factory=lambda *_: writer,
         cache_logger_on_first_use=False,
     )
     handler = logging.StreamHandler(stream or sys.stderr)
     handler.setFormatter(_Library())
     logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
 
+
+def _rendered(_: object, method: str, line: structlog.typing.EventDict) -> str:
+    """Stamp a line and make JSON of it, in ASCII, whatever the stream can write."""
+    plain = _SCALARS.issuperset(map(type, line.values()))  # else msgspec would show what a `repr` hides
+    line["timestamp"] = datetime.now(UTC)
+    try:
+        if plain:
+            return _ENCODER.encode(line).decode("ascii")
+    except (UnicodeError, OverflowError):
+        pass
+    line["timestamp"] = f"{line['timestamp']:%Y-%m-%dT%H:%M:%S.%fZ}"
+    return str(_ANY(None, method, line))
+
+
+_SCALARS = frozenset({str, int, float, bool, type(None)})
+_ENCODER = msgspec.json.Encoder()
+_ANY = structlog.processors.JSONRenderer(separators=(",", ":"))
 
 _PLAIN = ("gateway", "uvicorn")
 """Loggers whose lines hold nothing of a request's content."""
@@ -44,7 +59,7 @@ class _Library(logging.Formatter):
             "where": f"{record.filename}:{record.lineno}",
             "message": _message(record)[:300],
         }
-        return json.dumps(line)
+        return json.dumps(line, separators=(",", ":"))
 
 
 def _message(record: logging.LogRecord) -> str:

@@ -57,7 +57,7 @@ class Hearing:
             provider=self._provider,
             rows=sum(told.values()),
             **_said(reply, began, now),
-            **{state.value: told.get(state, 0) for state in State},
+            **{**_NONE, **told},
         )
 
     def probe(self, answer: Reply | Fault | AskFailed, began: datetime, now: datetime) -> None:
@@ -86,5 +86,6 @@ def _said(answer: Reply | Fault, began: datetime, now: datetime) -> dict[str, in
     }
 
 
+_NONE = {state.value: 0 for state in State}
 _HEARD = {State.BLOCKED: Heard.REFUSED}
 _TROUBLE = frozenset({State.NOT_STORED, State.UNKNOWN, State.BLOCKED})

@@ -5,12 +5,15 @@ import io
 import json
 import logging
 from collections.abc import Generator
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import httpx
 import pytest
 import structlog
 
+from adapters import State
 from gateway import logs
 from gateway.keys import sha256
 from gateway.simulator import FAULTS
@@ -186,6 +189,61 @@ async def test_a_lane_that_fails_says_what_kind_of_fault_it_was(
     await asking.post(event(), prefer="wait=0.2")
     assert clean(lines.getvalue())
     assert "ValueError" in lines.getvalue()
+
+
+class Secretive:
+    """Something whose `repr` does not show what it holds."""
+
+    held = "MARKER"
+
+    def __repr__(self) -> str:
+        return "<Secretive>"
+
+
+@dataclass(repr=False)
+class Key(Secretive):
+    held: str = "MARKER"
+
+
+@pytest.mark.parametrize(
+    ("value", "told"),
+    [
+        ("a\nb", "a\nb"),
+        ("\u00e9\u2028\ud800", "\u00e9\u2028\ud800"),
+        (2**70, 2**70),
+        (-0.5, -0.5),
+        (None, None),
+        (True, True),
+        (State.NOT_STORED, "not_stored"),
+        ([1, "\u00e9"], [1, "\u00e9"]),
+        (Secretive(), "<Secretive>"),
+        (Key(), "<Secretive>"),
+        ({"deep": Key()}, {"deep": "<Secretive>"}),
+    ],
+    ids=repr,
+)
+def test_a_line_is_ascii_with_what_is_told_first_and_when_last(lines: io.StringIO, value: object, told: object) -> None:
+    with structlog.contextvars.bound_contextvars(request_id="r1"):
+        structlog.get_logger("gateway.somewhere").warning("it.happened", rows=3, value=value)
+    (line,) = lines.getvalue().splitlines()
+    assert line.isascii()
+    stamp = json.loads(line)["timestamp"]
+    said = {"rows": 3, "value": told, "event": "it.happened", "request_id": "r1", "level": "warning"}
+    assert list({**said, "timestamp": stamp}.items()) == list(json.loads(line).items())
+    assert abs(datetime.now(UTC) - datetime.fromisoformat(stamp)) < timedelta(minutes=1)
+
+
+def test_a_line_goes_to_the_stream_of_the_last_configuration(lines: io.StringIO) -> None:
+    log, other = structlog.get_logger("gateway.somewhere"), io.StringIO()
+    log.info("first")
+    logs.configure(other, logging.WARNING)
+    log.info("not.told")
+    log.warning("second")
+    with structlog.testing.capture_logs() as captured:
+        log.info("not.told")
+        log.error("third")
+    assert (["first"], ["second"]) == ([line["event"] for line in read(lines)], [line["event"] for line in read(other)])
+    assert [{"event": "third", "log_level": "error"}] == captured
 
 
 def test_a_librarys_words_are_told_and_what_it_puts_into_them_is_not(lines: io.StringIO) -> None:
