@@ -39,7 +39,7 @@ unit: $(VENV)/.dev
 	$(BIN)/pytest -n 2
 
 docs: $(VENV)/.dev
-	$(BIN)/python -m gateway.document README.md
+	$(BIN)/python -m gateway.describing.document README.md
 
 # kill -9 at random instants under load, KILLS times; `make test` does it 50 times.
 kill-loop: $(VENV)/.dev

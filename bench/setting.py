@@ -6,7 +6,7 @@ from pathlib import Path
 
 from bench.events import CUSTOMERS, customer
 from gateway.configuration import Configuration, Destination
-from gateway.configuration_file import loads
+from gateway.configuration.file import loads
 
 __all__ = ["EVENTS_DOOR", "FOUR", "configuration"]
 

@@ -20,24 +20,16 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from canonical_schema import ErrorCode, Event, format_time
-from gateway import (
-    __version__,
-    corrections_api,
-    customers_api,
-    erasing,
-    migration_api,
-    period_api,
-    reconciling_api,
-    repair_api,
-)
-from gateway.access import tenant_of
+from gateway import __version__
+from gateway.api import corrections, customers, erasing, migration, periods, reconciling, repair
+from gateway.api.access import tenant_of
+from gateway.api.destinations import described
+from gateway.api.problems import HANDLERS
+from gateway.configuration.keys import Scope as KeyScope
 from gateway.corrections import shown
-from gateway.destinations import described
 from gateway.errors import RequestRefused
 from gateway.intake import Bad, decoded, parse_in_slices, too_large
-from gateway.keys import Scope as KeyScope
 from gateway.listing import page, read_filter
-from gateway.problems import HANDLERS
 from gateway.service import Ack, Gateway
 from gateway.tokens import token
 
@@ -72,13 +64,13 @@ def create_app(gateway: Gateway) -> ASGIApp:
             Route("/v1/explain", api.explain, methods=["POST"]),
             Route("/v1/destinations", api.destinations, methods=["GET"]),
             Route("/v1/destinations/{name}", api.destination, methods=["GET"]),
-            *repair_api.routes(gateway),
+            *repair.routes(gateway),
             *erasing.routes(gateway),
-            *migration_api.routes(gateway),
-            *period_api.routes(gateway),
-            *reconciling_api.routes(gateway),
-            *customers_api.routes(gateway),
-            *corrections_api.routes(gateway),
+            *migration.routes(gateway),
+            *periods.routes(gateway),
+            *reconciling.routes(gateway),
+            *customers.routes(gateway),
+            *corrections.routes(gateway),
             Route("/livez", api.livez, methods=["GET"]),
             Route("/readyz", api.readyz, methods=["GET"]),
             Route("/version", api.version, methods=["GET"]),

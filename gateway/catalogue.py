@@ -5,13 +5,13 @@ from datetime import datetime, timedelta
 
 from adapters import Link
 from canonical_schema import Event
-from gateway.bindings import BindingRow
 from gateway.configuration import Configuration, Destination, Meter
-from gateway.keys import DEFAULT_TENANT
+from gateway.configuration.bindings import BindingRow
+from gateway.configuration.keys import DEFAULT_TENANT
+from gateway.configuration.routes import Way
 from gateway.ledger import Code, Plan
-from gateway.links import Book
+from gateway.links.book import Book
 from gateway.periods import Periods
-from gateway.routes import Way
 from gateway.routing import Choice, Fixed, Table
 
 __all__ = ["DEFAULT_TENANT", "Catalogue"]

@@ -27,9 +27,9 @@ from canonical_schema import (
     quantities_json,
 )
 from gateway.chain import Chain, Look, correction_id, quantities_of
-from gateway.correcting import Rows, Waits, difference, rendered, situation
-from gateway.corrector import Corrector
 from gateway.errors import RequestRefused
+from gateway.lanes.correcting import Rows, Waits, difference, rendered, situation
+from gateway.lanes.corrector import Corrector
 from gateway.lanes.rendering import Turned
 from gateway.ledger import AttemptRow, AuditRow, Change, ClaimKind, Code, Plan, split_ref
 from gateway.listing import Filter, matches

@@ -11,7 +11,7 @@ import msgspec
 
 from canonical_schema import ErrorCode, ErrorItem, Event, InvalidEvent, read_cloudevent, read_event
 from gateway.catalogue import Catalogue
-from gateway.configuration_sections import Intake
+from gateway.configuration.sections import Intake
 from gateway.errors import RequestRefused
 
 __all__ = ["AHEAD", "SLICE", "Bad", "admit", "decoded", "parse", "parse_in_slices", "slices", "too_large"]

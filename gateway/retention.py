@@ -10,7 +10,7 @@ import structlog
 
 from canonical_schema import Event, fingerprint, format_time
 from gateway.archive import Archive, ArchiveUnusable, Draft, Segment
-from gateway.configuration_sections import Retention
+from gateway.configuration.sections import Retention
 from gateway.ledger import Document, Erasure, Ledger, Snapshot, split_ref
 from gateway.merge import View
 from gateway.times import Clock, from_micros, to_micros

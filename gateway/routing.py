@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 
+from gateway.configuration.routes import Way
 from gateway.ledger import Code, Plan
-from gateway.routes import Way
 
 __all__ = ["Choice", "Fixed", "Table", "apart", "planned"]
 

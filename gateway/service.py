@@ -18,34 +18,34 @@ import msgspec
 import structlog
 
 from canonical_schema import Event, EventDetail
-from gateway.adrift import route_unrouted, shelve
 from gateway.answering import answered
 from gateway.answers import Alike, Answer
-from gateway.board import Board, Wait
 from gateway.catalogue import DEFAULT_TENANT, Catalogue
 from gateway.chores import Chore, Step
 from gateway.configuration import Configuration
-from gateway.doubts import Doubts
+from gateway.configuration.keys import Keyring
 from gateway.errors import ConfigurationError, LedgerUnavailable
 from gateway.explaining import explain
 from gateway.fullness import Fullness
 from gateway.intake import SLICE, Bad, admit, slices
-from gateway.keys import Keyring
+from gateway.lanes.adrift import route_unrouted, shelve
+from gateway.lanes.board import Board, Wait
+from gateway.lanes.doubts import Doubts
 from gateway.lanes.lane import Lane
+from gateway.lanes.restored import Restored
 from gateway.ledger import AuditRow, Claim, ClaimKind, Ledger, Plan, Run, split_ref
-from gateway.links import Book
-from gateway.links import Change as LinkChange
-from gateway.lookups import Lookups
+from gateway.links.book import Book
+from gateway.links.book import Change as LinkChange
+from gateway.links.lookups import Lookups
+from gateway.links.naming import Naming
+from gateway.links.unblocking import Unblocking
 from gateway.merge import View
-from gateway.naming import Naming
 from gateway.periods import Periods, closed
-from gateway.restored import Restored
 from gateway.retention import Keeper
 from gateway.routing import apart
 from gateway.times import Clock, SystemClock, to_micros
 from gateway.transport import Transport
 from gateway.turns import Turn
-from gateway.unblocking import Unblocking
 
 __all__ = ["Ack", "Gateway"]
 

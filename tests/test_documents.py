@@ -18,8 +18,8 @@ from gateway import __version__
 from gateway import demo as world
 from gateway.app import create_app
 from gateway.cli import app
-from gateway.configuration_file import loads
-from gateway.document import provider_table, renewed
+from gateway.configuration.file import loads
+from gateway.describing.document import provider_table, renewed
 from gateway.ledger import SqliteLedger
 from gateway.service import Gateway
 from gateway.simulator import FAULTS, SimulatedProvider

@@ -8,7 +8,7 @@ from adapters._inventory import CanListMeters
 from adapters._readback import Unread
 from gateway.asking import ask
 from gateway.configuration import Configuration
-from gateway.inventory import Finding, held_against
+from gateway.configuration.inventory import Finding, held_against
 from gateway.transport import Transport
 
 __all__ = ["Compared", "asked", "compared"]

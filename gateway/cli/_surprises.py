@@ -5,8 +5,8 @@ from itertools import combinations
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
-from gateway.bindings import BindingRow
 from gateway.configuration import Configuration, Destination, Meter
+from gateway.configuration.bindings import BindingRow
 
 __all__ = ["Surprise", "surprises"]
 

@@ -13,8 +13,8 @@ from gateway.cli._out import CommandFailed, ConfigFile, Exit, Json, complain, hi
 from gateway.cli._remote import compared
 from gateway.cli._surprises import Surprise, surprises
 from gateway.configuration import Configuration
-from gateway.configuration_file import load
-from gateway.configuration_schema import json_schema
+from gateway.configuration.file import load
+from gateway.configuration.schema import json_schema
 from gateway.errors import ConfigurationError
 from gateway.ledger.opening import sums_of
 

@@ -13,7 +13,7 @@ from gateway.catalogue import DEFAULT_TENANT, Catalogue
 from gateway.cli._event_files import FileFormat, opened
 from gateway.cli._out import ConfigFile, Exit, Json, hint, machine, people, say
 from gateway.cli.send import EventsPath
-from gateway.configuration_file import load
+from gateway.configuration.file import load
 from gateway.explaining import explain as explained
 from gateway.intake import admit, parse
 

@@ -17,8 +17,8 @@ from adapters._inventory import CanListCustomers, CanListMeters, RemoteCustomer,
 from adapters._readback import Unread
 from gateway.cli._out import CommandFailed, Exit, Json, hint, machine, say
 from gateway.cli._remote import asked
-from gateway.configuration_file import load
-from gateway.links_table import COLUMNS
+from gateway.configuration.file import load
+from gateway.links.table import COLUMNS
 
 __all__ = ["init"]
 

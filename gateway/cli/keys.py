@@ -7,7 +7,7 @@ from cyclopts import App, Parameter
 from pydantic import ValidationError
 
 from gateway.cli._out import CommandFailed, Exit, Json, hint, machine, say
-from gateway.keys import Key, Scope, new_key, sha256
+from gateway.configuration.keys import Key, Scope, new_key, sha256
 
 __all__ = ["keys"]
 

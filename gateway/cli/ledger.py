@@ -13,8 +13,8 @@ from pydantic import ValidationError
 
 from gateway.cli._asking import LOCAL, Key, Reason, Url, ask
 from gateway.cli._out import CommandFailed, ConfigFile, Exit, Json, hint, machine, say
-from gateway.configuration_file import load
-from gateway.configuration_sections import LedgerSettings
+from gateway.configuration.file import load
+from gateway.configuration.sections import LedgerSettings
 from gateway.ledger.backup import back_up
 from gateway.ledger.backup import restore as restored
 from gateway.ledger.doubting import doubt

@@ -13,7 +13,7 @@ from cyclopts import App, Parameter
 
 from gateway.cli._asking import LOCAL, Key, Reason, Url, ask
 from gateway.cli._out import CommandFailed, Exit, Json, hint, machine, people, say
-from gateway.links_table import COLUMNS, Entry, lines, read
+from gateway.links.table import COLUMNS, Entry, lines, read
 
 __all__ = ["links"]
 

@@ -13,8 +13,8 @@ from gateway.catalogue import DEFAULT_TENANT, Catalogue
 from gateway.cli._asking import LOCAL, Key, Url, ask
 from gateway.cli._history import HistoryFormat, read
 from gateway.cli._out import CommandFailed, Exit, Json, complain, hint, machine, say
-from gateway.configuration_file import load
-from gateway.preflight import Preflight
+from gateway.configuration.file import load
+from gateway.moving.preflight import Preflight
 
 __all__ = ["From", "Rate", "Since", "To", "Until", "preflight"]
 

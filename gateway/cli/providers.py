@@ -9,8 +9,8 @@ from rich.text import Text
 
 from adapters import ProviderSpec
 from adapters import providers as adapters
-from gateway.capabilities import column, facts, provider_facts
 from gateway.cli._out import CommandFailed, Exit, Json, hint, machine, people, say
+from gateway.describing.capabilities import column, facts, provider_facts
 
 __all__ = ["known", "providers"]
 

@@ -22,7 +22,7 @@ from gateway.cli._out import CommandFailed, ConfigFile, Exit, Json, complain, ma
 from gateway.cli._server import Server, address, listen
 from gateway.cli._workers import supervised
 from gateway.configuration import Configuration
-from gateway.configuration_file import load
+from gateway.configuration.file import load
 from gateway.errors import GatewayError
 from gateway.garbage import collect_rarely
 from gateway.ledger.opening import ledger_of

@@ -17,8 +17,8 @@ from canonical_schema import (
     InvalidEvent,
     read_event,
 )
-from gateway.bindings import BindingRow
 from gateway.configuration import Configuration
+from gateway.configuration.bindings import BindingRow
 from gateway.demo.world import named
 from gateway.merge import batch_result
 from gateway.simulator import SimulatedProvider

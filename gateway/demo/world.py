@@ -8,7 +8,7 @@ from pathlib import Path
 from adapters import Binding, Link
 from canonical_schema import format_time, parse_time
 from gateway.configuration import Configuration, Destination
-from gateway.configuration_file import loads
+from gateway.configuration.file import loads
 from gateway.simulator import SimulatedProvider
 
 __all__ = ["BATCH", "batches", "configuration", "named", "vendors"]

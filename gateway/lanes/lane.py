@@ -13,23 +13,23 @@ import structlog
 from adapters import AnyAdapter, Ask, CanProbe, Dedupe, Door, Outcome, State
 from canonical_schema import ErrorCode
 from gateway.asking import AskFailed, ask
-from gateway.board import Board
 from gateway.catalogue import Catalogue
 from gateway.chain import has_corrections
-from gateway.configuration_sections import Delivery
-from gateway.corrector import Corrector, withdrawing
-from gateway.doubts import Doubts
+from gateway.configuration.sections import Delivery
 from gateway.errors import LedgerUnavailable
 from gateway.lanes.absolutes import Absolutes
+from gateway.lanes.board import Board
+from gateway.lanes.corrector import Corrector, withdrawing
 from gateway.lanes.deadlines import given_up
+from gateway.lanes.doubts import Doubts
 from gateway.lanes.hearing import Hearing
 from gateway.lanes.lots import Lot, moved, packed
 from gateway.lanes.pace import Pace
 from gateway.lanes.preparing import Preparer
+from gateway.lanes.restored import Restored
 from gateway.lanes.shipment import Judge, Shipper
 from gateway.lanes.verdict import Next, next_step
 from gateway.ledger import AttemptRow, Change, Code, Group, Ledger, Moved, Portion, Work, WorkState
-from gateway.restored import Restored
 from gateway.times import Clock, from_micros, to_micros
 from gateway.transport import Transport
 

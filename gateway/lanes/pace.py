@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 
 from adapters import Rate
-from gateway.configuration_sections import Retry
+from gateway.configuration.sections import Retry
 from gateway.lanes.verdict import backoff
 from gateway.ledger import Flow, Limits
 

@@ -13,8 +13,8 @@ from pydantic import ValidationError
 from adapters import AnyAdapter, Binding, Door, Link, Measure, QuantityRule, Row, Usage, encode_row
 from adapters._spec import KeyRule
 from canonical_schema import ErrorCode, ErrorItem, Event, Kind
-from gateway.bindings import BindingRow, Unbindable
 from gateway.catalogue import DEFAULT_TENANT, Catalogue
+from gateway.configuration.bindings import BindingRow, Unbindable
 from gateway.ledger import Code, Part
 
 __all__ = ["Refused", "Turned", "check_period", "encoded", "link_of", "render", "usages"]

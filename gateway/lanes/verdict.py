@@ -7,7 +7,7 @@ import msgspec
 
 from adapters import Dedupe, Outcome, State
 from canonical_schema import DeliveryStatus, ErrorCode, ErrorItem, worst
-from gateway.configuration_sections import Retry
+from gateway.configuration.sections import Retry
 from gateway.ledger import Code, Group, Part
 from gateway.times import from_micros
 

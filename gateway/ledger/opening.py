@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from datetime import timedelta
 from typing import Any
 
-from gateway.configuration_sections import LedgerSettings
+from gateway.configuration.sections import LedgerSettings
 from gateway.errors import ConfigurationError, LedgerUnavailable
 from gateway.ledger._protocol import Ledger
 from gateway.ledger.check import add_up

@@ -7,12 +7,12 @@ from datetime import UTC, datetime, timedelta
 from adapters import Link, Read, Take, Unread, UnreadKind, UsageRow, Window
 from canonical_schema import ErrorCode
 from gateway.errors import RequestRefused
-from gateway.readback import Reader, name_of
 from gateway.reconciling._model import Cell, Scope, Side, Theirs, Why
 from gateway.reconciling.counting import Counters
 from gateway.reconciling.joining import Joiner
 from gateway.reconciling.ledger_side import EDGE, Labels, LedgerSide, labels_of
 from gateway.reconciling.pairing import Pair, paired
+from gateway.reconciling.readback import Reader, name_of
 from gateway.reconciling.spill import PARTS, Spill
 from gateway.service import Gateway
 from gateway.times import to_micros

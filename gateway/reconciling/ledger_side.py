@@ -8,16 +8,16 @@ import msgspec
 
 from adapters import Amend, Binding, Deltas, Link, TakeBack
 from canonical_schema import DeliveryStatus, ErrorCode, Event, Kind
-from gateway.bindings import BindingRow
 from gateway.catalogue import Catalogue
 from gateway.chain import Look
-from gateway.correcting import Situation, difference, saying, situation
+from gateway.configuration.bindings import BindingRow
 from gateway.intake import slices
+from gateway.lanes.correcting import Situation, difference, saying, situation
 from gateway.lanes.rendering import Turned, usages
 from gateway.ledger import Code, Track
 from gateway.merge import View
-from gateway.readback import name_of
 from gateway.reconciling._model import EXACT, Difference, Ours, Place, Scope, Standing, in_unit
+from gateway.reconciling.readback import name_of
 from gateway.reconciling.spill import Spill
 from gateway.service import Gateway
 from gateway.stored import stored

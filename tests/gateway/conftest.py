@@ -16,7 +16,7 @@ import yaml
 
 from canonical_schema import BatchResult
 from gateway.app import create_app
-from gateway.configuration_file import loads
+from gateway.configuration.file import loads
 from gateway.ledger import SqliteLedger
 from gateway.service import Gateway
 from gateway.simulator import SimulatedProvider

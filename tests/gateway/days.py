@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import httpx
 
 from gateway.app import create_app
-from gateway.configuration_file import loads
+from gateway.configuration.file import loads
 from gateway.ledger import QueueDepth, SqliteLedger
 from gateway.service import Gateway
 from gateway.simulator import SimulatedProvider

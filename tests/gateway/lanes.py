@@ -13,10 +13,10 @@ import httpx
 import yaml
 
 from canonical_schema import DeliveryStatus, Event
-from gateway.board import Board
 from gateway.catalogue import Catalogue
-from gateway.configuration_file import loads
+from gateway.configuration.file import loads
 from gateway.errors import LedgerUnavailable
+from gateway.lanes.board import Board
 from gateway.lanes.lane import Lane
 from gateway.ledger import Claim, Code, Ledger, SqliteLedger, split_ref
 from gateway.ledger.check import add_up

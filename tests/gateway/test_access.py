@@ -2,9 +2,9 @@
 
 import pytest
 
-from gateway.configuration_file import loads
+from gateway.configuration.file import loads
+from gateway.configuration.keys import sha256
 from gateway.errors import ConfigurationError
-from gateway.keys import sha256
 from tests.gateway.conftest import House, configured, event
 
 WRITE, READ, ADMIN = (f"ugw_{name}_{'x' * 40}" for name in ("write", "read", "admin"))

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from gateway.backfill import LEAST
 from gateway.cli import main
+from gateway.moving.backfill import LEAST
 from tests.gateway.conftest import Asking, House, MovableClock, event
 
 NO_FLEXPRICE = {"destinations": {"flexprice": {"mode": "off"}}}

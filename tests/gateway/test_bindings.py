@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from adapters import Binding, providers
-from gateway.bindings import BindingRow, Unbindable, from_property
+from gateway.configuration.bindings import BindingRow, Unbindable, from_property
 
 MODELS: dict[str, type[Binding]] = {
     f"{name}.{profile}": door.binding

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.board import Board
+from gateway.lanes.board import Board
 
 FAR = 60.0
 

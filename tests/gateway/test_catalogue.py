@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from canonical_schema import Event
 from gateway.catalogue import Catalogue
-from gateway.configuration_file import loads
+from gateway.configuration.file import loads
 from gateway.ledger import Code, Plan
 from tests.gateway.lanes import used
 

@@ -12,8 +12,8 @@ import yaml
 from adapters import providers
 from gateway import __version__
 from gateway.cli import app, main
-from gateway.configuration_file import loads
-from gateway.keys import sha256
+from gateway.configuration.file import loads
+from gateway.configuration.keys import sha256
 
 SMALL = """
 destinations: {flexprice: {provider: flexprice, settings: {api_key: "${KEY}"}}}

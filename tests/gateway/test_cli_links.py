@@ -15,9 +15,9 @@ import uvicorn
 from gateway.app import create_app
 from gateway.cli import main
 from gateway.cli._server import address, listen
-from gateway.configuration_file import loads
+from gateway.configuration.file import loads
 from gateway.ledger import SqliteLedger
-from gateway.links_table import COLUMNS, TableFault, read
+from gateway.links.table import COLUMNS, TableFault, read
 from gateway.service import Gateway
 from gateway.simulator import SimulatedProvider
 from tests.gateway.conftest import VENDORS, configured, event

@@ -11,7 +11,7 @@ from pydantic import SecretStr, ValidationError
 
 from adapters import Link, provider
 from gateway.configuration import Configuration, Destination
-from gateway.configuration_sections import parse_size
+from gateway.configuration.sections import parse_size
 
 FLEXPRICE = {"provider": "flexprice", "settings": {"api_key": "k"}}
 WINGBACK = {"provider": "wingback", "settings": {"api_key": "k"}}

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gateway.configuration import Configuration
-from gateway.configuration_file import load, loads
+from gateway.configuration.file import load, loads
 from gateway.errors import ConfigurationError
 
 ONE = "destinations: {one: {provider: flexprice, settings: {api_key: k}}}\n"

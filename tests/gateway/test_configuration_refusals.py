@@ -2,7 +2,7 @@
 
 import pytest
 
-from gateway.configuration_file import loads
+from gateway.configuration.file import loads
 from gateway.errors import ConfigurationError
 
 ONE = "destinations: {one: {provider: flexprice, settings: {api_key: k}}}\n"

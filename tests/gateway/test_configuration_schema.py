@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from adapters import providers
-from gateway.configuration_schema import json_schema
+from gateway.configuration.schema import json_schema
 
 SCHEMA: dict[str, Any] = json_schema()
 EXAMPLE = Path(__file__).parents[2] / "config.example.yaml"

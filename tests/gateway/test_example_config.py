@@ -8,8 +8,8 @@ import pytest
 import yaml
 
 from gateway.configuration import Configuration
-from gateway.configuration_file import load
-from gateway.configuration_schema import json_schema
+from gateway.configuration.file import load
+from gateway.configuration.schema import json_schema
 from gateway.errors import ConfigurationError
 
 EXAMPLE = Path(__file__).parents[2] / "config.example.yaml"

@@ -11,7 +11,7 @@ import pytest
 
 from canonical_schema import Event
 from gateway.catalogue import Catalogue
-from gateway.configuration_file import loads
+from gateway.configuration.file import loads
 from gateway.errors import RequestRefused
 from gateway.intake import SLICE, Bad, admit, decoded, parse, parse_in_slices
 from tests.gateway.conftest import configured, event

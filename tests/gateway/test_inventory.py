@@ -14,8 +14,8 @@ from adapters import AnyAdapter, Fault, FaultKind, Reply, Request, provider
 from adapters._inventory import CanListCustomers, CanListMeters
 from adapters._readback import Unread
 from gateway.cli import main
-from gateway.configuration_file import load, loads
-from gateway.inventory import held_against
+from gateway.configuration.file import load, loads
+from gateway.configuration.inventory import held_against
 from tests.gateway.conftest import configured
 
 FLOWGLAD = "https://app.flowglad.com/api/v1"

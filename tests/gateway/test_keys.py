@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from gateway.keys import Key, Keyring, Scope, new_key, sha256
+from gateway.configuration.keys import Key, Keyring, Scope, new_key, sha256
 
 
 def key(of: str, *scopes: Scope, name: str = "backend") -> Key:

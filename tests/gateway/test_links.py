@@ -10,13 +10,12 @@ from typing import Any
 import pytest
 
 from canonical_schema import ErrorCode, ErrorItem
-from gateway import links
 from gateway.configuration import Configuration
-from gateway.configuration_file import loads
+from gateway.configuration.file import loads
 from gateway.ledger import Change, Code, Group, Ledger, Plan, SqliteLedger, WorkState
-from gateway.links import Book
-from gateway.links import Change as LinkChange
-from gateway.unblocking import MOST, PAGE, Unblocking
+from gateway.links.book import FRESH, Book
+from gateway.links.book import Change as LinkChange
+from gateway.links.unblocking import MOST, PAGE, Unblocking
 from tests.gateway.clocks import START, ManualClock
 from tests.gateway.ledger.conftest import event
 
@@ -60,11 +59,11 @@ async def test_what_another_process_put_is_seen_within_a_minute(ledger: Ledger) 
     book, other = Book(CONFIGURATION, ledger, clock), Book(CONFIGURATION, ledger, clock)
     await book.learn("default", ["acme"])
     await put(other, change("acme", "one"))
-    clock.advance(links.FRESH)
+    clock.advance(FRESH)
     await book.learn("default", ["acme"])
     assert ["one"] == names(book, "acme")
     await put(other, change("acme", "two"))
-    clock.advance(links.FRESH - timedelta(microseconds=1))
+    clock.advance(FRESH - timedelta(microseconds=1))
     await book.learn("default", ["acme"])
     assert ["one"] == names(book, "acme")
     clock.advance(timedelta(microseconds=1))
@@ -75,7 +74,7 @@ async def test_what_another_process_put_is_seen_within_a_minute(ledger: Ledger) 
 async def test_memory_is_bounded_however_many_customers_there_are(
     ledger: Ledger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(links, "REMEMBERED", 100)
+    monkeypatch.setattr("gateway.links.book.REMEMBERED", 100)
     book = Book(CONFIGURATION, ledger, ManualClock())
     for start in range(0, 1000, 250):
         await put(book, *(change(f"c{index}", f"s{index}") for index in range(start, start + 250)))

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from gateway import listing
-from gateway.keys import sha256
+from gateway.configuration.keys import sha256
 from tests.gateway.conftest import Asking, House, MovableClock, event
 
 QUIET = {"delivery": {"retry": {"first": "1h", "max": "1h"}}}

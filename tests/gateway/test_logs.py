@@ -15,7 +15,7 @@ import structlog
 
 from adapters import State
 from gateway import logs
-from gateway.keys import sha256
+from gateway.configuration.keys import sha256
 from gateway.simulator import FAULTS
 from tests.gateway.conftest import Asking, House, event
 

@@ -8,7 +8,7 @@ from typing import Any
 import httpx
 import pytest
 
-from gateway.configuration_file import loads
+from gateway.configuration.file import loads
 from gateway.errors import ConfigurationError
 from gateway.ledger import SqliteLedger
 from gateway.service import Gateway

@@ -17,7 +17,7 @@ import pytest
 from adapters import Door, Rate, provider
 from canonical_schema import BatchResult
 from gateway.app import create_app
-from gateway.configuration_file import loads
+from gateway.configuration.file import loads
 from gateway.lanes import columns, lane
 from gateway.ledger import SqliteLedger, _events
 from gateway.ledger.check import add_up

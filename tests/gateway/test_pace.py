@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from adapters import Rate
-from gateway.configuration_sections import Retry
+from gateway.configuration.sections import Retry
 from gateway.lanes.pace import OPENS_AFTER, Breaker, Heard, Pace
 
 START = datetime(2026, 11, 23, tzinfo=UTC)

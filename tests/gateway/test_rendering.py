@@ -15,7 +15,7 @@ from adapters import Door, Row, provider
 from adapters._spec import KeyRule
 from canonical_schema import Event, Kind
 from gateway.catalogue import Catalogue
-from gateway.configuration_file import loads
+from gateway.configuration.file import loads
 from gateway.lanes.rendering import Turned, _floored, _key, _part_names, encoded, render
 from gateway.ledger import Code
 from tests.gateway.clocks import START

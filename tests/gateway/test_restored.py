@@ -10,7 +10,6 @@ import msgspec
 import pytest
 
 from gateway.cli import main
-from gateway.confirming import Confirming
 from gateway.errors import LedgerUnavailable
 from gateway.ledger import RESTORE, Code, Plan, RestoredAt, SqliteLedger, WorkState
 from gateway.ledger._redis.address import Address
@@ -19,6 +18,7 @@ from gateway.ledger.check import add_up
 from gateway.ledger.copying import copy as copied
 from gateway.ledger.doubting import doubt
 from gateway.ledger.redis import RedisLedger
+from gateway.reconciling.confirming import Confirming
 from gateway.times import to_micros
 from tests.gateway.conftest import Asking, House, MovableClock, event
 from tests.gateway.ledger.conftest import BACKENDS, SqliteStore, Store, codes, opened, recorded, rendered

@@ -151,7 +151,7 @@ KILLED = """
 import asyncio, os, signal, sqlite3, sys
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from gateway.configuration_sections import Retention
+from gateway.configuration.sections import Retention
 from gateway.ledger import SqliteLedger, _keeping
 from gateway.retention import Keeper
 folder, stop, calls = Path(sys.argv[1]), int(sys.argv[2]), 0

@@ -12,11 +12,11 @@ from hypothesis import strategies as st
 
 from gateway.catalogue import Catalogue
 from gateway.cli._surprises import surprises
-from gateway.configuration_file import loads
+from gateway.configuration.file import loads
+from gateway.configuration.routes import PLACES, bucket
 from gateway.errors import ConfigurationError
 from gateway.explaining import explain
 from gateway.ledger import Code, Plan
-from gateway.routes import PLACES, bucket
 from gateway.routing import apart
 from tests.gateway.lanes import used
 

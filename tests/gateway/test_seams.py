@@ -15,14 +15,14 @@ from canonical_schema import fingerprint
 from gateway.cli._asking import ask
 from gateway.cli._out import CommandFailed
 from gateway.cli.backfill import outcome
-from gateway.closing import Closing
-from gateway.configuration_file import loads
-from gateway.confirming import Confirming, Doubt
+from gateway.configuration.file import loads
+from gateway.configuration.keys import sha256
 from gateway.errors import ConfigurationError
-from gateway.keys import sha256
 from gateway.ledger import Plan, WorkState, split_ref
 from gateway.ledger.check import add_up
+from gateway.moving.closing import Closing
 from gateway.periods import Period
+from gateway.reconciling.confirming import Confirming, Doubt
 from gateway.stored import stored
 from gateway.times import to_micros
 from tests.gateway.conftest import Asking, House, MovableClock, configured, event

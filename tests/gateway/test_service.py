@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from gateway.configuration_file import loads
+from gateway.configuration.file import loads
 from gateway.intake import SLICE
 from gateway.service import Generation
 from gateway.simulator import SimulatedProvider

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from gateway.cli import app
-from gateway.configuration_file import loads
+from gateway.configuration.file import loads
 from gateway.simulator import SimulatedProvider
 from tests.scenarios.conftest import ROOT, Service, event
 

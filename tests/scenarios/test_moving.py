@@ -19,7 +19,7 @@ import pytest
 import yaml
 
 from gateway.app import create_app
-from gateway.configuration_file import loads
+from gateway.configuration.file import loads
 from gateway.ledger import SqliteLedger
 from gateway.ledger.check import add_up
 from gateway.service import Gateway

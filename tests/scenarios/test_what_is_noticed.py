@@ -102,7 +102,7 @@ def test_a_correction_by_the_whole_amount_and_not_the_difference(whole: Whole, p
     def wrong(_: Quantities, after: Quantities) -> Quantities:
         return after or {"": Decimal(1)}
 
-    plant("gateway.correcting.difference", wrong)
+    plant("gateway.lanes.correcting.difference", wrong)
     whole.send([3], then="work")
     whole._runner.run(whole._correct("e0", 5))
     whole.work()

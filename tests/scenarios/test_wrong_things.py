@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from gateway.keys import new_key, sha256
+from gateway.configuration.keys import new_key, sha256
 from gateway.simulator import SimulatedProvider
 from tests.scenarios.conftest import Service, event
 

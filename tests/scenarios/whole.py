@@ -21,7 +21,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from canonical_schema import Event, Quantities
 from gateway.chain import correction_id
 from gateway.configuration import Configuration
-from gateway.configuration_file import loads
+from gateway.configuration.file import loads
 from gateway.corrections import correct
 from gateway.errors import RequestRefused
 from gateway.ledger import Code, SqliteLedger

@@ -15,7 +15,7 @@ import pytest
 import yaml
 
 from gateway.cli import main
-from gateway.configuration_file import loads
+from gateway.configuration.file import loads
 from gateway.errors import ConfigurationError, LedgerUnavailable
 from gateway.ledger import Change, ClaimKind, Code, Ledger, Plan
 from gateway.ledger.opening import ledger_of

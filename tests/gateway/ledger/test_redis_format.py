@@ -18,7 +18,7 @@ import pytest
 from redis import Redis
 
 from gateway.app import create_app
-from gateway.configuration_file import loads
+from gateway.configuration.file import loads
 from gateway.ledger._redis.address import Address
 from gateway.ledger.redis import VERSION, RedisLedger
 from gateway.service import Gateway

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from adapters import Rate
-from gateway.configuration_sections import Retry
+from gateway.configuration.sections import Retry
 from gateway.lanes.pace import BURST, Pace
 from gateway.ledger import Flow
 from gateway.ledger._redis.address import Address

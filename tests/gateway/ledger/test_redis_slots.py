@@ -11,7 +11,7 @@ import pytest
 from redis.crc import key_slot
 
 from canonical_schema import Event
-from gateway.configuration_file import loads
+from gateway.configuration.file import loads
 from gateway.errors import LedgerUnavailable
 from gateway.ledger import ClaimKind, Plan
 from gateway.ledger._redis.address import Address

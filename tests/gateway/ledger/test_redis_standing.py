@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from gateway.configuration_sections import Retry
+from gateway.configuration.sections import Retry
 from gateway.lanes.pace import OPENS_AFTER, Breaker, Heard, Pace
 from gateway.ledger import Standing
 from gateway.ledger._redis.address import Address

@@ -14,7 +14,7 @@ from redis.exceptions import BusyLoadingError
 from redis.exceptions import ConnectionError as Unconnected
 
 from gateway.app import create_app
-from gateway.configuration_file import loads
+from gateway.configuration.file import loads
 from gateway.ledger._redis.address import Address
 from gateway.ledger.redis import RedisLedger
 from gateway.service import Gateway

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from gateway.confirming import Confirming
+from gateway.reconciling.confirming import Confirming
 from gateway.simulator import StoredRow
 from gateway.simulator.world import Stock
 from tests.gateway.conftest import Asking, House, event

@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 
 from adapters import AnyAdapter, CanReadUsage, Read, Reply, Request, UsageRow, Wanted, Window, encode_row, provider
-from gateway.confirming import Confirming
-from gateway.doubts import FIRST, LOOKS, MOST, Doubts
-from gateway.finding import REST, TOGETHER, Finding
+from gateway.lanes.doubts import FIRST, LOOKS, MOST, Doubts
 from gateway.lanes.pace import Heard
+from gateway.reconciling.confirming import Confirming
+from gateway.reconciling.finding import REST, TOGETHER, Finding
 from gateway.simulator import SimulatedProvider, StoredRow
 from gateway.simulator.world import Stock
 from tests.adapters.worlds import DOORS, adapter_of, usage_of

@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from gateway.app import create_app
-from gateway.configuration_file import loads
+from gateway.configuration.file import loads
 from gateway.ledger import SqliteLedger
 from gateway.service import Gateway
 from gateway.simulator import SimulatedProvider

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from gateway import receipts
-from gateway.confirming import Confirming
-from gateway.receipts import Receipts
+from gateway.reconciling import receipts
+from gateway.reconciling.confirming import Confirming
+from gateway.reconciling.receipts import Receipts
 from gateway.simulator import StoredRow
 from gateway.simulator.world import Stock
 from tests.gateway.conftest import Asking, House, MovableClock, event

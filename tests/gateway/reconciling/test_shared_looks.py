@@ -5,10 +5,10 @@ from typing import Any
 
 import pytest
 
-from gateway.confirming import Confirming
-from gateway.doubts import FIRST
-from gateway.finding import Finding
-from gateway.receipts import Receipts
+from gateway.lanes.doubts import FIRST
+from gateway.reconciling.confirming import Confirming
+from gateway.reconciling.finding import Finding
+from gateway.reconciling.receipts import Receipts
 from tests.gateway.conftest import Asking, MovableClock, event
 from tests.gateway.test_seams_shared import Sharing, sharing
 

@@ -10,7 +10,7 @@ import uvicorn
 from gateway.app import create_app
 from gateway.cli import main
 from gateway.cli._server import address, listen
-from gateway.configuration_file import loads
+from gateway.configuration.file import loads
 from gateway.ledger import SqliteLedger
 from gateway.service import Gateway
 from gateway.simulator import SimulatedProvider

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from gateway.configuration_file import loads
+from gateway.configuration.file import loads
 from gateway.errors import ConfigurationError
 from gateway.ledger.check import add_up
 

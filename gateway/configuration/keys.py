@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, StringConstraints, field_validator
 
-from gateway.configuration_findings import Section
+from gateway.configuration.findings import Section
 
 __all__ = ["DEFAULT_TENANT", "PREFIX", "Key", "Keyring", "Scope", "TenantName", "new_key", "sha256"]
 

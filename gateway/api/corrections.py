@@ -10,8 +10,8 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from canonical_schema import PLAIN, ErrorCode, Quantities, to_quantity
-from gateway.access import tenant_of
-from gateway.asked import Asked, Reason, answer, body_of, key_name
+from gateway.api.access import tenant_of
+from gateway.api.asked import Asked, Reason, answer, body_of, key_name
 from gateway.corrections import Scale, correct, correct_many
 from gateway.errors import RequestRefused
 from gateway.listing import read_filter

@@ -3,7 +3,7 @@
 from typing import Any
 
 from canonical_schema import format_time
-from gateway.capabilities import capabilities
+from gateway.describing.capabilities import capabilities
 from gateway.ledger import QueueDepth
 from gateway.service import Gateway
 from gateway.times import from_micros, to_micros

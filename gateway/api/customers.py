@@ -11,12 +11,12 @@ from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 
 from canonical_schema import ErrorCode
-from gateway.access import tenant_of
-from gateway.asked import Asked, answer, body_of, key_name
-from gateway.configuration_findings import nearest
-from gateway.coverage import coverage
+from gateway.api.access import tenant_of
+from gateway.api.asked import Asked, answer, body_of, key_name
+from gateway.api.coverage import coverage
+from gateway.configuration.findings import nearest
 from gateway.errors import RequestRefused
-from gateway.links import KIND, Change
+from gateway.links.book import KIND, Change
 from gateway.service import Gateway
 
 __all__ = ["routes"]

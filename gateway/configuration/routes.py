@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BeforeValidator, Field, WithJsonSchema, field_validator, model_validator
 
 from adapters._models import Instant
-from gateway.configuration_findings import Section, failure
+from gateway.configuration.findings import Section, failure
 
 __all__ = ["PLACES", "Route", "Way", "bucket", "placed", "ways_of"]
 

@@ -21,12 +21,12 @@ from pydantic import (
 
 from adapters import AnyAdapter, Link, Settings, provider, providers
 from adapters._spec import Aggregation
-from gateway.bindings import BindingRow
-from gateway.configuration_findings import Findings, Section, checked, failure, nearest
-from gateway.configuration_sections import Auth, Delivery, Intake, LedgerSettings, Listen, Retention, Span
-from gateway.groups import Member, faults
-from gateway.keys import DEFAULT_TENANT, TenantName
-from gateway.routes import Route, Way, placed, ways_of
+from gateway.configuration.bindings import BindingRow
+from gateway.configuration.findings import Findings, Section, checked, failure, nearest
+from gateway.configuration.groups import Member, faults
+from gateway.configuration.keys import DEFAULT_TENANT, TenantName
+from gateway.configuration.routes import Route, Way, placed, ways_of
+from gateway.configuration.sections import Auth, Delivery, Intake, LedgerSettings, Listen, Retention, Span
 
 __all__ = ["Configuration", "Destination", "Meter", "Mode"]
 

@@ -10,7 +10,7 @@ from adapters import AnyAdapter, TakeBack
 from canonical_schema import ErrorCode, ErrorItem, Event
 from gateway.catalogue import Catalogue
 from gateway.chain import Look, Stand, correction_id, has_corrections
-from gateway.correcting import SOON, Rows, Situation, Waits, rendered, situation
+from gateway.lanes.correcting import SOON, Rows, Situation, Waits, rendered, situation
 from gateway.lanes.rendering import Turned
 from gateway.ledger import AttemptRow, Change, Code, Ledger, Moved, Part, Work, WorkState, ref_of, some_of
 from gateway.times import from_micros, to_micros

@@ -9,7 +9,7 @@ from typing import Any, cast
 from pydantic import ValidationError
 
 from adapters import Binding
-from gateway.configuration_findings import Findings, checked, failure
+from gateway.configuration.findings import Findings, checked, failure
 from gateway.errors import GatewayError
 
 __all__ = ["BindingRow", "Unbindable", "from_property"]

@@ -10,8 +10,8 @@ from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 
 from canonical_schema import DeliveryStatus, ErrorCode, format_time
-from gateway.access import tenant_of
-from gateway.asked import Asked, Reason, answer, body_of, key_name
+from gateway.api.access import tenant_of
+from gateway.api.asked import Asked, Reason, answer, body_of, key_name
 from gateway.errors import RequestRefused
 from gateway.ledger import AuditRow, Code, split_ref
 from gateway.listing import page, read_filter

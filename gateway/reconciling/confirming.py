@@ -16,8 +16,8 @@ from canonical_schema import Event
 from gateway.errors import RequestRefused
 from gateway.lanes.rendering import Turned, usages
 from gateway.ledger import Code, Work, WorkState, split_ref
-from gateway.readback import Reader
 from gateway.reconciling.ledger_side import EDGE, labels_of
+from gateway.reconciling.readback import Reader
 from gateway.repair import Actor, resolve
 from gateway.service import Gateway
 from gateway.times import from_micros, to_micros

@@ -15,7 +15,7 @@ import yaml
 from pydantic import ValidationError
 
 from gateway.configuration import Configuration
-from gateway.configuration_findings import Place
+from gateway.configuration.findings import Place
 from gateway.errors import ConfigurationError
 
 __all__ = ["load", "loads"]

@@ -13,9 +13,9 @@ import msgspec
 
 from canonical_schema import DeliveryStatus, ErrorCode, Event, format_time, plain
 from gateway.chain import Look
-from gateway.correcting import Situation, difference, saying, situation
 from gateway.errors import RequestRefused
 from gateway.intake import slices
+from gateway.lanes.correcting import Situation, difference, saying, situation
 from gateway.ledger import AuditRow, Code, Document, split_ref
 from gateway.merge import View
 from gateway.periods import KIND, Period

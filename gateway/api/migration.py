@@ -8,14 +8,14 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from canonical_schema import ErrorCode, Event
-from gateway.access import tenant_of
-from gateway.asked import Asked, Reason, answer, body_of, key_name
-from gateway.backfill import Backfills, Job, Wanted, new_id, shown
+from gateway.api.access import tenant_of
+from gateway.api.asked import Asked, Reason, answer, body_of, key_name
 from gateway.chain import Look, correction_id
-from gateway.correcting import saying
 from gateway.errors import RequestRefused
 from gateway.intake import decoded, parse_in_slices, slices, too_large
-from gateway.preflight import Preflight
+from gateway.lanes.correcting import saying
+from gateway.moving.backfill import Backfills, Job, Wanted, new_id, shown
+from gateway.moving.preflight import Preflight
 from gateway.repair import Actor
 from gateway.service import Gateway
 from gateway.stored import stored

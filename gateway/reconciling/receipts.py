@@ -12,9 +12,9 @@ import msgspec
 import structlog
 
 from adapters import Unread, Window
-from gateway.confirming import Confirming, Doubt, next_of, shows
 from gateway.intake import SLICE
 from gateway.ledger import Code, Document, Snapshot
+from gateway.reconciling.confirming import Confirming, Doubt, next_of, shows
 from gateway.service import Gateway
 from gateway.times import from_micros
 

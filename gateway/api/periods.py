@@ -5,10 +5,10 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from canonical_schema import ErrorCode
-from gateway.access import tenant_of
-from gateway.asked import Asked, Reason, answer, body_of, key_name
-from gateway.closing import Closing
+from gateway.api.access import tenant_of
+from gateway.api.asked import Asked, Reason, answer, body_of, key_name
 from gateway.errors import RequestRefused
+from gateway.moving.closing import Closing
 from gateway.periods import Period, period_of
 from gateway.repair import Actor
 from gateway.service import Gateway

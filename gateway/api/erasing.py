@@ -11,17 +11,17 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from canonical_schema import ErrorCode, EventStatus
-from gateway.access import tenant_of
-from gateway.asked import Asked, Reason, answer, body_of, key_name
-from gateway.backfill import KIND as BACKFILL
+from gateway.api.access import tenant_of
+from gateway.api.asked import Asked, Reason, answer, body_of, key_name
 from gateway.errors import RequestRefused
 from gateway.ledger import AuditRow, Document, Erasure, Ledger, Snapshot, WorkState
-from gateway.links import KIND as LINKS
+from gateway.links.book import KIND as LINKS
+from gateway.links.naming import RELINKED
 from gateway.merge import View
-from gateway.naming import RELINKED
+from gateway.moving.backfill import KIND as BACKFILL
 from gateway.periods import KIND as PERIOD
-from gateway.reconciliations import KIND as RECONCILIATION
-from gateway.reconciliations import REPORT
+from gateway.reconciling.reconciliations import KIND as RECONCILIATION
+from gateway.reconciling.reconciliations import REPORT
 from gateway.repair import Actor
 from gateway.service import Gateway
 from gateway.times import to_micros

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from itertools import pairwise
 
-from gateway.configuration_findings import Place
-from gateway.routes import PLACES, Way, instant_of, percent_of
+from gateway.configuration.findings import Place
+from gateway.configuration.routes import PLACES, Way, instant_of, percent_of
 
 __all__ = ["Member", "faults"]
 

@@ -9,9 +9,9 @@ from datetime import datetime, timedelta
 import structlog
 
 from adapters import Unread, UnreadKind
-from gateway.confirming import Confirming, Doubt
 from gateway.lanes.pace import Breaker
 from gateway.ledger import WorkState, ref_of, split_ref
+from gateway.reconciling.confirming import Confirming, Doubt
 from gateway.service import Gateway
 from gateway.times import to_micros
 

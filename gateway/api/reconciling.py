@@ -12,16 +12,16 @@ from starlette.routing import Route
 
 from adapters import Window
 from canonical_schema import ErrorCode, format_time, parse_time, plain
-from gateway.access import tenant_of
-from gateway.asked import Asked, answer, body_of
-from gateway.confirming import Confirming
+from gateway.api.access import tenant_of
+from gateway.api.asked import Asked, answer, body_of
 from gateway.errors import RequestRefused
-from gateway.finding import Finding
-from gateway.readback import Reader
-from gateway.receipts import Receipts
-from gateway.reconciliations import Reconciliations, Wanted
 from gateway.reconciling._model import Cell, Side, Why, in_unit
 from gateway.reconciling.comparing import Comparison, compare, scope_of
+from gateway.reconciling.confirming import Confirming
+from gateway.reconciling.finding import Finding
+from gateway.reconciling.readback import Reader
+from gateway.reconciling.receipts import Receipts
+from gateway.reconciling.reconciliations import Reconciliations, Wanted
 from gateway.reconciling.report import charges, ledger_figures, why_unread, window_of
 from gateway.service import Gateway
 

@@ -8,7 +8,7 @@ from typing import Any
 from adapters import Dedupe, Door, ProviderSpec, QuantityRule, Rate, ReadBack, TimeRule
 from adapters._models import format_duration
 from adapters._spec import Grade, Refusal
-from gateway.correction_words import correction_facts, correction_words
+from gateway.describing.corrections import correction_facts, correction_words
 
 __all__ = ["capabilities", "column", "facts", "provider_facts"]
 

@@ -15,12 +15,12 @@ from pydantic import ValidationError
 
 from adapters import Link
 from gateway.configuration import Configuration
-from gateway.configuration_findings import failure, nearest
-from gateway.keys import DEFAULT_TENANT
+from gateway.configuration.findings import failure, nearest
+from gateway.configuration.keys import DEFAULT_TENANT
 from gateway.ledger import AuditRow, Document, Ledger
-from gateway.lookups import Lookups
-from gateway.naming import RELINKED, Naming
-from gateway.naming import moved as moved_names
+from gateway.links.lookups import Lookups
+from gateway.links.naming import RELINKED, Naming
+from gateway.links.naming import moved as moved_names
 from gateway.times import Clock, to_micros
 
 __all__ = ["KIND", "Book", "Change", "Rows", "written"]

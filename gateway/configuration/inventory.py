@@ -5,8 +5,8 @@ from typing import Literal, NamedTuple, cast
 
 from adapters._inventory import RemoteMeter
 from adapters._spec import Aggregation
-from gateway.bindings import BindingRow
 from gateway.configuration import Configuration
+from gateway.configuration.bindings import BindingRow
 
 __all__ = ["Finding", "held_against"]
 

@@ -10,9 +10,9 @@ from typing import Annotated, Literal, Self
 from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, field_validator, model_validator
 
 from adapters._models import Duration
-from gateway.configuration_findings import Section, failure
+from gateway.configuration.findings import Section, failure
+from gateway.configuration.keys import Key
 from gateway.errors import ConfigurationError
-from gateway.keys import Key
 from gateway.ledger._redis.address import Address
 
 __all__ = [

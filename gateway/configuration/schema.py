@@ -8,9 +8,9 @@ from pydantic import BaseModel, TypeAdapter
 
 from adapters import Binding, Door, ProviderSpec, Settings, providers
 from adapters._models import Duration, format_duration
-from gateway.bindings import from_property
 from gateway.configuration import Configuration, Destination, Meter
-from gateway.routes import Route
+from gateway.configuration.bindings import from_property
+from gateway.configuration.routes import Route
 
 __all__ = ["json_schema"]
 

@@ -1,10 +1,10 @@
-"""Writes the parts of the documents that come from declarations: `python -m gateway.document [README.md]`."""
+"""Writes what documents say from declarations: `python -m gateway.describing.document [README.md]`."""
 
 import sys
 from pathlib import Path
 
 from adapters import providers
-from gateway.capabilities import column, facts
+from gateway.describing.capabilities import column, facts
 
 __all__ = ["provider_table", "renewed"]
 

@@ -6,8 +6,8 @@ from starlette.requests import Request
 
 from canonical_schema import ErrorCode
 from gateway.catalogue import DEFAULT_TENANT
+from gateway.configuration.keys import Keyring, Scope
 from gateway.errors import RequestRefused
-from gateway.keys import Keyring, Scope
 
 __all__ = ["tenant_of"]
 
