@@ -1,21 +1,22 @@
 """The only module that talks to providers: one request out, one reply or one fault back."""
 
 import asyncio
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
-from typing import Literal
+from typing import Literal, Protocol
 
 import aiohttp
 import httpx
 import msgspec
 import structlog
-from httpx_aiohttp import AiohttpTransport
+import yarl
 
 from adapters import AnyAdapter, Fault, FaultKind, Reply, Request
 from gateway import __version__
 from gateway.times import Clock, SystemClock
 
-__all__ = ["Transport"]
+__all__ = ["Mounted", "Network", "Transport"]
 
 log = structlog.get_logger("gateway.transport")
 
@@ -23,7 +24,8 @@ FIRST_AGAIN = timedelta(minutes=5)
 """While the previous key is used, how often the new one is tried."""
 MAX_REPLY = 16 * 2**20
 """Bytes of a reply that are read; more makes it unreadable."""
-
+_PIECE = 2**14
+"""Bytes of a compressed reply that are decoded at a time, to at most a thousand times as many."""
 
 _HEADERS = {"user-agent": f"usage-gateway/{__version__}", "accept-encoding": "gzip, deflate"}
 
@@ -51,13 +53,11 @@ class Transport:
         self._first_again = datetime.max.replace(tzinfo=UTC)
         seconds = timeout.total_seconds()
         self._total = seconds * 2
-        # Not through a client: nobody wants its redirects, cookies, proxies and credentials here, and over them it
-        # takes as long as over all the rest of a request.
-        self._http = mount or _pool(connections, reuse=adapter.door.dedupe is not None)
-        timeouts = httpx.Timeout(connect=min(10.0, seconds), read=seconds, write=seconds, pool=seconds)
-        self._extensions = {"timeout": timeouts.as_dict()}
-        self._url = "", httpx.URL()
-        """The last address, and that parsed: nearly all requests have one."""
+        self._end: _End = (
+            Network(connections, seconds, reuse=adapter.door.dedupe is not None)
+            if mount is None
+            else Mounted(mount, seconds)
+        )
 
     @property
     def key(self) -> Literal["api_key", "previous_api_key"] | None:
@@ -98,14 +98,12 @@ class Transport:
     async def _send(self, request: Request) -> Reply | Fault:
         try:
             async with asyncio.timeout(self._total):
-                return await self._exchange(request)
-        except TimeoutError:
-            return Fault(kind=FaultKind.NO_ANSWER, name="Timeout", timeout=True)
+                return await self._end.exchange(request)
         except (
+            aiohttp.ClientError,
             httpx.HTTPError,
             httpx.InvalidURL,
             httpx.StreamError,
-            aiohttp.ClientError,
             OSError,
             UnicodeError,
         ) as error:
@@ -113,66 +111,146 @@ class Transport:
 
     async def close(self) -> None:
         """Close every connection."""
-        await self._http.aclose()
+        await self._end.close()
 
-    async def _exchange(self, request: Request) -> Reply | Fault:
+
+class _End(Protocol):
+    """What requests go through. Raises what aiohttp, httpx or the machine do."""
+
+    async def exchange(self, request: Request) -> Reply | Fault: ...
+
+    async def close(self) -> None: ...
+
+
+class Network:
+    """The connections themselves.
+
+    By aiohttp alone: httpx's pool costs milliseconds a request at 64 in flight and leaks slots under cancellation,
+    and its requests and replies cost as much as all that aiohttp does.
+    """
+
+    def __init__(self, connections: int, seconds: float, *, reuse: bool) -> None:
+        self._connections = connections
+        self._reuse = reuse
+        self._timeout = aiohttp.ClientTimeout(
+            connect=seconds,  # until a connection is free
+            sock_connect=min(10.0, seconds),
+            sock_read=seconds,
+        )
+        self._session: aiohttp.ClientSession | None = None
+        self._url = "", yarl.URL()
+        """The last address, and that parsed: nearly all requests have one."""
+
+    async def exchange(self, request: Request) -> Reply | Fault:
+        """Send a request, and read the answer up to the bound."""
+        if self._session is None:  # not before there is an event loop
+            self._session = aiohttp.ClientSession(
+                connector=aiohttp.TCPConnector(limit=self._connections, force_close=not self._reuse),
+                cookie_jar=aiohttp.DummyCookieJar(),
+            )
         if request.url != self._url[0]:
-            self._url = request.url, httpx.URL(request.url)
-        sent = httpx.Request(
+            # Written out as httpx does: yarl would quote a path and a query its own way.
+            self._url = request.url, yarl.URL(str(httpx.URL(request.url)), encoded=True)
+        headers = {**_HEADERS, **request.headers}
+        "".join(headers.values()).encode("ascii")  # nobody has agreed on another encoding, and aiohttp takes UTF-8
+        async with self._session.request(
             request.method,
             self._url[1],
+            headers=headers,
+            data=request.body or None,
+            allow_redirects=False,
+            auto_decompress=False,
+            timeout=self._timeout,
+        ) as response:
+            pieces = response.content.iter_any()
+            if "content-encoding" in response.headers:
+                raw = response.content.iter_chunked(_PIECE)
+                pieces = httpx.Response(response.status, headers=response.raw_headers, content=raw).aiter_bytes()
+            return await _whole(response.status, _headers(response.raw_headers), pieces)
+
+    async def close(self) -> None:
+        """Close every connection."""
+        if self._session is not None:
+            await self._session.close()
+
+
+class Mounted:
+    """An httpx transport in the place of the network: a simulated vendor, an application, a mock."""
+
+    def __init__(self, transport: httpx.AsyncBaseTransport, seconds: float) -> None:
+        self._transport = transport
+        timeout = httpx.Timeout(connect=min(10.0, seconds), read=seconds, write=seconds, pool=seconds)
+        self._extensions = {"timeout": timeout.as_dict()}
+
+    async def exchange(self, request: Request) -> Reply | Fault:
+        """Send a request, and read the answer up to the bound."""
+        sent = httpx.Request(
+            request.method,
+            request.url,
             headers={**_HEADERS, **request.headers},
             content=request.body,
             extensions=self._extensions,
         )
-        response = await self._http.handle_async_request(sent)
+        # Not through a client: its redirects, cookies, proxies and credentials are not wanted here.
+        response = await self._transport.handle_async_request(sent)
         try:
-            body = bytearray()
-            async for chunk in response.aiter_bytes():
-                body += chunk
-                if len(body) > MAX_REPLY:
-                    return Fault(kind=FaultKind.NO_ANSWER, name="ReplyTooLarge")
+            return await _whole(response.status_code, dict(response.headers.items()), response.aiter_bytes())
         finally:
             await response.aclose()
-        try:
-            decoded = msgspec.json.decode(body) if body else None
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-            decoded = None
-        return Reply(
-            status=response.status_code, headers=dict(response.headers.items()), body=bytes(body), json=decoded
-        )
+
+    async def close(self) -> None:
+        """Close what was mounted."""
+        await self._transport.aclose()
+
+
+async def _whole(status: int, headers: dict[str, str], pieces: AsyncIterator[bytes]) -> Reply | Fault:
+    body = bytearray()
+    async for piece in pieces:
+        body += piece
+        if len(body) > MAX_REPLY:
+            return Fault(kind=FaultKind.NO_ANSWER, name="ReplyTooLarge")
+    try:
+        decoded = msgspec.json.decode(body) if body else None
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        decoded = None
+    return Reply(status=status, headers=headers, body=bytes(body), json=decoded)
+
+
+def _headers(raw: Sequence[tuple[bytes, bytes]]) -> dict[str, str]:
+    """Return headers by lower-case name; those that come several times joined."""
+    try:
+        pairs = [(name.decode("ascii").lower(), value.decode("ascii")) for name, value in raw]
+    except UnicodeDecodeError:
+        return dict(httpx.Headers(raw).items())
+    headers: dict[str, str] = {}
+    for name, value in pairs:
+        headers[name] = f"{headers[name]}, {value}" if name in headers else value
+    return headers
 
 
 def _refused(reply: Reply | Fault) -> bool:
     return isinstance(reply, Reply) and reply.status in {401, 403}
 
 
-def _pool(connections: int, *, reuse: bool) -> httpx.AsyncBaseTransport:
-    # httpx's own pool costs milliseconds a request at 64 in flight and leaks slots under cancellation.
-    def session() -> aiohttp.ClientSession:
-        return aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=connections, force_close=not reuse),
-            cookie_jar=aiohttp.DummyCookieJar(),
-        )
-
-    return AiohttpTransport(client=session)
-
-
-_NEVER_LEFT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, httpx.UnsupportedProtocol, httpx.InvalidURL)
-_NEVER_LEFT_BELOW = (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError, aiohttp.InvalidURL)
+_NEVER_LEFT = (
+    aiohttp.ClientConnectorError,
+    aiohttp.ConnectionTimeoutError,
+    aiohttp.InvalidURL,
+    httpx.ConnectError,
+    httpx.ConnectTimeout,
+    httpx.PoolTimeout,
+    httpx.UnsupportedProtocol,
+    httpx.InvalidURL,
+)
 
 
 def _fault(error: Exception) -> Fault:
-    # httpx-aiohttp calls every ClientConnectionError a ConnectTimeout, a reset while waiting for the answer among
-    # them. Such a request may have arrived, so the exception underneath decides.
-    # https://github.com/karpetrosyan/httpx-aiohttp
-    cause = error.__cause__ if isinstance(error.__cause__, aiohttp.ClientError) else None
-    never_left = isinstance(error, _NEVER_LEFT) if cause is None else isinstance(cause, _NEVER_LEFT_BELOW)
+    if type(error) is TimeoutError:  # those of aiohttp and of httpx say of what
+        return Fault(kind=FaultKind.NO_ANSWER, name="Timeout", timeout=True)
     # A host that no name server can be asked for: `getaddrinfo` cannot write it in IDNA.
-    never_left = never_left or (isinstance(error, UnicodeError) and not isinstance(error, UnicodeDecodeError))
-    named = cause or error
+    unwritten = isinstance(error, UnicodeError) and not isinstance(error, UnicodeDecodeError)
     return Fault(
-        kind=FaultKind.NEVER_LEFT if never_left else FaultKind.NO_ANSWER,
-        name=type(named).__name__,
-        timeout=isinstance(named, httpx.TimeoutException | TimeoutError),
+        kind=FaultKind.NEVER_LEFT if unwritten or isinstance(error, _NEVER_LEFT) else FaultKind.NO_ANSWER,
+        name=type(error).__name__,
+        timeout=isinstance(error, httpx.TimeoutException | TimeoutError),
     )

@@ -16,6 +16,7 @@ from adapters._readback import Unread
 from gateway.cli import main
 from gateway.configuration.file import load, loads
 from gateway.configuration.inventory import held_against
+from gateway.transport import Mounted
 from tests.gateway.conftest import configured
 
 FLOWGLAD = "https://app.flowglad.com/api/v1"
@@ -70,7 +71,9 @@ def vendor(monkeypatch: pytest.MonkeyPatch) -> respx.MockRouter:
     monkeypatch.setenv("FLOWGLAD_API_KEY", "fg_secret")
     router = respx.MockRouter(assert_all_called=False)
     router.get(url__startswith=FLOWGLAD).mock(side_effect=flowglad)
-    monkeypatch.setattr("gateway.transport._pool", lambda *_, **__: httpx.MockTransport(router.async_handler))
+    monkeypatch.setattr(
+        "gateway.transport.Network", lambda *_, **__: Mounted(httpx.MockTransport(router.async_handler), 30)
+    )
     return router
 
 

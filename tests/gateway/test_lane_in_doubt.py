@@ -10,6 +10,7 @@ import pytest
 from canonical_schema import DeliveryStatus, Kind
 from gateway.errors import LedgerUnavailable
 from gateway.ledger import SqliteLedger, WorkState
+from gateway.transport import Mounted
 from tests.gateway.clocks import START
 from tests.gateway.lanes import Gate, World, faulty, gated, names, until, used
 
@@ -148,7 +149,7 @@ async def test_what_was_stranded_is_judged_even_where_a_lane_is_never_idle(tmp_p
         await world.lane.idle()
         gate = Gate()
         gate.inner = world.vendor.transport()
-        world.transport._http = gate
+        world.transport._end = Mounted(gate, 30)
         world.lane._stranded = True
         await world.record(*names(3, 1))
         await world.lane.step()
@@ -168,7 +169,7 @@ async def test_of_a_door_of_single_rows_nothing_is_judged_while_some_are_in_flig
     gate = Gate()
     gate.inner = world.vendor.transport()
     async with world:
-        world.transport._http = First(world.vendor.transport(), gate)
+        world.transport._end = Mounted(First(world.vendor.transport(), gate), 30)
         await world.record("e0", "e1", "e2")
         failing["settle"] = 1
         await world.lane.step()

@@ -348,7 +348,7 @@ async def test_what_is_sent_while_it_is_cancelled_leaves_the_pool_whole() -> Non
 
 
 @pytest.mark.parametrize(
-    ("cause", "kind"),
+    ("error", "kind"),
     [
         (aiohttp.ServerDisconnectedError(), NO_ANSWER),
         (aiohttp.ClientOSError(104, "reset"), NO_ANSWER),
@@ -359,19 +359,15 @@ async def test_what_is_sent_while_it_is_cancelled_leaves_the_pool_whole() -> Non
     ],
     ids=lambda value: type(value).__name__,
 )
-async def test_the_exception_underneath_decides(cause: Exception, kind: FaultKind) -> None:
-    class Broken(httpx.AsyncBaseTransport):
-        async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-            if not isinstance(cause, aiohttp.ClientError):
-                raise cause
-            raise httpx.ConnectTimeout("as httpx-aiohttp names it") from cause
+async def test_aiohttps_own_exceptions_say_whether_it_left(
+    error: Exception, kind: FaultKind, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def broken(*_: object, **__: object) -> None:
+        raise error
 
-    one = adapter("wingback", "http://vendor.example")
-    transport = Transport(one, timeout=timedelta(seconds=1), connections=1, mount=Broken())
-    found = await transport.send(one.request([b"{}"]))
-    await transport.close()
-    assert isinstance(found, Fault)
-    assert kind is found.kind
+    monkeypatch.setattr(aiohttp.ClientSession, "_request", broken)
+    timeout = isinstance(error, TimeoutError)
+    assert Fault(kind=kind, name=type(error).__name__, timeout=timeout) == await fault("http://vendor.example")
 
 
 @pytest.mark.parametrize(
