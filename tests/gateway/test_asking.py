@@ -12,7 +12,7 @@ import pytest
 from adapters import AnyAdapter, Ask, Fault, FaultKind, Reply, Request, provider
 from gateway.asking import STEPS, AskFailed, ask
 from gateway.transport import Transport
-from tests.gateway.lanes import World
+from tests.gateway.lanes.world import World
 
 
 def adapter() -> AnyAdapter:

@@ -12,7 +12,7 @@ from canonical_schema import Event
 from gateway.catalogue import Catalogue
 from gateway.configuration.file import loads
 from gateway.ledger import Code, Plan
-from tests.gateway.lanes import used
+from tests.gateway.lanes.world import used
 
 FLEXPRICE: dict[str, Any] = {"provider": "flexprice", "settings": {"api_key": "k"}}
 MICRO = timedelta(microseconds=1)

@@ -14,7 +14,7 @@ import httpx
 import pytest
 
 from gateway.ledger.check import add_up
-from tests.gateway.test_cli_serve import Process, Start, configure, event, start
+from tests.gateway.cli.test_serve import Process, Start, configure, event, start
 from tests.gateway.test_graceful_stop import Vendor, vendor
 
 __all__ = ["start", "vendor"]

@@ -11,7 +11,7 @@ import httpx
 import pytest
 
 from gateway.ledger.check import add_up
-from tests.gateway.test_cli_serve import Start, configure, event, start
+from tests.gateway.cli.test_serve import Start, configure, event, start
 
 __all__ = ["start"]
 

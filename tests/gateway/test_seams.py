@@ -26,7 +26,7 @@ from gateway.reconciling.confirming import Confirming, Doubt
 from gateway.stored import stored
 from gateway.times import to_micros
 from tests.gateway.conftest import Asking, House, MovableClock, configured, event
-from tests.gateway.lanes import until
+from tests.gateway.lanes.world import until
 
 pytestmark = pytest.mark.anyio
 

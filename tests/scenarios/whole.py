@@ -31,7 +31,7 @@ from gateway.service import Gateway
 from gateway.simulator import SimulatedProvider
 from gateway.times import to_micros
 from tests.gateway.clocks import START, ManualClock
-from tests.gateway.lanes import CONTRACT
+from tests.gateway.lanes.world import CONTRACT
 from tests.gateway.ledger.conftest import SqliteStore
 from tests.scenarios.books import HALVES, Books, Stand, keys_of
 

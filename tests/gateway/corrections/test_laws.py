@@ -27,7 +27,7 @@ from gateway.service import Gateway
 from gateway.simulator import SimulatedProvider
 from gateway.times import to_micros
 from tests.gateway.clocks import ManualClock
-from tests.gateway.lanes import BINDINGS, LINKS, used
+from tests.gateway.lanes.world import BINDINGS, LINKS, used
 from tests.gateway.ledger.conftest import SqliteStore
 
 DOORS: Mapping[str, tuple[str, dict[str, Any]]] = {

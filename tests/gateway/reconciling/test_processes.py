@@ -8,7 +8,7 @@ import httpx
 import pytest
 
 from gateway.cli import main
-from tests.gateway.test_cli_serve import Start, configure, start
+from tests.gateway.cli.test_serve import Start, configure, start
 
 __all__ = ["start"]
 

@@ -12,7 +12,7 @@ from adapters import providers
 from gateway.configuration.schema import json_schema
 
 SCHEMA: dict[str, Any] = json_schema()
-EXAMPLE = Path(__file__).parents[2] / "config.example.yaml"
+EXAMPLE = Path(__file__).parents[3] / "config.example.yaml"
 TYPES: dict[str, type | tuple[type, ...]] = {
     "object": dict, "array": list, "string": str, "integer": int, "number": (int, float), "null": type(None),
     "boolean": bool,

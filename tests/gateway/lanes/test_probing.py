@@ -21,8 +21,8 @@ from gateway.lanes.pace import OPENS_AFTER, Breaker, Heard
 from gateway.ledger import WorkState
 from gateway.simulator import SimulatedProvider
 from tests.adapters.worlds import DOORS, adapter_of, usage_of
-from tests.gateway.lanes import World, gated, names, until
-from tests.gateway.test_pace import START, pace
+from tests.gateway.lanes.test_pace import START, pace
+from tests.gateway.lanes.world import World, gated, names, until
 
 SECOND = timedelta(seconds=1)
 MINUTE = timedelta(minutes=1)

@@ -12,7 +12,7 @@ from gateway.configuration.file import load
 from gateway.configuration.schema import json_schema
 from gateway.errors import ConfigurationError
 
-EXAMPLE = Path(__file__).parents[2] / "config.example.yaml"
+EXAMPLE = Path(__file__).parents[3] / "config.example.yaml"
 TEXT = EXAMPLE.read_text("utf-8")
 NAMED = set(re.findall(r"\$\{([A-Z0-9_]+)\}", re.sub("#.*", "", TEXT)))
 ENVIRON = dict.fromkeys(NAMED, "a" * 64)

@@ -17,7 +17,7 @@ from gateway.merge import closing, fresh
 from gateway.repair import Actor, resolve, retry
 from gateway.times import to_micros
 from tests.gateway.clocks import START
-from tests.gateway.lanes import World, names, used
+from tests.gateway.lanes.world import World, names, used
 
 SECOND, MINUTE, HOUR = timedelta(seconds=1), timedelta(minutes=1), timedelta(hours=1)
 ACTOR = Actor(tenant="default", name="op", reason="asked")

@@ -18,7 +18,7 @@ from gateway.errors import ConfigurationError
 from gateway.explaining import explain
 from gateway.ledger import Code, Plan
 from gateway.routing import apart
-from tests.gateway.lanes import used
+from tests.gateway.lanes.world import used
 
 MICRO = timedelta(microseconds=1)
 NAMES = ("old", "new", "third")

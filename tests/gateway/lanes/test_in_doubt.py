@@ -12,7 +12,7 @@ from gateway.errors import LedgerUnavailable
 from gateway.ledger import SqliteLedger, WorkState
 from gateway.transport import Mounted
 from tests.gateway.clocks import START
-from tests.gateway.lanes import Gate, World, faulty, gated, names, until, used
+from tests.gateway.lanes.world import Gate, World, faulty, gated, names, until, used
 
 SECOND = timedelta(seconds=1)
 MINUTE = timedelta(minutes=1)

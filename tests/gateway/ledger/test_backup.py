@@ -23,7 +23,7 @@ from gateway.ledger.check import add_up
 from tests.gateway.conftest import House, MovableClock, event
 from tests.gateway.ledger.conftest import event as stored
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 NOW = 1_795_700_000_000_000
 
 

@@ -17,8 +17,8 @@ from gateway.lanes.rendering import Turned, encoded, render
 from gateway.lanes.stencils import Stencils
 from gateway.ledger import Part
 from tests.gateway.clocks import START
-from tests.gateway.lanes import used
-from tests.gateway.test_rendering import LINKS, SETTINGS, catalogue
+from tests.gateway.lanes.test_rendering import LINKS, SETTINGS, catalogue
+from tests.gateway.lanes.world import used
 
 BINDINGS: dict[str, dict[str, Any]] = {
     "flowglad": {"price_slug": "a%sb"},

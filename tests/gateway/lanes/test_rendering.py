@@ -19,7 +19,7 @@ from gateway.configuration.file import loads
 from gateway.lanes.rendering import Turned, _floored, _key, _part_names, encoded, render
 from gateway.ledger import Code
 from tests.gateway.clocks import START
-from tests.gateway.lanes import CONTRACT, used
+from tests.gateway.lanes.world import CONTRACT, used
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 SETTINGS: dict[str, dict[str, Any]] = {

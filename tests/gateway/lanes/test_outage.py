@@ -27,7 +27,7 @@ from gateway.stored import stored
 from tests.gateway.clocks import ManualClock
 from tests.gateway.conftest import VENDORS, Asking, configured, event
 from tests.gateway.days import Day, Slow, living
-from tests.gateway.lanes import World, names
+from tests.gateway.lanes.world import World, names
 
 DAY = timedelta(hours=24)
 TICK = timedelta(minutes=12)

@@ -14,7 +14,7 @@ from gateway.ledger import SqliteLedger
 from gateway.service import Gateway
 from gateway.simulator import SimulatedProvider
 from tests.gateway.clocks import ManualClock
-from tests.gateway.lanes import used
+from tests.gateway.lanes.world import used
 
 CONFIGURATION = (
     "{destinations: {it: {provider: flowglad, rate: none, lookup: 1h, settings: {api_key: secret}}},"

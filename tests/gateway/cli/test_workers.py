@@ -24,6 +24,6 @@ print([supervised(3, serve) for _ in range(8)])
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="workers are forked")
 def test_a_worker_that_ends_while_all_are_told_to_stop_keeps_nobody() -> None:
-    env = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    env = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[3])}
     ended = subprocess.run([sys.executable, "-c", TIMES], env=env, capture_output=True, text=True, timeout=50)
     assert str([0] * 8) == ended.stdout.splitlines()[-1], ended.stderr

@@ -21,7 +21,7 @@ from gateway.lanes.verdict import REFUSED_BATCH
 from gateway.ledger import Code, Group, Part, Sheet, WorkState
 from gateway.times import to_micros
 from tests.gateway.clocks import START
-from tests.gateway.lanes import World, names, used
+from tests.gateway.lanes.world import World, names, used
 
 USAGE_V0 = {"profile": "usage-v0", "merchant_id": "org_1"}
 DOORS: list[tuple[str, dict[str, Any]]] = [
