@@ -26,7 +26,7 @@ from gateway.api.access import tenant_of
 from gateway.api.destinations import described
 from gateway.api.problems import HANDLERS
 from gateway.configuration.keys import Scope as KeyScope
-from gateway.corrections import shown
+from gateway.corrections.one import shown
 from gateway.errors import RequestRefused
 from gateway.intake import Bad, decoded, parse_in_slices, too_large
 from gateway.listing import page, read_filter

@@ -12,7 +12,9 @@ from starlette.routing import Route
 from canonical_schema import PLAIN, ErrorCode, Quantities, to_quantity
 from gateway.api.access import tenant_of
 from gateway.api.asked import Asked, Reason, answer, body_of, key_name
-from gateway.corrections import Scale, correct, correct_many
+from gateway.corrections.many import correct_many
+from gateway.corrections.one import correct
+from gateway.corrections.steps import Scale
 from gateway.errors import RequestRefused
 from gateway.listing import read_filter
 from gateway.repair import Actor

@@ -22,7 +22,7 @@ from canonical_schema import Event, Quantities
 from gateway.chain import correction_id
 from gateway.configuration import Configuration
 from gateway.configuration.file import loads
-from gateway.corrections import correct
+from gateway.corrections.one import correct
 from gateway.errors import RequestRefused
 from gateway.ledger import Code, SqliteLedger
 from gateway.listing import Filter

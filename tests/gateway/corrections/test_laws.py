@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from canonical_schema import DeliveryStatus
 from gateway.chain import Look
 from gateway.configuration.file import loads
-from gateway.corrections import correct
+from gateway.corrections.one import correct
 from gateway.errors import RequestRefused
 from gateway.ledger.check import add_up
 from gateway.repair import Actor

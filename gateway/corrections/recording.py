@@ -1,0 +1,84 @@
+"""Corrections written down with their audit, and what follows from them at once."""
+
+from collections.abc import Sequence
+from itertools import product
+
+from canonical_schema import ErrorCode, ErrorItem, Quantities
+from gateway.corrections.steps import Step
+from gateway.lanes.corrector import Corrector
+from gateway.ledger import AttemptRow, AuditRow, Change, ClaimKind, split_ref
+from gateway.merge import View
+from gateway.repair import Actor
+from gateway.service import Gateway
+from gateway.times import to_micros
+
+__all__ = ["carry_out", "not_ended", "record"]
+
+
+async def record(gateway: Gateway, actor: Actor, steps: Sequence[Step]) -> Sequence[int] | None:
+    """Record corrections with their audit; return their refs, `None` where some of their ids were taken meanwhile."""
+    now = to_micros(gateway.clock.now())
+    audit = _audit(actor, steps, now)
+    events, plans = [step.event for step in steps], [step.plan for step in steps]
+    claims = await gateway.ledger.record(actor.tenant, now, events, plans, audit)
+    if all(claim.kind is ClaimKind.NEW for claim in claims):
+        return [claim.ref for claim in claims]
+    # The audit goes with all of them or not at all, and those that are new will be carried out.
+    new = [step for step, claim in zip(steps, claims, strict=True) if claim.kind is ClaimKind.NEW]
+    await gateway.ledger.keep([], _audit(actor, new, now))
+    return None
+
+
+def _audit(actor: Actor, steps: Sequence[Step], now: int) -> list[AuditRow]:
+    return [
+        AuditRow(
+            at=now,
+            tenant=actor.tenant,
+            actor=actor.name,
+            action=said.action,
+            target=said.of,
+            reason=actor.reason,
+            before=_words(said.before),
+            after=_words(said.after),
+        )
+        for step in steps
+        if (said := step.event.corrects) is not None and said.action != "refund"
+    ]
+
+
+def _words(quantities: Quantities) -> str:
+    if not quantities:
+        return "void"
+    return ", ".join(f"{name} {each:f}" if name else f"{each:f}" for name, each in quantities.items())
+
+
+async def carry_out(gateway: Gateway, refs: Sequence[int], steps: Sequence[Step]) -> None:
+    """Take back at once what can be: the lanes would, but what waits there should not leave meanwhile."""
+    batches = {split_ref(ref)[0] for ref in refs}
+    for name, batch in product(
+        sorted({name for step in steps for name in (*step.plan.live, *step.plan.shadow)}), sorted(batches)
+    ):
+        lane = gateway.lanes.get(name)
+        if lane is not None:
+            await lane.correct(batch)
+            continue
+
+        async def write(changes: Sequence[Change], attempts: Sequence[AttemptRow], name: str = name) -> None:
+            await gateway.ledger.settle(changes, attempts)
+            for change in changes:
+                gateway.board.post(change.batch, name, change.members)
+
+        corrector = Corrector(name, gateway.catalogue, gateway.ledger, write)
+        await corrector.prepared(await gateway.ledger.pieces(batch, name), gateway.clock.now())
+        message = f"destination {name} is switched off or removed: configure it again, and this goes on"
+        error = ErrorItem(code=ErrorCode.PROVIDER_UNAVAILABLE, message=message, retryable=True)
+        for held, members in (await gateway.ledger.hold(name, error)).items():
+            gateway.board.post(held, name, members)
+
+
+async def not_ended(gateway: Gateway, refs: Sequence[int]) -> set[tuple[int, int, str]]:
+    """Return the deliveries of these events that have not ended."""
+    at = [split_ref(ref) for ref in refs]
+    snapshots = await gateway.ledger.snapshots(sorted({batch for batch, _ in at}))
+    views = {batch: View(snapshot) for batch, snapshot in snapshots.items()}
+    return {(batch, index, name) for batch, index in at for name in views[batch].open(index)}
