@@ -18,7 +18,7 @@ from gateway.ledger import AuditRow, Document, Erasure, Ledger, Snapshot, WorkSt
 from gateway.links.book import KIND as LINKS
 from gateway.links.naming import RELINKED
 from gateway.merge import View
-from gateway.moving.backfill import KIND as BACKFILL
+from gateway.moving.job import KIND as BACKFILL
 from gateway.periods import KIND as PERIOD
 from gateway.reconciling.reconciliations import KIND as RECONCILIATION
 from gateway.reconciling.reconciliations import REPORT

@@ -14,7 +14,8 @@ from gateway.chain import Look, correction_id
 from gateway.errors import RequestRefused
 from gateway.intake import decoded, parse_in_slices, slices, too_large
 from gateway.lanes.correcting import saying
-from gateway.moving.backfill import Backfills, Job, Wanted, new_id, shown
+from gateway.moving.backfill import Backfills
+from gateway.moving.job import Job, Wanted, new_id, shown
 from gateway.moving.preflight import Preflight
 from gateway.repair import Actor
 from gateway.service import Gateway

@@ -1,0 +1,204 @@
+"""What history becomes at one destination: an event has its delivery there once, unless it is billed elsewhere."""
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from hashlib import sha256
+from typing import Literal
+
+import msgspec
+
+from canonical_schema import FINGERPRINT, ErrorCode, Event, fingerprint
+from gateway.catalogue import Catalogue
+from gateway.chain import LONGEST_ID, Chain, Look, correction_id
+from gateway.lanes.rendering import Turned, render
+from gateway.ledger import ClaimKind, Code, Plan, split_ref
+from gateway.merge import View
+from gateway.moving.job import Job
+from gateway.service import Gateway
+from gateway.times import to_micros
+
+__all__ = ["Feeding"]
+
+_BILLS = frozenset(Code) - {Code.NONE, Code.NO_BINDING, Code.NO_ROUTE, Code.ZERO, Code.VOIDED, Code.REJECTED, Code.DEAD}
+_NO_WAY = frozenset({Code.NONE, Code.NO_BINDING, Code.NO_ROUTE})
+_NOT_KEPT = "it was corrected, and what it says since is not kept any more: bill it there by hand"
+_AGE = frozenset({ErrorCode.OUTSIDE_TIME_WINDOW, ErrorCode.EXPIRED})
+
+
+class Feeding:
+    """The ways of events to a job's destination, for one gateway. What becomes of each is counted in the job."""
+
+    def __init__(self, gateway: Gateway) -> None:
+        self._gateway = gateway
+
+    def plan(self, job: Job, event: Event, received: datetime, now: datetime) -> Plan | None:
+        """Return an event's way to the destination, as today's configuration has it; `None`: it is left out."""
+        catalogue = self._gateway.catalogue
+        (plan,) = catalogue.plans(job.tenant, [event], received)
+        way = _only(plan, job.to)
+        if way is None:
+            reason = dict(plan.filtered).get(job.to, Code.NO_BINDING).reason
+            job.count(f"filtered_{reason}")
+            return None
+        late = _late(catalogue, job, event, received, now)
+        if late is None:
+            return way
+        job.problem("too_old", event, late)
+        if job.too_old == "fail":
+            job.state, job.why = "failed", f"{late}: begin again with a later start, or with too_old=skip"
+        return None
+
+    async def record(self, job: Job, planned: Sequence[tuple[Event, Plan]], now: datetime) -> None:
+        """Feed events of a file: what the ledger has not is stored, what it has gets its delivery."""
+        ledger = self._gateway.ledger
+        if not planned:
+            return
+        events, plans = [event for event, _ in planned], [plan for _, plan in planned]
+        claims = await ledger.record(job.tenant, to_micros(now), events, plans)
+        known: dict[int, list[tuple[int, Plan]]] = {}
+        trimmed: list[tuple[Event, Plan]] = []
+        views: dict[int, View | None] = {}
+        for event, plan, claim in zip(events, plans, claims, strict=True):
+            batch, index = split_ref(claim.ref)
+            if claim.kind is ClaimKind.NEW:
+                job.count("fed")
+                continue
+            if batch not in views:
+                views[batch] = await self.view(batch)
+            view = views[batch]
+            if view is not None and view.trimmed and _told(view, index, event):
+                if await self._is_missing(job, view, index, event, plan):
+                    trimmed.append((msgspec.structs.replace(event, id=_copy_id(event.id)), plan))
+            elif claim.kind is ClaimKind.REPLAY:
+                known.setdefault(batch, []).append((index, plan))
+            else:
+                job.problem("conflict", event, f"the ledger has other content ({', '.join(claim.fields)})")
+        for batch, some in known.items():
+            await self.extend(job, views[batch], some, now)
+        if trimmed:
+            await self.record(job, trimmed, now)
+        self._gateway.wake(job.to)
+
+    async def _is_missing(self, job: Job, view: View, index: int, event: Event, plan: Plan) -> bool:
+        """Return whether an event whose record was trimmed is not where it should be; one that is, is counted.
+
+        What is left of it takes no more deliveries: it is filled in as an event of its own, with what the file says.
+        """
+        codes, left = view.codes(index), view.snapshot.remains
+        if left is not None and index in left.erased:
+            job.count("erased")
+        elif await self._gateway.ledger.find(job.tenant, correction_id(event.id, 1)) is not None:
+            job.problem("correction_not_kept", event, _NOT_KEPT)
+        elif codes.get(job.to, Code.NONE) not in _NO_WAY:
+            job.count("there_already")
+        elif plan.live and self._elsewhere(job, codes):
+            job.count("billed_elsewhere")
+        else:
+            return True
+        return False
+
+    async def extend(self, job: Job, view: View | None, some: Sequence[tuple[int, Plan]], now: datetime) -> None:
+        """Feed events of a stored batch, by place: each gets its delivery, as what it says since it was corrected."""
+        if view is None:
+            return
+        free: list[tuple[int, Plan]] = []
+        look = Look(self._gateway.ledger)
+        left = view.snapshot.remains
+        async with self._gateway.correcting:  # what has no correction gets none before it has its delivery
+            for index, plan in some:
+                event = view.snapshot.events[index]
+                if left is not None and index in left.erased:
+                    job.count("erased")
+                    continue
+                chain = await self._chain(look, job.tenant, event)
+                if chain == "lost":
+                    job.problem("correction_not_kept", event, _NOT_KEPT)
+                elif chain is not None:
+                    await self._extend_last(job, look, chain, event, plan, now)
+                elif plan.live and self._elsewhere(job, view.codes(index)):
+                    job.count("billed_elsewhere")
+                else:
+                    free.append((index, plan))
+            if free:
+                members, plans = [index for index, _ in free], [plan for _, plan in free]
+                new = await self._gateway.ledger.extend(view.snapshot.batch, members, plans, to_micros(now))
+                job.count("fed", new)
+                job.count("there_already", len(free) - new)
+
+    async def _chain(self, look: Look, tenant: str, event: Event) -> Chain | Literal["lost"] | None:
+        """Return an event that was corrected, or is a correction, with all that belongs to it; `None` for others."""
+        if event.corrects is not None:
+            return await look.chain(tenant, event.corrects.of) or "lost"
+        if await self._gateway.ledger.find(tenant, correction_id(event.id, 1)) is None:
+            return None
+        chain = await look.chain(tenant, event.id)
+        if chain is None:
+            return "lost"
+        return None if len(chain.events) == 1 else chain
+
+    async def _extend_last(self, job: Job, look: Look, chain: Chain, event: Event, plan: Plan, now: datetime) -> None:
+        """Feed an event that was corrected as what it says now: by its last correction, which brings all of it.
+
+        What came before it has never been there, as if it was taken back in time.
+        """
+        views = [await self.view(split_ref(ref)[0]) for ref in chain.refs]
+        codes = [{} if v is None else v.codes(split_ref(ref)[1]) for v, ref in zip(views, chain.refs, strict=True)]
+        if plan.live and any(self._elsewhere(job, one) for one in codes):
+            job.count("billed_elsewhere")
+            return
+        *earlier, last = chain.refs
+        batch, index = split_ref(last)
+        new = await self._gateway.ledger.extend(batch, [index], [plan], to_micros(now))
+        for ref in earlier if plan.live else ():
+            batch, index = split_ref(ref)
+            gone = Plan(filtered=((job.to, Code.VOIDED),))
+            await self._gateway.ledger.extend(batch, [index], [gone], to_micros(now))
+        job.count("fed", new)
+        if event.id == chain.events[-1].id:
+            job.count("there_already", 1 - new)
+        else:
+            job.count("corrected")
+
+    def _elsewhere(self, job: Job, codes: Mapping[str, Code]) -> bool:
+        """Return whether another destination of the group has billed an event, or may have, or will."""
+        destinations = self._gateway.catalogue.destinations
+        group = destinations[job.to].group
+        return group is not None and any(
+            name != job.to and code in _BILLS and name in destinations and destinations[name].group == group
+            for name, code in codes.items()
+        )
+
+    async def view(self, batch: int) -> View | None:
+        """Return a batch as the ledger has it; `None`: it is not there."""
+        snapshot = (await self._gateway.ledger.snapshots([batch])).get(batch)
+        return None if snapshot is None else View(snapshot)
+
+
+def _copy_id(original: str) -> str:
+    """Return the id of the event that stands for one whose record was trimmed: the same whenever it is asked for."""
+    named = f"{original}~f1"
+    return named if len(named) <= LONGEST_ID else f"fil_{sha256(original.encode()).hexdigest()[:32]}~f1"
+
+
+def _told(view: View, index: int, event: Event) -> bool:
+    """Return whether a file tells what an event was whose record was trimmed; where that had no time, as it came."""
+    left, received = view.snapshot.remains, view.snapshot.received_at(index)
+    timeless = event.timestamp is not None and to_micros(event.timestamp) == received
+    same = (event, msgspec.structs.replace(event, timestamp=None)) if timeless else (event,)
+    return left is not None and left.prints[index * FINGERPRINT : (index + 1) * FINGERPRINT] in map(fingerprint, same)
+
+
+def _only(plan: Plan, to: str) -> Plan | None:
+    """Return the part of a plan that is about one destination."""
+    windows = tuple(window for window in plan.windows if window[0] == to)
+    if to in plan.live:
+        return Plan(live=(to,), windows=windows)
+    return Plan(shadow=(to,), windows=windows) if to in plan.shadow else None
+
+
+def _late(catalogue: Catalogue, job: Job, event: Event, received: datetime, now: datetime) -> str | None:
+    """Return why the provider takes an event no more, where that is for its age."""
+    made = render(catalogue, job.to, job.tenant, event, received, now)
+    if isinstance(made, Turned) and made.error is not None and made.error["code"] in _AGE:
+        return made.error["message"]
+    return None
