@@ -1,20 +1,31 @@
 """A simulated vendor behind an httpx client, in process: faults become httpx's own exceptions, and nothing sleeps."""
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, cast
+from typing import Protocol, cast
 
 import httpx
 
-if TYPE_CHECKING:
-    from gateway.simulator.provider import SimulatedProvider
+from gateway.simulator.faults import Answer
 
-__all__ = ["SimulatedTransport", "respond"]
+__all__ = ["SimulatedTransport", "Vendor", "respond"]
+
+
+class Vendor(Protocol):
+    """Whoever takes requests as a vendor does."""
+
+    def handle(self, method: str, path: str, headers: Mapping[str, str], body: bytes, query: str = "") -> Answer:
+        """Take one request. `path` is what follows the base URL; header names are lower case."""
+        ...
+
+    def relative(self, url: str, base_url: str | None = None) -> str | None:
+        """Return what follows the base URL in an address, without its query; `None` where it is elsewhere."""
+        ...
 
 
 class SimulatedTransport(httpx.AsyncBaseTransport, httpx.BaseTransport):
     """Leads every request of a client to one simulated vendor; for `AsyncClient` and `Client`."""
 
-    def __init__(self, provider: "SimulatedProvider", base_url: str | None) -> None:
+    def __init__(self, provider: Vendor, base_url: str | None) -> None:
         self._provider = provider
         self._base_url = base_url
 
@@ -27,7 +38,7 @@ class SimulatedTransport(httpx.AsyncBaseTransport, httpx.BaseTransport):
         return respond(self._provider, request, self._base_url)
 
 
-def respond(provider: "SimulatedProvider", request: httpx.Request, base_url: str | None = None) -> httpx.Response:
+def respond(provider: Vendor, request: httpx.Request, base_url: str | None = None) -> httpx.Response:
     """Answer a request whose body is read, or raise what httpx would.
 
     A wait longer than the client's read time-out is a ReadTimeout at once; a shorter one is no wait at all.
