@@ -2,8 +2,22 @@
 
 from adapters._asks import Ask, CanProbe
 from adapters._base import Adapter, AnyAdapter, encode_row, provider, providers
-from adapters._corrections import Amend, Corrections, Deltas, TakeBack
 from adapters._dialects import EchoedRows, IndexedFailures, OneVerdict, TwoLists
+from adapters._facts import (
+    Bearer,
+    Dedupe,
+    Envelope,
+    HeaderKey,
+    KeyRule,
+    QuantityRule,
+    Rate,
+    ReadBack,
+    Refusal,
+    Roles,
+    Rule,
+    Source,
+    TimeRule,
+)
 from adapters._models import Binding, Link, Settings
 from adapters._readback import (
     Billed,
@@ -19,24 +33,7 @@ from adapters._readback import (
     Window,
 )
 from adapters._settle import retry_after, settle, took_all
-from adapters._spec import (
-    Bearer,
-    CanTakeAll,
-    Dedupe,
-    Door,
-    Envelope,
-    HeaderKey,
-    KeyRule,
-    ProviderSpec,
-    QuantityRule,
-    Rate,
-    ReadBack,
-    Refusal,
-    Roles,
-    Rule,
-    Source,
-    TimeRule,
-)
+from adapters._spec import Amend, CanTakeAll, Corrections, Deltas, Door, ProviderSpec, TakeBack
 from adapters._values import Fault, FaultKind, Measure, Outcome, Reply, Request, Row, Sent, State, Usage
 
 __all__ = [

@@ -15,8 +15,9 @@ from urllib.parse import quote, urlencode
 
 import msgspec
 
+from adapters._facts import Dedupe, QuantityRule
 from adapters._models import Binding, Link, Settings
-from adapters._spec import Dedupe, Door, ProviderSpec, QuantityRule
+from adapters._spec import Door, ProviderSpec
 from adapters._values import JsonValue, Request, Row, Usage
 from canonical_schema import plain
 

@@ -11,7 +11,8 @@ from typing import TypeGuard, cast
 
 import msgspec
 
-from adapters._spec import Door, Rule
+from adapters._facts import Rule
+from adapters._spec import Door
 from adapters._values import JsonValue, Outcome, Reply, Row, Sent, State, Truth
 from adapters._words import first, judge_row, sentence
 from canonical_schema import ErrorCode

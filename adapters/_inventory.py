@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
 
 from adapters._asks import Ask
+from adapters._facts import Aggregation
 from adapters._readback import Unread, UnreadKind, listed
-from adapters._spec import Aggregation
 from adapters._values import JsonValue, Request
 
 __all__ = ["CanListCustomers", "CanListMeters", "RemoteCustomer", "RemoteMeter", "by_cursor", "by_offset", "texts_of"]

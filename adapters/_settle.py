@@ -9,7 +9,8 @@ from typing import cast
 
 from msgspec.structs import replace
 
-from adapters._spec import CanTakeAll, Dialect, Door, Refusal
+from adapters._facts import Refusal
+from adapters._spec import CanTakeAll, Dialect, Door
 from adapters._values import Fault, FaultKind, Outcome, Reply, Sent, State
 from adapters._words import cleaner, issues, words
 from canonical_schema import ErrorCode

@@ -1,43 +1,30 @@
-"""What can be said about a provider: frozen facts, and the protocols of what reads its answers. No I/O."""
+"""A provider declared: its doors, how they report, what can be corrected there, and all else that is known. No I/O."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import date, timedelta
-from decimal import Decimal
-from enum import StrEnum
-from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
+from typing import Literal, Protocol, runtime_checkable
 
-from adapters._corrections import Corrections
-from adapters._values import Outcome, Reply, Sent, State, Truth
-from canonical_schema import ErrorCode, Receipt
+from adapters._facts import (
+    Aggregation,
+    Auth,
+    Dedupe,
+    Envelope,
+    Grade,
+    KeyRule,
+    QuantityRule,
+    Rate,
+    ReadBack,
+    Refusal,
+    Roles,
+    Rule,
+    Source,
+    TimeRule,
+)
+from adapters._models import Binding, Link
+from adapters._values import Outcome, Reply, Sent, Truth
+from canonical_schema import Receipt
 
-if TYPE_CHECKING:
-    from adapters._models import Binding, Link
-
-__all__ = [
-    "Aggregation",
-    "Auth",
-    "Bearer",
-    "CanTakeAll",
-    "Dedupe",
-    "Dialect",
-    "Door",
-    "Envelope",
-    "HeaderKey",
-    "KeyRule",
-    "ProviderSpec",
-    "QuantityRule",
-    "Rate",
-    "ReadBack",
-    "Refusal",
-    "Roles",
-    "Rule",
-    "Source",
-    "TimeRule",
-]
-
-
-# How providers report.
+__all__ = ["Amend", "CanTakeAll", "Corrections", "Deltas", "Dialect", "Door", "ProviderSpec", "TakeBack"]
 
 
 class Dialect(Protocol):
@@ -64,190 +51,54 @@ class CanTakeAll(Protocol):
         ...
 
 
-# The facts.
-
-Aggregation = Literal["sum", "count", "max", "latest", "unique"]
-Grade = Literal["code", "docs", "observed", "unverified"]
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Source:
-    """Where a fact was seen, when, and how sure that is."""
+class Amend:
+    """The row again, under its key and its instant, with another quantity: it takes the first one's place."""
 
-    url: str
-    seen: date
-    grade: Grade
-    fact: str
-    """What was learnt there."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Bearer:
-    """`Authorization: Bearer <key>`."""
-
-    def headers(self, secret: str) -> dict[str, str]:
-        """Return the header that carries the key."""
-        return {"authorization": f"Bearer {secret}"}
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class HeaderKey:
-    """The bare key in a header of its own."""
-
-    name: str
-
-    def headers(self, secret: str) -> dict[str, str]:
-        """Return the header that carries the key."""
-        return {self.name: secret}
-
-
-Auth = Bearer | HeaderKey
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Dedupe:
-    """How the provider tells a repeat from a new row."""
-
-    window: timedelta | None
-    """How long it remembers a row, counted from the first request that may have stored it. `None`: for ever."""
+    replaces: frozenset[Aggregation]
+    """The aggregations for which another quantity corrects the bill."""
+    voids: frozenset[Aggregation]
+    """Those for which a quantity of 0 is as good as no row."""
     setting: str | None = None
-    """The setting that overrides `window`, where the vendor names no figure."""
-    repeat: Literal["silent", "absent", "same"] = "silent"
-    """What a repeat answers: accepted like a first, left out of the answer, or the stored row again."""
-    different: Literal["first_wins", "last_wins", "unverified"] = "first_wins"
-    """What a repeat with other content does."""
-    by: tuple[Literal["key", "meter", "timestamp"], ...] = ("key",)
-    """The roles that together tell two rows apart."""
-
-
-class Refusal(StrEnum):
-    """What a refused batch (4xx) did with its rows."""
-
-    WHOLE = "whole"
-    """Nothing was stored."""
-    SOME = "some"
-    """Rows that were good may be stored; the culprit is not."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Rate:
-    """At most `requests` (and `rows`, where given) in each `per`."""
-
-    requests: int
-    per: timedelta
-    rows: int | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class KeyRule:
-    """Which of our ids the provider takes as they are; others are replaced by a derived key."""
-
-    max_length: int = 128
-    forbidden: tuple[str, ...] = ()
-    pattern: str | None = None
-    """A regular expression that the whole key must match."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class QuantityRule:
-    """The quantities that the provider bills as they are. Anything else is refused before sending."""
-
-    places: int
-    """Decimal places; 0 means whole numbers."""
-    minimum: Decimal | None = None
-    maximum: Decimal | None = None
-    digits: int | None = None
-    """Significant digits, where the provider reads a double."""
-    as_string: bool = False
-    """How it stands on the wire."""
-    negative: str | None = None
-    """The setting that allows negatives, where `minimum` holds only until an operator vouches for them."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TimeRule:
-    """How instants stand on the wire, and which the provider accepts."""
-
-    style: Literal["rfc3339", "epoch_ms"]
-    resolution: timedelta
-    past: timedelta | None = None
-    """How old an event may be when it arrives. `None`: no bound."""
-    future: timedelta | None = None
-    """How far ahead. `None`: as far as the gateway itself allows."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Roles:
-    """Where the canonical fields stand in a row, as dotted paths; `[]` walks a list, `*` any member.
-
-    Read by the simulator and the laws, which must understand a row without calling `encode`.
-    """
-
-    key: str | None
-    customer: tuple[str, ...]
-    meter: tuple[str, ...]
-    quantity: str
-    """May hold `{quantity}`: the property that the vendor's own metric configuration names."""
-    timestamp: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Envelope:
-    """Where an error body keeps its words, as dotted paths, first hit first; `*` is any member.
-
-    The first path is where the simulator puts them.
-    """
-
-    text: tuple[str, ...]
-    code: tuple[str, ...] = ()
-    issues: tuple[str, ...] = ()
-    """Lists of faults that name their rows."""
-    at: str = "path"
-    """The member of an issue that says where: a list of keys and indexes, or a text such as `events[3].amount`.
-
-    The index counts only where it follows the name of the list that holds the rows, or stands first.
-    """
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Rule:
-    """A refusal that we know by its words. Rules are tried in order, before the dialect reads."""
-
-    statuses: tuple[int, ...]
-    """Where it was seen; the simulator answers with the first."""
-    text: str | None = None
-    """A regular expression searched in the words. A group `index` names the row to blame."""
-    code: str | None = None
-    """The provider's code, compared whole."""
-    state: State
-    error: ErrorCode
-    says: str | None = None
-    """The vendor's own sentence, for the simulator: may hold `{customer}`, `{meter}`, `{index}`, `{key}`."""
-    row: bool = False
-    """About one row inside an answer, where the dialect reads it; not about the answer as a whole."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ReadBack:
-    """What reading usage back is worth."""
-
-    kind: Literal["events", "counters"]
-    """Whether the provider lists what it holds, or only says how much that is."""
-    settles: timedelta
-    """How long after it was taken a row can still be missing from what is read."""
-    proves_absence: bool = False
-    """Whether a row that is not listed after that time was never stored."""
-    copies: bool = False
-    """Whether the listing may hold copies of a row of which only the newest counts."""
-    by_customer: bool = False
-    """Whether it can only be asked for one customer at a time."""
-    exact: bool = True
-    """Whether numbers are decimal all the way; where not, some go through a double."""
-    window: str = "any"
-    """Which windows it can tell, in words."""
-    finds: Source | None = None
-    """Where it was seen that one row can be asked for, by its key or else by its customer and instant; `None`: not."""
+    """The setting that an operator may switch it off with, or on."""
     source: Source
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Deltas:
+    """A further row adds the difference. Downwards only where the door takes negative quantities."""
+
+    aggregations: frozenset[Aggregation]
+    down: bool = True
+    """Whether a negative quantity lowers the bill; where the door's rule has a setting for negatives, with that."""
+    instead: str
+    """What is left to do where it cannot be expressed."""
+    source: Source
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TakeBack:
+    """A request of its own takes a whole row back; a replacement is then a row under a key of its own."""
+
+    word: str
+    """What the provider calls it: refund, cancel, delete."""
+    door: "Door"
+    """Where the request goes; its path may name members of the row, which then stand there: `/usage/{id}`."""
+    by: Literal["provider_event_id"] = "provider_event_id"
+    """How the provider finds the row. Its own id is known from the answer to the row, and only from there."""
+    aggregations: frozenset[Aggregation]
+    instead: str
+    """What is left to do where it cannot be expressed."""
+    source: Source
+
+
+Corrections = Amend | Deltas | TakeBack
+"""What a provider lets us do about usage that it has: one of a closed set of ways, with where that was seen.
+
+Where a way does not reach, a correction is refused for that destination, in words that say what is left to do.
+A provider that cancels a row by our key (Stripe's adjustments, Orb's deprecation) or by its own id (Chargebee's
+deletion) is a `TakeBack`; one that amends a row in place an `Amend`; one whose sums take negatives `Deltas`.
+"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -256,8 +107,8 @@ class Door:
 
     path: str
     """Appended to the base URL."""
-    binding: "type[Binding]"
-    link: "type[Link]"
+    binding: type[Binding]
+    link: type[Link]
     dialect: Dialect
     roles: Roles
     quantity: QuantityRule

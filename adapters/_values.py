@@ -5,14 +5,12 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from decimal import Decimal
 from enum import StrEnum
-from typing import TYPE_CHECKING, Generic, TypeVar
+from typing import Generic, TypeVar
 
 import msgspec
 
+from adapters._models import Binding, Link
 from canonical_schema import ErrorCode
-
-if TYPE_CHECKING:
-    from adapters._models import Binding, Link
 
 __all__ = [
     "Fault",
@@ -35,8 +33,8 @@ Row = Mapping[str, JsonValue]
 """One row of a request's body. Decimals leave as exact JSON numbers, never as doubles."""
 Scalar = str | bool | int | Decimal
 
-B = TypeVar("B", bound="Binding")
-L = TypeVar("L", bound="Link")
+B = TypeVar("B", bound=Binding)
+L = TypeVar("L", bound=Link)
 
 
 # What goes in: one event, bound to a provider.

@@ -5,7 +5,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache
 from http import HTTPStatus
 
-from adapters._spec import Door, Rule
+from adapters._facts import Rule
+from adapters._spec import Door
 from adapters._values import JsonValue, Outcome, Reply, Row, Sent, State
 from canonical_schema import ErrorCode
 

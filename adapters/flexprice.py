@@ -12,8 +12,22 @@ from pydantic import Field, model_validator
 
 from adapters._asks import Ask
 from adapters._base import Adapter
-from adapters._corrections import Amend
 from adapters._dialects import OneVerdict
+from adapters._facts import (
+    Aggregation,
+    Dedupe,
+    Envelope,
+    HeaderKey,
+    KeyRule,
+    QuantityRule,
+    Rate,
+    ReadBack,
+    Refusal,
+    Roles,
+    Rule,
+    Source,
+    TimeRule,
+)
 from adapters._inventory import RemoteCustomer, RemoteMeter, by_offset, texts_of
 from adapters._models import Binding, Link, Settings
 from adapters._readback import (
@@ -31,23 +45,7 @@ from adapters._readback import (
     rfc3339,
     said,
 )
-from adapters._spec import (
-    Aggregation,
-    Dedupe,
-    Door,
-    Envelope,
-    HeaderKey,
-    KeyRule,
-    ProviderSpec,
-    QuantityRule,
-    Rate,
-    ReadBack,
-    Refusal,
-    Roles,
-    Rule,
-    Source,
-    TimeRule,
-)
+from adapters._spec import Amend, Door, ProviderSpec
 from adapters._text import texts
 from adapters._values import Fault, JsonValue, Reply, Row, State, Usage
 from canonical_schema import ErrorCode

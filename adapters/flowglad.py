@@ -13,19 +13,13 @@ from pydantic import Field
 
 from adapters._asks import Ask
 from adapters._base import Adapter
-from adapters._corrections import Deltas
 from adapters._customers import LookedUp, matched, only_one
 from adapters._dialects import EchoedRows
-from adapters._inventory import RemoteCustomer, RemoteMeter, by_cursor, texts_of
-from adapters._models import Binding, Link, Settings
-from adapters._readback import Read, Take, Unread, UnreadKind, UsageRow, Wanted, digits, epoch_ms, listed
-from adapters._spec import (
+from adapters._facts import (
     Aggregation,
     Bearer,
     Dedupe,
-    Door,
     Envelope,
-    ProviderSpec,
     QuantityRule,
     ReadBack,
     Refusal,
@@ -34,6 +28,10 @@ from adapters._spec import (
     Source,
     TimeRule,
 )
+from adapters._inventory import RemoteCustomer, RemoteMeter, by_cursor, texts_of
+from adapters._models import Binding, Link, Settings
+from adapters._readback import Read, Take, Unread, UnreadKind, UsageRow, Wanted, digits, epoch_ms, listed
+from adapters._spec import Deltas, Door, ProviderSpec
 from adapters._values import Fault, JsonValue, Reply, Row, State, Usage
 from canonical_schema import ErrorCode
 

@@ -13,19 +13,13 @@ from pydantic import Field, model_validator
 
 from adapters._asks import Ask
 from adapters._base import Adapter
-from adapters._corrections import Deltas, TakeBack
 from adapters._customers import LookedUp, matched, only_one
 from adapters._dialects import OneVerdict, TwoLists
-from adapters._inventory import RemoteCustomer, RemoteMeter, by_offset, texts_of
-from adapters._models import Binding, Duration, Link, Settings
-from adapters._readback import Read, Take, Unread, UnreadKind, UsageRow, Wanted, digits, listed, rfc3339
-from adapters._spec import (
+from adapters._facts import (
     Aggregation,
     Bearer,
     Dedupe,
-    Door,
     Envelope,
-    ProviderSpec,
     QuantityRule,
     ReadBack,
     Refusal,
@@ -34,6 +28,10 @@ from adapters._spec import (
     Source,
     TimeRule,
 )
+from adapters._inventory import RemoteCustomer, RemoteMeter, by_offset, texts_of
+from adapters._models import Binding, Duration, Link, Settings
+from adapters._readback import Read, Take, Unread, UnreadKind, UsageRow, Wanted, digits, listed, rfc3339
+from adapters._spec import Deltas, Door, ProviderSpec, TakeBack
 from adapters._text import texts
 from adapters._values import Fault, JsonValue, Measure, Reply, Row, State, Usage
 from canonical_schema import ErrorCode, plain

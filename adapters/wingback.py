@@ -13,26 +13,13 @@ from pydantic import Field
 
 from adapters._asks import Ask
 from adapters._base import Adapter
-from adapters._corrections import Deltas
 from adapters._customers import LookedUp, Match, matched, only_one
 from adapters._dialects import IndexedFailures
+from adapters._facts import Envelope, HeaderKey, QuantityRule, Rate, ReadBack, Refusal, Roles, Rule, Source, TimeRule
 from adapters._inventory import RemoteCustomer, by_offset, texts_of
 from adapters._models import Binding, Link, Settings
 from adapters._readback import Read, Take, Unread, UnreadKind, Wanted, Window, digits, rfc3339, said, shown
-from adapters._spec import (
-    Door,
-    Envelope,
-    HeaderKey,
-    ProviderSpec,
-    QuantityRule,
-    Rate,
-    ReadBack,
-    Refusal,
-    Roles,
-    Rule,
-    Source,
-    TimeRule,
-)
+from adapters._spec import Deltas, Door, ProviderSpec
 from adapters._text import texts
 from adapters._values import Fault, JsonValue, Reply, Row, State, Usage
 from canonical_schema import ErrorCode

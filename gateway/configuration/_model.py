@@ -20,7 +20,7 @@ from pydantic import (
 )
 
 from adapters import AnyAdapter, Link, Settings, provider, providers
-from adapters._spec import Aggregation
+from adapters._facts import Aggregation
 from gateway.configuration.bindings import BindingRow
 from gateway.configuration.findings import Findings, Section, checked, failure, nearest
 from gateway.configuration.groups import Member, faults

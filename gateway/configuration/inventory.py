@@ -3,8 +3,8 @@
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Literal, NamedTuple, cast
 
+from adapters._facts import Aggregation
 from adapters._inventory import RemoteMeter
-from adapters._spec import Aggregation
 from gateway.configuration import Configuration
 from gateway.configuration.bindings import BindingRow
 

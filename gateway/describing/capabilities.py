@@ -6,8 +6,8 @@ from datetime import timedelta
 from typing import Any
 
 from adapters import Dedupe, Door, ProviderSpec, QuantityRule, Rate, ReadBack, TimeRule
+from adapters._facts import Grade, Refusal
 from adapters._models import format_duration
-from adapters._spec import Grade, Refusal
 from gateway.describing.corrections import correction_facts, correction_words
 
 __all__ = ["capabilities", "column", "facts", "provider_facts"]

@@ -11,7 +11,7 @@ import msgspec
 from pydantic import ValidationError
 
 from adapters import AnyAdapter, Binding, Door, Link, Measure, QuantityRule, Row, Usage, encode_row
-from adapters._spec import KeyRule
+from adapters._facts import KeyRule
 from canonical_schema import ErrorCode, ErrorItem, Event, Kind
 from gateway.catalogue import DEFAULT_TENANT, Catalogue
 from gateway.configuration.bindings import BindingRow, Unbindable

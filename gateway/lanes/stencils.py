@@ -15,7 +15,7 @@ from decimal import Decimal
 from itertools import chain
 
 from adapters import AnyAdapter, Binding, Link, Measure, Usage, encode_row
-from adapters._spec import TimeRule
+from adapters._facts import TimeRule
 from adapters._values import Scalar
 from canonical_schema import Event
 from gateway.catalogue import DEFAULT_TENANT, Catalogue

@@ -11,7 +11,7 @@ import httpx
 
 from adapters import Door, Outcome, ProviderSpec, Reply, Row, Sent, State, provider
 from adapters._dialects import IndexedFailures, TwoLists
-from adapters._spec import Refusal
+from adapters._facts import Refusal
 from adapters._values import JsonValue
 from canonical_schema import ErrorCode
 from gateway.simulator.faults import Answer, Armed, Script, When, picks

@@ -8,7 +8,8 @@ from decimal import Decimal
 import pytest
 
 from adapters import Fault, FaultKind, Outcome, Reply, Sent, State, provider, settle
-from adapters._spec import Door, Refusal, Rule
+from adapters._facts import Refusal, Rule
+from adapters._spec import Door
 from canonical_schema import ErrorCode
 from tests.adapters.worlds import NOW, adapter_of, json_reply, text_reply
 

@@ -28,7 +28,7 @@ from adapters import (
     providers,
 )
 from adapters._dialects import IndexedFailures, TwoLists
-from adapters._spec import Refusal
+from adapters._facts import Refusal
 from adapters._values import JsonValue, Scalar
 from canonical_schema import ErrorCode
 

@@ -7,7 +7,7 @@ from itertools import chain, combinations
 from typing import Any, NamedTuple
 
 from adapters import Row
-from adapters._spec import KeyRule
+from adapters._facts import KeyRule
 from canonical_schema import Event, Quantities
 from gateway.chain import correction_id, quantities_of
 from gateway.lanes.rendering import _key

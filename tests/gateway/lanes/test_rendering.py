@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from adapters import Door, Row, provider
-from adapters._spec import KeyRule
+from adapters._facts import KeyRule
 from canonical_schema import Event, Kind
 from gateway.catalogue import Catalogue
 from gateway.configuration.file import loads
