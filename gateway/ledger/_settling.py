@@ -1,7 +1,7 @@
 """Writes about deliveries: the intent to send, what became of it, blocking, routing."""
 
 import sqlite3
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import msgspec
@@ -68,6 +68,7 @@ def intend(connection: sqlite3.Connection, portions: Sequence[Portion], now: int
     for portion in portions:
         by_work.setdefault(portion.work.id, []).append(portion)
     ids: dict[int, int] = {}
+    apart: list[tuple[Portion, Group]] = []
     for number, some in by_work.items():
         row = connection.execute("SELECT members, state FROM work WHERE id = ?", (number,)).fetchone()
         if row is None or row[1] != WorkState.READY:
@@ -85,9 +86,10 @@ def intend(connection: sqlite3.Connection, portions: Sequence[Portion], now: int
             )
             ids[id(portion)] = number
             continue
-        _take_out(connection, number, [index for one in some for index in one.members])
-        for one in some:
-            ids[id(one)] = _insert(connection, one.work.destination, one.work.batch, one.members, going, one.parts)
+        _take_out(connection, {number: [index for one in some for index in one.members]})
+        apart += [(one, going) for one in some]
+    rows = [(one.work.destination, one.work.batch, one.members, going, one.parts) for one, going in apart]
+    ids |= {id(one): number for (one, _), number in zip(apart, _insert(connection, rows), strict=True)}
     return [ids[id(portion)] for portion in portions]
 
 
@@ -103,11 +105,16 @@ def settle(
     waiting = {change.work for change in changes if change.waiting}
     for change in changes:
         leaving.setdefault(change.work, []).extend(change.members)
-    for work, members in leaving.items():  # once a piece of work, however many ways its members go
-        _take_out(connection, work, members, waiting=work in waiting)
+    _take_out(connection, leaving, waiting)
+    _insert(
+        connection,
+        [
+            (change.destination, change.batch, change.members, change.group, change.parts)
+            for change in changes
+            if change.group is not None
+        ],
+    )
     for change in changes:
-        if change.group is not None:
-            _insert(connection, change.destination, change.batch, change.members, change.group, change.parts)
         track = _codes(connection, codes, change.batch, change.destination)
         _fill(track, change.members, change.code)
         for index, parts in zip(change.members, change.parts or (), strict=False):
@@ -117,8 +124,9 @@ def settle(
                     (change.batch, change.destination, index, pack_parts([parts])),
                 )
     _write_codes(connection, codes)
-    connection.executemany(
-        "INSERT INTO attempts (batch, destination, body) VALUES (?, ?, ?)",
+    _insert_all(
+        connection,
+        "attempts (batch, destination, body)",
         [(attempt.batch, attempt.destination, pack_attempt(attempt)) for attempt in attempts],
     )
     note(connection, audit)
@@ -238,27 +246,37 @@ def unless_there(plan: Plan, known: Mapping[str, bytes], index: int) -> Plan:
     )
 
 
-def _take_out(connection: sqlite3.Connection, work: int, members: Sequence[int], *, waiting: bool = False) -> None:
-    """Take members out of a piece of work; nothing of it is left where they were all.
+def _take_out(
+    connection: sqlite3.Connection, leaving: Mapping[int, Sequence[int]], waiting: Collection[int] = ()
+) -> None:
+    """Take members out of pieces of work, by id; nothing of one is left where they were all.
 
-    With `waiting` not out of one that is being sent.
+    Of those in `waiting`, not out of one that is being sent.
     """
-    row = connection.execute("SELECT members, state FROM work WHERE id = ?", (work,)).fetchone()
-    if row is None:
-        raise Moved(f"work {work} is gone")
-    packed, state = row
-    if waiting and state == WorkState.SENDING:
-        raise Moved(f"work {work} is being sent")
-    if packed == pack_members(members):  # all of it, as it mostly is
-        connection.execute("DELETE FROM work WHERE id = ?", (work,))
-        return
-    leaving, held = set(members), unpack_members(packed)
+    rows = connection.execute(
+        "SELECT id, members, state FROM work WHERE id IN (SELECT value FROM json_each(?))", (_listed(leaving),)
+    )
+    there = {number: (packed, state) for number, packed, state in rows}
+    whole: list[int] = []
+    for work, members in leaving.items():
+        if work not in there:
+            raise Moved(f"work {work} is gone")
+        packed, state = there[work]
+        if work in waiting and state == WorkState.SENDING:
+            raise Moved(f"work {work} is being sent")
+        if packed == pack_members(members) or not _cut(connection, work, unpack_members(packed), members):
+            whole.append(work)  # as it mostly is
+    connection.execute("DELETE FROM work WHERE id IN (SELECT value FROM json_each(?))", (_listed(whole),))
+
+
+def _cut(connection: sqlite3.Connection, work: int, held: Sequence[int], members: Sequence[int]) -> bool:
+    """Take members out of a piece of work that holds others too; return whether it does."""
+    leaving = set(members)
     left = [index for index in held if index not in leaving]
     if len(held) - len(left) != len(members):
         raise Moved(f"work {work} no longer holds all that was to be changed")
     if not left:
-        connection.execute("DELETE FROM work WHERE id = ?", (work,))
-        return
+        return False
     (parts,) = connection.execute("SELECT parts FROM work WHERE id = ?", (work,)).fetchone()
     rendered = unpack_parts(parts)
     if rendered is not None:
@@ -266,19 +284,18 @@ def _take_out(connection: sqlite3.Connection, work: int, members: Sequence[int],
     connection.execute(
         "UPDATE work SET members = ?, parts = ? WHERE id = ?", (pack_members(left), pack_parts(rendered), work)
     )
+    return True
+
+
+def _listed(numbers: Iterable[int]) -> str:
+    return msgspec.json.encode(list(numbers)).decode()
 
 
 def _insert(
-    connection: sqlite3.Connection,
-    destination: str,
-    batch: int,
-    members: Sequence[int],
-    group: Group,
-    parts: Rendered | None,
-) -> int:
-    cursor = connection.execute(
-        "INSERT INTO work (destination, batch, members, state, due, attempts, doubt, since, sent, error, parts, window,"
-        " deadline) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+    connection: sqlite3.Connection, works: Sequence[tuple[str, int, Sequence[int], Group, Rendered | None]]
+) -> list[int]:
+    """Write down new work: destination, batch, members, and what they share; return the ids."""
+    rows = [
         (
             destination,
             batch,
@@ -293,9 +310,33 @@ def _insert(
             pack_parts(parts),
             group.window,
             group.deadline,
-        ),
+        )
+        for destination, batch, members, group, parts in works
+    ]
+    return _insert_all(
+        connection,
+        "work (destination, batch, members, state, due, attempts, doubt, since, sent, error, parts, window, deadline)",
+        rows,
     )
-    return cursor.lastrowid or 0
+
+
+def _insert_all(connection: sqlite3.Connection, into: str, rows: Sequence[Sequence[object]]) -> list[int]:
+    """Insert rows by few statements, as each hands the interpreter over; return their ids.
+
+    Those of one statement follow one another: nobody else writes meanwhile.
+    """
+    ids: list[int] = []
+    for at in range(0, len(rows), _AT_ONCE):
+        some = rows[at : at + _AT_ONCE]
+        marks = f"({', '.join('?' * len(some[0]))})"
+        statement = f"INSERT INTO {into} VALUES {', '.join([marks] * len(some))}"
+        last = connection.execute(statement, [value for row in some for value in row]).lastrowid or 0
+        ids += range(last - len(some) + 1, last + 1)
+    return ids
+
+
+_AT_ONCE = 64
+"""Rows a statement: a statement of each length is kept ready."""
 
 
 def confirm(connection: sqlite3.Connection, destination: str, batch: int, members: Sequence[int]) -> int:

@@ -196,6 +196,52 @@ async def test_what_was_decided_of_waiting_work_is_not_written_once_it_is_being_
     assert [Code.ACCEPTED, Code.ACCEPTED] == await codes(ledger, batch)
 
 
+async def test_single_rows_of_several_batches_go_together_and_each_its_own_way(ledger: Ledger) -> None:
+    size = 75
+    batches = [await recorded(ledger, *(f"{name}{index}" for index in range(size))) for name in "xy"]
+    works = await taken(ledger)
+    portions = [rendered(work, [index]) for work in works for index in work.members]
+    numbers = await ledger.intend(portions, 5000)
+    held = {work.id: (work.batch, work.members, work.parts) for work in await ledger.held("a", WorkState.SENDING)}
+    wanted = [(one.work.batch, one.members, [[part(one.work.batch, one.members[0])]]) for one in portions]
+    assert wanted == [held[number] for number in numbers]
+    sent = [(one.work, number, one.members) for one, number in zip(portions, numbers, strict=True)]
+    made = [
+        AttemptRow(
+            batch=work.batch,
+            destination="a",
+            members=members,
+            at=5000 + members[0],
+            duration_ms=3,
+            http_status=200,
+            outcome="accepted",
+            error=None,
+            others={},
+            provider_event_ids={members[0]: f"their {work.batch}-{members[0]}"},
+        )
+        for work, _, members in sent
+    ]
+    ways = {0: Code.ACCEPTED, 1: Code.RETRYING, 2: Code.UNKNOWN}
+    groups = {1: again(), 2: Group(state=WorkState.UNKNOWN, due=1, since=1, doubt=2)}
+    said = [
+        change(work, number, members, ways[members[0] % 3], groups.get(members[0] % 3), parts=members[0] % 3 > 0)
+        for work, number, members in sent
+    ]
+    await ledger.settle(said, made)
+    with pytest.raises(Moved):
+        await ledger.settle(said[:3], [])
+    for batch in batches:
+        assert [ways[index % 3] for index in range(size)] == await codes(ledger, batch)
+        assert {WorkState.READY: list(range(1, size, 3)), WorkState.UNKNOWN: list(range(2, size, 3))} == await places(
+            ledger, batch
+        )
+        assert [one for one in made if one.batch == batch] == (await ledger.snapshots([batch]))[batch].tracks[
+            0
+        ].attempts
+    for piece in [*await taken(ledger, now=9000), *await ledger.held("a", WorkState.UNKNOWN)]:
+        assert [[part(piece.batch, index)] for index in piece.members] == piece.parts
+
+
 async def test_attempts_are_kept_in_order(ledger: Ledger) -> None:
     batch = await recorded(ledger, "e0", "e1")
     work, held_by = await sending(ledger)
