@@ -41,6 +41,18 @@ class _Zstd(threading.local):
 
 _zstd = _Zstd()
 
+SMALL = 512
+"""Bytes below which compressing takes more time than what it saves is worth: a single row, an attempt of a few."""
+
+
+def _squeezed(packed: bytes) -> bytes:
+    return packed if len(packed) < SMALL else _zstd.compress(packed)
+
+
+def _unsqueezed(body: bytes) -> bytes:
+    # No MessagePack of ours begins as a compressed frame does: that would be a number.
+    return _zstd.decompress(body) if body.startswith(zstandard.FRAME_HEADER) else body
+
 
 class _Sheet(msgspec.Struct):
     """A `Sheet`, as it is packed; rows that are none are packed part by part."""
@@ -106,28 +118,28 @@ def find_in_events(packed: bytes, customer: str) -> bool:
 
 
 def pack_parts(parts: Rendered | None) -> bytes | None:
-    """Return rendered rows, compressed."""
+    """Return rendered rows, compressed where they are many."""
     if isinstance(parts, Sheet):
-        return _zstd.compress(_pack({"keys": parts.keys, "rows": parts.rows}))
-    return None if parts is None else _zstd.compress(_pack(parts))
+        return _squeezed(_pack({"keys": parts.keys, "rows": parts.rows}))
+    return None if parts is None else _squeezed(_pack(parts))
 
 
 def unpack_parts(packed: bytes | None) -> Rendered | None:
     """Return the rows of `pack_parts`."""
     if packed is None:
         return None
-    parts = _parts_decoder.decode(_zstd.decompress(packed))
+    parts = _parts_decoder.decode(_unsqueezed(packed))
     return Sheet(parts.keys, parts.rows) if isinstance(parts, _Sheet) else parts
 
 
 def pack_attempt(attempt: AttemptRow) -> bytes:
-    """Return an attempt, compressed."""
-    return _zstd.compress(_pack(attempt))
+    """Return an attempt, compressed where it is one of many."""
+    return _squeezed(_pack(attempt))
 
 
 def unpack_attempt(packed: bytes) -> AttemptRow:
     """Return the attempt of `pack_attempt`."""
-    return _attempt_decoder.decode(_zstd.decompress(packed))
+    return _attempt_decoder.decode(_unsqueezed(packed))
 
 
 def pack_error(error: ErrorItem | None) -> bytes | None:

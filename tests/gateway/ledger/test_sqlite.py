@@ -9,15 +9,26 @@ from pathlib import Path
 
 import anyio
 import pytest
+import zstandard
 from hypothesis import given
 from hypothesis import strategies as st
 
 from canonical_schema import Event
 from gateway.errors import LedgerUnavailable
-from gateway.ledger import ClaimKind, Plan, SqliteLedger
+from gateway.ledger import AttemptRow, ClaimKind, Part, Plan, Sheet, SqliteLedger
 from gateway.ledger._checkpoint import EVERY
 from gateway.ledger._recording import SHARED
-from gateway.ledger._rows import pack_events, pack_members, unpack_events, unpack_members
+from gateway.ledger._rows import (
+    SMALL,
+    pack_attempt,
+    pack_events,
+    pack_members,
+    pack_parts,
+    unpack_attempt,
+    unpack_events,
+    unpack_members,
+    unpack_parts,
+)
 from gateway.ledger._schema import VERSION
 from gateway.ledger.check import add_up
 from tests.gateway.ledger.conftest import SqliteStore, event, events, opened, recorded
@@ -194,3 +205,36 @@ def test_members_survive_packing(members: list[int]) -> None:
 @given(st.lists(st.builds(event, st.text("ab-1", min_size=1), properties=st.dictionaries(st.text(), st.text()))))
 def test_events_survive_packing(some: list[Event]) -> None:
     assert some == ([] if not some else unpack_events(pack_events(some)))
+
+
+ROWS = st.lists(st.binary(max_size=SMALL), max_size=5)
+
+
+@given(ROWS)
+def test_rows_and_attempts_survive_packing_few_or_many(rows: list[bytes]) -> None:
+    keys = [f"key {index}" for index in range(len(rows))]
+    sheet, parts = Sheet(keys, rows), [[Part("", key, row)] for key, row in zip(keys, rows, strict=True)]
+    assert [parts, None] == [unpack_parts(pack_parts(one)) for one in (parts, None)]
+    found = unpack_parts(pack_parts(sheet))
+    assert isinstance(found, Sheet)
+    assert (keys, rows) == (found.keys, found.rows)
+    attempt = AttemptRow(
+        batch=1,
+        destination="a",
+        members=list(range(len(rows))),
+        at=1,
+        duration_ms=2,
+        http_status=200,
+        outcome="accepted",
+        error=None,
+        others={},
+        provider_event_ids=dict(enumerate(row.hex() for row in rows)),
+    )
+    assert attempt == unpack_attempt(pack_attempt(attempt))
+
+
+def test_what_an_older_version_compressed_is_read() -> None:
+    """It compressed all, however small."""
+    packed = pack_parts([[Part("", "k", b"{}")]])
+    assert packed is not None
+    assert [[Part("", "k", b"{}")]] == unpack_parts(zstandard.compress(packed))
