@@ -256,7 +256,7 @@ def _ids(rows: JsonValue | None, key: str, theirs: str, keys: Sequence[str]) -> 
             return None
     except (TypeError, KeyError):
         return None
-    return [_text(row.get(theirs)) for row in listed]
+    return [one if isinstance(one := row.get(theirs), str) else None for row in listed]
 
 
 def _member(value: JsonValue | None, name: str) -> JsonValue | None:

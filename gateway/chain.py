@@ -7,7 +7,7 @@ from hashlib import sha256
 import msgspec
 
 from canonical_schema import PLAIN, Event, Quantities
-from gateway.ledger import Code, Group, Ledger, Part, Snapshot, Track, Work, split_ref
+from gateway.ledger import Code, Group, Ledger, Part, Snapshot, StoredEvents, Track, Work, split_ref
 
 __all__ = ["LONGEST_ID", "Chain", "Look", "Stand", "correction_id", "has_corrections", "quantities_of"]
 
@@ -32,7 +32,9 @@ def quantities_of(event: Event) -> Quantities:
 
 def has_corrections(work: Work) -> bool:
     """Return whether a piece of work carries corrections, among other events perhaps."""
-    return [event.corrects for event in work.events].count(None) < len(work.events)
+    if isinstance(work.events, StoredEvents) and work.events.lacks("corrects"):
+        return False
+    return any(event.corrects is not None for event in work.events)
 
 
 class Stand(msgspec.Struct, kw_only=True):

@@ -1,245 +1,270 @@
-"""A batch's events as columns: what is the same of them at every destination is looked at and written once.
+"""A batch's events as columns: events alike are read and written together, as the texts that they are stored as.
 
-A lane looks at a thousand events at a time, and four lanes at the same thousand. What holds of all of them is asked
-of a column as a whole; only where that fails is an event looked at by itself.
+A lane looks at a thousand events at a time, and four lanes at the same thousand. Where all of them look alike, as from
+one place in a program they do, one look at the stored text gives every value, as it stands in JSON; no event becomes an
+object of its own. What holds of all of them is asked of a column as a whole; only where that fails is a value looked at
+by itself.
 """
 
 import re
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from datetime import UTC, datetime
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from datetime import datetime
 from decimal import Decimal
-from functools import cached_property
+from functools import cached_property, lru_cache
+from itertools import compress
+from typing import NamedTuple
 
 import msgspec
 
-from adapters._values import Scalar
-from canonical_schema import Event, Kind
+from canonical_schema import Event, Kind, encode_events
+from gateway.lanes.instants import Writer, time_of
+from gateway.ledger import StoredEvents
 
-__all__ = ["Columns", "Shape", "columns_of", "escaped", "kinds_of", "picked"]
+__all__ = ["Columns", "Look", "Shape", "columns_of", "escaped", "picked"]
 
-EVENTS = 8_192
+EVENTS = 16_384
 """Events whose columns are remembered, until the last lane had them."""
 
-_PLAIN = re.compile(r"[ !#-\[\]-~]*").fullmatch
-"""Text that stands in JSON as it is."""
-_NUMBER = r"(?:[1-9]\d*|\d+\.\d*[1-9])"
-"""A number above zero that is spelled in one way only."""
-_NUMBERS = re.compile(rf"{_NUMBER}(?:\n{_NUMBER})*", re.ASCII).fullmatch
-_LONG = 10**17
 _encoded = msgspec.json.encode
+_plain = re.compile(rb"[ !#-\[\]-~]*+").fullmatch
+"""Text that stands in JSON as it is, and has no character beyond ASCII."""
+_quantities, _whole, _broken = (
+    re.compile(rb"%b(?:\n%b)*+" % (number, number)).fullmatch
+    for number in (
+        rb"(?:[1-9]\d*+|\d++\.\d*[1-9])",  # above zero, and spelled in one way only
+        rb"-?(?:0|[1-9]\d{0,16}+)",
+        rb"-?\d++(?:\.\d++)?+",
+    )
+)
+_KINDS = {str: "s", bool: "b", int: "i", Decimal: "d"}
+_FORMS = {"s": rb'"([^"]*+)"', "b": rb"(true|false)", "i": rb"([^,}]*+)", "d": rb"([^,}]*+)"}
+_ESCAPES = rb'"([^"\\]*+(?:\\.[^"\\]*+)*+)"'
 
 
-def escaped(text: str) -> str:
+def escaped(text: str) -> bytes:
     """Return a text as it stands between the quotes of JSON."""
-    return text if _PLAIN(text) is not None else _encoded(text)[1:-1].decode()
+    return _encoded(text)[1:-1]
 
 
-def picked(column: Sequence[str], places: Sequence[int], size: int) -> Sequence[str]:
-    """Return some of a column; all of it where the places are all there are."""
-    return column if len(places) == size else [column[place] for place in places]
+def _unescaped(text: bytes) -> str:
+    """Return the text that stands so between the quotes of JSON."""
+    return text.decode() if b"\\" not in text else msgspec.json.decode(b'"%b"' % text, type=str)
 
 
-@dataclass(frozen=True, slots=True)
-class Shape:
-    """Events of a batch that differ in nothing but values, and the values of their properties, a column each."""
+def picked(column: Sequence[bytes], places: Sequence[int]) -> Sequence[bytes]:
+    """Return some of a column; all of it where the places are as many."""
+    return column if len(places) == len(column) else [column[place] for place in places]
+
+
+class Look(NamedTuple):
+    """What events that look alike have in common: all but values."""
 
     meter: str
-    about: tuple[object, ...]
-    """Meter, source, names and kinds of the properties."""
-    places: Sequence[int]
-    values: Sequence[Sequence[str]]
+    source: str | None
+    counted: bool
+    """Whether there is a quantity."""
+    timed: bool
+    """Whether there is a time."""
+    subscribed: bool
+    names: tuple[str, ...]
+    """Of the properties."""
+    kinds: str
+    """Of the properties, a letter each: `s`tring, `i`nteger, `d`ecimal; `b`oolean, or once it is told, `t` or `f`."""
 
 
-class Columns:
-    """What the lanes need of a batch's events. `shapes` holds those that are plain; the others are looked at singly.
+def _look_of(event: Event) -> Look | None:
+    """Return what an event looks like; `None` for absolute values, several quantities, corrections."""
+    if event.kind is not Kind.DELTA or event.quantities is not None or event.corrects is not None:
+        return None
+    return Look(
+        event.meter,
+        event.source,
+        event.quantity is not None,
+        event.timestamp is not None,
+        event.subscription is not None,
+        tuple(event.properties),
+        "".join([_KINDS[type(value)] for value in event.properties.values()]),
+    )
 
-    Not plain: absolute values, several quantities, corrections, ids with odd characters, numbers that can be
-    spelled in several ways.
+
+class Shape:
+    """Events of a batch that look alike: their values, a column each, as they stand in JSON.
+
+    Ids are free of odd characters, numbers are spelled in one way only: what is not so is not here.
     """
 
-    def __init__(self, events: Sequence[Event]) -> None:
-        self.events = events
-        self.ids = [event.id for event in events]
-        self.customers = [event.customer for event in events]
-        self.times = [event.timestamp for event in events]
-        self.quantities = [event.quantity for event in events]
-        self.numbers = ["1" if quantity is None else str(quantity) for quantity in self.quantities]
-        self.shapes = self._shaped(self._plain())
+    def __init__(self, look: Look, places: Sequence[int], columns: Sequence[Sequence[bytes]]) -> None:
+        self.look = look
+        self.places = places
+        """In the batch."""
+        self.ids, self.customers, *rest = columns
+        self.numbers = rest.pop(0) if look.counted else [b"1"] * len(places)
+        self.times = rest.pop(0) if look.timed else ()
+        """Empty where events have none of their own."""
+        self.values = rest
+        """Of the properties, but for booleans that the look tells."""
+        self._written: dict[Writer, Sequence[bytes]] = {}
+
+    def __len__(self) -> int:
+        return len(self.places)
 
     @cached_property
-    def all_ids(self) -> str:
+    def keys(self) -> Sequence[str]:
+        """The ids as text."""
+        return self.all_ids.decode().split("\n")
+
+    @cached_property
+    def names(self) -> Mapping[bytes, str]:
+        """What each customer's text says."""
+        return {text: _unescaped(text) for text in set(self.customers)}
+
+    @cached_property
+    def all_ids(self) -> bytes:
         """Every id, a line each: what must not be in one of them is looked for once."""
-        return "\n".join(self.ids)
+        return b"\n".join(self.ids)
 
     @cached_property
     def longest_id(self) -> int:
         """Characters of the longest id."""
-        return max(map(len, self.ids), default=0)
-
-    @cached_property
-    def customer_texts(self) -> Sequence[str]:
-        """The customers, as they stand in JSON."""
-        texts = {customer: escaped(customer) for customer in set(self.customers)}
-        return [texts[customer] for customer in self.customers]
-
-    @cached_property
-    def written(self) -> Sequence[str]:
-        """The times in ISO 8601; empty where an event has none of its own."""
-        return ["" if when is None else when.isoformat() for when in self.times]
-
-    @cached_property
-    def fine(self) -> Sequence[str]:
-        """The times as `Adapter.wire_time` writes them to the microsecond."""
-        texts = "\n".join(self.written) + "\n"
-        return texts.replace("000+00:00\n", "Z\n").replace("+00:00\n", "Z\n").split("\n")[:-1]
-
-    @cached_property
-    def epoch_ms(self) -> Sequence[str]:
-        """The times in milliseconds since 1970; for times that are not finer, which a double holds exactly."""
-        return [str(round(when.timestamp() * 1000)) for when in self.times if when is not None]
-
-    @cached_property
-    def in_ms(self) -> bool:
-        """Whether no time is finer than a millisecond."""
-        return all(len(text) < 26 or text[23:26] == "000" for text in self.written)
+        return max(map(len, self.ids))
 
     @cached_property
     def span(self) -> tuple[datetime, datetime] | None:
-        """The first and the last time; `None` where not every event has one."""
-        times = [when for when in self.times if when is not None]
-        return (min(times), max(times)) if len(times) == len(self.times) and times else None
+        """The first and the last time; `None` where events have none of their own."""
+        return (time_of(min(self.times)), time_of(max(self.times))) if self.times else None
 
     @cached_property
     def digits(self) -> int:
         """Characters of the longest quantity."""
-        return max(map(len, self.numbers), default=0)
+        return max(map(len, self.numbers))
 
     @cached_property
     def decimals(self) -> int:
         """The most decimal places of a quantity."""
-        if "." not in "".join(self.numbers):
+        if b"." not in b"".join(self.numbers):
             return 0
-        return max(len(text) - text.index(".") - 1 for text in self.numbers if "." in text)
+        return max(len(text) - text.index(b".") - 1 for text in self.numbers if b"." in text)
 
     @cached_property
     def bounds(self) -> tuple[Decimal, Decimal]:
         """The smallest and the largest quantity."""
-        known = [Decimal(1) if quantity is None else quantity for quantity in self.quantities]
+        known = [Decimal(text.decode()) for text in set(self.numbers)]
         return min(known), max(known)
 
-    def _plain(self) -> Sequence[int]:
-        """Return the places of the events that a stencil may be for."""
-        events, size = self.events, len(self.events)
-        if (
-            [event.kind for event in events].count(Kind.DELTA) == size
-            and [event.quantities for event in events].count(None) == size
-            and [event.corrects for event in events].count(None) == size
-            and [UTC if when is None else when.tzinfo for when in self.times].count(UTC) == size
-            and _PLAIN("".join(self.ids)) is not None
-            and _NUMBERS("\n".join(self.numbers)) is not None
-        ):
-            return range(size)
-        return [place for place in range(size) if self._is_plain(place)]
+    def written(self, writer: Writer) -> Sequence[bytes]:
+        """Return the times, where events have their own, as a provider takes them."""
+        if writer not in self._written:
+            self._written[writer] = writer(self.times)
+        return self._written[writer]
 
-    def _is_plain(self, place: int) -> bool:
-        event = self.events[place]
-        return (
-            event.kind is Kind.DELTA
-            and event.quantities is None
-            and event.corrects is None
-            and (event.timestamp is None or event.timestamp.tzinfo is UTC)
-            and _PLAIN(event.id) is not None
-            and _NUMBERS(self.numbers[place]) is not None
+
+class Columns:
+    """What the lanes need of a batch's events. `shapes` holds those that are plain; the others are looked at singly."""
+
+    def __init__(self, events: Sequence[Event]) -> None:
+        self.events = events
+        self.shapes = [*_shapes(events)]
+
+    @cached_property
+    def keys(self) -> Sequence[str]:
+        """The id of every event."""
+        if len(self.shapes) == 1 and len(self.shapes[0]) == len(self.events):
+            return self.shapes[0].keys
+        return [event.id for event in self.events]
+
+    @cached_property
+    def customers(self) -> Sequence[str]:
+        """Whose events these are, each once."""
+        if sum(map(len, self.shapes)) < len(self.events):
+            return list({event.customer: None for event in self.events})
+        return list({name: None for shape in self.shapes for name in shape.names.values()})
+
+
+def _shapes(events: Sequence[Event]) -> Iterable[Shape]:
+    """Put plain events together by all that is not a value."""
+    size = len(events)
+    if isinstance(events, StoredEvents) and size:
+        look = _look_of(events[0])
+        columns = None if look is None else _read(look, events.text, size)
+        if look is not None and columns is not None:  # as it mostly is
+            yield from _told(look, range(size), columns)
+            return
+    alike: dict[Look, list[int]] = {}
+    for place, event in enumerate(events):
+        if (look := _look_of(event)) is not None:
+            alike.setdefault(look, []).append(place)
+    for look, places in alike.items():
+        columns = _read(look, encode_events([events[place] for place in places]), len(places))
+        if columns is not None:
+            yield from _told(look, places, columns)
+
+
+def _read(look: Look, text: bytes, size: int) -> list[Sequence[bytes]] | None:
+    """Return the values of events, a column each; `None` where not all of them have this look."""
+    found = _finder(look, odd=b"\\" in text)(text)
+    return list(zip(*found, strict=True)) if len(found) == size else None
+
+
+@lru_cache(512)
+def _finder(look: Look, *, odd: bool) -> Callable[[bytes], list[tuple[bytes, ...]]]:
+    """Return what finds the values in events of one look, as `encode_events` writes them. `odd`: texts have escapes."""
+    text = _ESCAPES if odd else _FORMS["s"]
+    properties = [
+        re.escape(_encoded(name)) + b":" + (text if kind == "s" else _FORMS[kind])
+        for name, kind in zip(look.names, look.kinds, strict=True)
+    ]
+    members = [
+        rb'\{"id":' + text,
+        b'"customer":' + text,
+        b'"meter":' + re.escape(_encoded(look.meter)),
+        b'"quantity":([^,}]*+)' if look.counted else b"",
+        b'"timestamp":"([^Z"]*+)Z"' if look.timed else b"",
+        b'"subscription":' + text.replace(b"(", b"(?:", 1) if look.subscribed else b"",
+        b'"source":' + re.escape(_encoded(look.source)) if look.source is not None else b"",
+        rb'"properties":\{' + b",".join(properties) + rb"\}" if properties else b"",
+    ]
+    return re.compile(b",".join(filter(None, members)) + rb"\}\n").findall
+
+
+def _told(look: Look, places: Sequence[int], columns: Sequence[Sequence[bytes]]) -> Iterable[Shape]:
+    """Return events of one look by what their booleans are, without those that are not plain."""
+    first = len(columns) - len(look.kinds)
+    fitting = _fitting(look, columns)
+    if fitting is not None:
+        places, columns = list(compress(places, fitting)), [list(compress(column, fitting)) for column in columns]
+        if not places:
+            return
+    if "b" not in look.kinds:
+        yield Shape(look, places, columns)
+        return
+    truths = [column for column, kind in zip(columns[first:], look.kinds, strict=True) if kind == "b"]
+    others = [*columns[:first], *(c for c, kind in zip(columns[first:], look.kinds, strict=True) if kind != "b")]
+    told = list(zip(*truths, strict=True))
+    for truth in set(told):
+        letters = iter(truth)
+        kinds = "".join(chr(next(letters)[0]) if kind == "b" else kind for kind in look.kinds)
+        if told.count(truth) == len(places):
+            yield Shape(look._replace(kinds=kinds), places, others)
+            return
+        here = [one == truth for one in told]
+        yield Shape(
+            look._replace(kinds=kinds),
+            list(compress(places, here)),
+            [list(compress(column, here)) for column in others],
         )
 
-    def _shaped(self, places: Sequence[int]) -> list[Shape]:
-        """Put plain events together by all that is not a value."""
-        events = self.events
-        if len(places) == len(events) and self._one_shape():
-            return [*self._shapes(places)]
-        alike: dict[tuple[object, ...], list[int]] = {}
-        for place in places:
-            event = events[place]
-            properties = event.properties
-            key = (event.meter, event.source, *properties, *map(type, properties.values()))
-            if key in alike:
-                alike[key].append(place)
-            else:
-                alike[key] = [place]
-        return [shape for some in alike.values() for shape in self._shapes(some)]
 
-    def _one_shape(self) -> bool:
-        """Return whether there is nothing to put apart: most of a batch comes from one place in a program."""
-        events = self.events
-        return (
-            len({event.meter for event in events}) == 1
-            and len({event.source for event in events}) == 1
-            and len({tuple(event.properties) for event in events}) == 1
-            and all(
-                len(set(map(type, column))) == 1
-                for column in zip(*[event.properties.values() for event in events], strict=True)
-            )
-        )
-
-    def _shapes(self, places: Sequence[int]) -> Iterable[Shape]:
-        """Return the shapes of events whose properties have the same names and types; booleans tell them apart."""
-        first = self.events[places[0]]
-        columns = self._values(places)
-        if bool in map(type, first.properties.values()):
-            truths = [column for column in columns if type(column[0]) is bool]
-            if any(len(set(column)) > 1 for column in truths):
-                alike: dict[tuple[Scalar, ...], list[int]] = {}
-                for place, key in zip(places, zip(*truths, strict=True), strict=True):
-                    alike.setdefault(key, []).append(place)
-                for some in alike.values():
-                    yield from self._shapes(some)
-                return
-        if not all(map(_spelled, columns)):
-            places = [place for place in places if all(map(_spelled, self._values([place])))]
-            columns = self._values(places)
-        if places:
-            kinds, values = kinds_of(columns)
-            yield Shape(first.meter, (first.meter, first.source, kinds, *first.properties), places, values)
-
-    def _values(self, places: Sequence[int]) -> Sequence[Sequence[Scalar]]:
-        """Return the values of the properties of some events, a column each."""
-        events = self.events
-        return list(zip(*[events[place].properties.values() for place in places], strict=True))
-
-
-def _spelled(column: Sequence[Scalar]) -> bool:
-    """Return whether every value of a column of one type is spelled in one way only."""
-    match column[0]:
-        case bool() | str():
-            return True
-        case int():
-            return -_LONG < min(column) and max(column) < _LONG  # type: ignore[type-var,operator]
-        case _:
-            return "E" not in "".join(map(str, column))
-
-
-def kinds_of(columns: Sequence[Sequence[Scalar]]) -> tuple[str, list[Sequence[str]]]:
-    """Return the kinds of columns of properties, a letter each, and the texts of those that are put in places.
-
-    A boolean is told by its letter.
-    """
-    kinds, texts = "", list[Sequence[str]]()
-    for column in columns:
-        match column[0]:
-            case bool():
-                kinds += "t" if column[0] else "f"
-            case str():
-                kinds += "s"
-                written: Sequence[str] = column  # type: ignore[assignment]
-                texts.append(written if _PLAIN("".join(written)) is not None else [*map(escaped, written)])
-            case int():
-                kinds += "i"
-                texts.append([*map(str, column)])
-            case _:
-                kinds += "d"
-                texts.append([*map(str, column)])
-    return kinds, texts
+def _fitting(look: Look, columns: Sequence[Sequence[bytes]]) -> list[bool] | None:
+    """Return which events are plain; `None`: all of them."""
+    checks = [(columns[0], _plain, b"")]
+    if look.counted:
+        checks.append((columns[2], _quantities, b"\n"))
+    for column, kind in zip(columns[len(columns) - len(look.kinds) :], look.kinds, strict=True):
+        if kind in "id":
+            checks.append((column, _whole if kind == "i" else _broken, b"\n"))
+    if all(check(between.join(column)) for column, check, between in checks):
+        return None
+    return [all(row) for row in zip(*([check(one) is not None for one in c] for c, check, _ in checks), strict=True)]
 
 
 class _Known:

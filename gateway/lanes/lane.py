@@ -19,6 +19,7 @@ from gateway.configuration.sections import Delivery
 from gateway.errors import LedgerUnavailable
 from gateway.lanes.absolutes import Absolutes
 from gateway.lanes.board import Board
+from gateway.lanes.columns import columns_of
 from gateway.lanes.corrector import Corrector, withdrawing
 from gateway.lanes.deadlines import given_up
 from gateway.lanes.doubts import Doubts
@@ -327,9 +328,9 @@ class Lane:
             works, several, each, size = withdrawn, True, 1, 2**31
             rows = min(rows, pace.most)
         await self._catalogue.learn(
-            (work.tenant, (event.customer for event in work.events)) for work in works if work.parts is None
+            (work.tenant, columns_of(work.events).customers) for work in works if work.parts is None
         )
-        self._catalogue.use(self.name, ((work.tenant, (event.customer for event in work.events)) for work in works))
+        self._catalogue.use(self.name, ((work.tenant, columns_of(work.events).customers) for work in works))
         lots, turned = self._preparer.prepared(works, now, rows, 2**31 if several else size)
         if turned:
             await self._write(turned, [])

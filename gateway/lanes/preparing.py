@@ -8,7 +8,7 @@ import structlog
 from canonical_schema import ErrorCode, ErrorItem, Event
 from gateway.catalogue import Catalogue
 from gateway.lanes.absolutes import Absolutes
-from gateway.lanes.columns import columns_of, picked
+from gateway.lanes.columns import columns_of
 from gateway.lanes.deadlines import ended
 from gateway.lanes.lots import FRAME, Lot, deadline_of, moved
 from gateway.lanes.rendering import Turned, encoded, render
@@ -99,7 +99,8 @@ class Preparer:
             rows = [rows[place] for place in places]
         largest = self._adapter.door.max_bytes - FRAME
         if None not in rows and (not rows or max(map(len, rows)) <= largest):  # type: ignore[arg-type]
-            return places, Sheet(picked(columns_of(work.events).ids, places, len(work.events)), rows), []  # type: ignore[arg-type]
+            keys = columns_of(work.events).keys
+            return places, Sheet(keys if len(places) == len(keys) else [keys[place] for place in places], rows), []  # type: ignore[arg-type]
         good: list[int] = []
         parts: list[list[Part]] = []
         away: dict[tuple[Code, str], tuple[Turned, list[int]]] = {}

@@ -5,21 +5,21 @@ each shape of event, with stand-ins for the values; its answer with the stand-in
 asked a second time with other stand-ins, and both must agree; the first events of each stencil are encoded in
 both ways. Whatever is not plain (several quantities, absolute values, refusals, odd ids) is left to `render`.
 
-Stencils are filled a batch at a time, from its columns: one call makes the rows of all events that look alike.
+Stencils are filled a batch at a time, from its columns: the texts of a row stand between pieces that all rows share.
 """
 
 import re
-from collections.abc import Callable, Iterable, Sequence
-from datetime import UTC, datetime, timedelta
+from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
 from decimal import Decimal
-from itertools import chain
+from itertools import repeat
 
 from adapters import AnyAdapter, Binding, Link, Measure, Usage, encode_row
-from adapters._facts import TimeRule
 from adapters._values import Scalar
 from canonical_schema import Event
 from gateway.catalogue import DEFAULT_TENANT, Catalogue
-from gateway.lanes.columns import Columns, Shape, columns_of, escaped, kinds_of, picked
+from gateway.lanes.columns import Columns, Shape, columns_of, escaped, picked
+from gateway.lanes.instants import text_of, time_of, writer_of
 from gateway.lanes.rendering import Refused, Turned, encoded, link_of, render
 from gateway.ledger import Part
 
@@ -30,24 +30,31 @@ CHECKED = 3
 MOST = 4096
 """Shapes and links that are remembered; then it begins anew."""
 
-_MS, _S, _US = timedelta(milliseconds=1), timedelta(seconds=1), timedelta(microseconds=1)
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
-_Naming = tuple[Link, object, str]
+_Naming = tuple[Link, object, bytes]
 """A link, what all links of its kind have in common, and the name that sets it apart."""
 
 
-class _Stencil:
-    """The text around the values of a shape, and which of them come where."""
+_Cut = tuple[tuple[bytes, ...], tuple[int, ...]]
+"""The pieces around the values of a shape, and which of them come where."""
 
-    def __init__(self, text: str, order: tuple[int, ...]) -> None:
-        self._fill = text.__mod__
+
+class _Stencil:
+    """What fills them in."""
+
+    def __init__(self, pieces: tuple[bytes, ...], order: tuple[int, ...]) -> None:
+        self._pieces = pieces
         self._order = order
         self.unchecked = CHECKED
 
-    def filled(self, columns: Sequence[Sequence[str]]) -> list[bytes]:
+    def filled(self, columns: Sequence[Sequence[bytes]]) -> list[bytes]:
         """Return the rows of as many events as the columns have places."""
-        return [row.encode() for row in map(self._fill, zip(*[columns[number] for number in self._order], strict=True))]
+        *before, last = self._pieces
+        sides: list[Iterable[bytes]] = []
+        for piece, number in zip(before, self._order, strict=True):
+            sides += [repeat(piece), columns[number]]
+        return [*map(b"".join, zip(*sides, repeat(last), strict=False))]
 
 
 class Stencils:
@@ -59,11 +66,11 @@ class Stencils:
         self._adapter = catalogue.destinations[destination].adapter
         self._holds = catalogue.destinations[destination].late != "send"
         door = self._adapter.door
-        self._time = _writer_of(door.time)
+        self._write_times = writer_of(door.time)
         kind = type(self._adapter)
         self._usable = (
             kind.by_place
-            and self._time is not None
+            and self._write_times is not None
             and kind.wire_time is AnyAdapter.wire_time
             and kind.wire_quantity is AnyAdapter.wire_quantity
         )
@@ -86,17 +93,20 @@ class Stencils:
             return made
         columns = columns_of(events)
         for shape in columns.shapes:
-            binding = self._binding(shape.meter)
+            binding = self._binding(shape.look.meter)
             if binding is None:
                 continue
-            fitting = self._fitting(columns, shape.places, receipts, now)
-            for places, naming, names in self._named(tenant, columns, fitting, receipts):
-                rows = self._filled(tenant, columns, shape, binding, places, naming, names, receipts, now)
+            received = [receipts[place] for place in shape.places] if len(shape) < len(events) else receipts
+            fitting = self._fitting(shape, received, now)
+            for places, naming, names in self._named(tenant, columns, shape, fitting, received):
+                rows = self._filled(tenant, columns, shape, binding, places, naming, names, received, now)
                 if len(rows) == len(events):
                     return rows
                 for place, row in zip(places, rows, strict=False):
-                    made[place] = row
+                    made[shape.places[place]] = row
         return made
+
+    # From here on places are those in a shape.
 
     def _filled(
         self,
@@ -106,37 +116,32 @@ class Stencils:
         binding: Binding,
         places: Sequence[int],
         naming: _Naming,
-        names: Sequence[str],
+        names: Sequence[bytes],
         receipts: Sequence[datetime],
         now: datetime,
     ) -> list[bytes]:
         """Return the rows of events that share a stencil; none where it does not hold for one of the first."""
-        key = (shape.about, naming[1])
+        key = (shape.look, naming[1])
         try:
             stencil = self._stencils[key]
         except KeyError:
-            stencil = self._cut(key, binding, naming[0], columns.events[places[0]])
+            stencil = self._cut(key, binding, naming[0], columns.events[shape.places[places[0]]])
         if stencil is None:
             return []
-        size = len(columns.events)
-        ids = picked(columns.ids, places, size)
-        values = shape.values
-        if len(places) < len(shape.places):
-            at = {place: number for number, place in enumerate(shape.places)}
-            values = [[column[at[place]] for place in places] for column in values]
+        ids = picked(shape.ids, places)
         rows = stencil.filled(
             [
                 ids,
                 ids,
-                picked(columns.customer_texts, places, size),
-                self._times(columns, places, receipts),
-                picked(columns.numbers, places, size),
+                picked(shape.customers, places),
+                self._times(shape, places, receipts),
+                picked(shape.numbers, places),
                 names,
-                *values,
+                *(picked(column, places) for column in shape.values),
             ]
         )
         for place, row in zip(places[: stencil.unchecked], rows, strict=False):
-            if not self._bears_out(tenant, columns.events[place], row, receipts[place], now):
+            if not self._bears_out(tenant, columns.events[shape.places[place]], row, receipts[place], now):
                 self._stencils[key] = None
                 return []
             stencil.unchecked -= 1
@@ -149,46 +154,36 @@ class Stencils:
             return False
         return not isinstance(made, Turned) and encoded(made) == [Part("", event.id, row)]
 
-    def _times(self, columns: Columns, places: Sequence[int], receipts: Sequence[datetime]) -> Sequence[str]:
+    def _times(self, shape: Shape, places: Sequence[int], receipts: Sequence[datetime]) -> Sequence[bytes]:
         """Return the times of events as the provider takes them."""
-        time = self._time
-        assert time is not None
-        times, written = columns.times, columns.written
-        if columns.span is not None and len(places) == len(times):
-            if time is _micros or (time is _millis and columns.in_ms):
-                return columns.fine
-            if time is _epoch_ms and columns.in_ms:
-                return columns.epoch_ms
-            return [*map(time, times, written)]  # type: ignore[arg-type]
-        return [
-            time(when, written[place])
-            if (when := times[place]) is not None
-            else time(receipts[place], receipts[place].isoformat())
-            for place in places
-        ]
+        assert self._write_times is not None
+        if shape.times:
+            return picked(shape.written(self._write_times), places)
+        moments = [*set(receipts)]
+        written = dict(zip(moments, self._write_times([*map(text_of, moments)]), strict=True))
+        return [written[receipts[place]] for place in places]
 
-    def _fitting(
-        self, columns: Columns, places: Sequence[int], receipts: Sequence[datetime], now: datetime
-    ) -> Sequence[int]:
+    def _fitting(self, shape: Shape, receipts: Sequence[datetime], now: datetime) -> Sequence[int]:
         """Return the places of events whose id, quantity and time the provider takes as they are."""
         key, rule = self._adapter.door.key, self._adapter.quantity
-        low, high = columns.bounds
+        places: Sequence[int] = range(len(shape))
         if (
-            columns.longest_id > key.max_length
-            or any(text in columns.all_ids for text in self._not_in_key)
-            or (self._key is not None and not all(map(self._key, columns.ids)))
+            shape.longest_id > key.max_length
+            or any(text.encode() in shape.all_ids for text in self._not_in_key)
+            or (self._key is not None and not all(map(self._key, shape.keys)))
         ):
-            places = [place for place in places if self._fits_key(columns.ids[place])]
+            places = [place for place in places if self._fits_key(shape.keys[place])]
         if (
-            columns.decimals > rule.places
-            or (rule.digits is not None and columns.digits > rule.digits)
-            or (rule.minimum is not None and low < rule.minimum)
-            or (rule.maximum is not None and high > rule.maximum)
+            shape.decimals > rule.places
+            or (rule.digits is not None and shape.digits > rule.digits)
+            or (rule.minimum is not None and shape.bounds[0] < rule.minimum)
+            or (rule.maximum is not None and shape.bounds[1] > rule.maximum)
         ):
-            places = [place for place in places if self._fits_quantity(columns, place)]
-        span = columns.span
-        if self._holds or span is None or not all(self._in_time(when, now) for when in span):
-            places = [place for place in places if self._may_leave(columns.times[place] or receipts[place], now)]
+            places = [place for place in places if self._fits_quantity(shape.numbers[place].decode())]
+        span = shape.span or (min(receipts), max(receipts))
+        if self._holds or not all(self._in_time(when, now) for when in span):
+            when = [*map(time_of, shape.times)] if shape.times else receipts
+            places = [place for place in places if self._may_leave(when[place], now)]
         return places
 
     def _fits_key(self, one: str) -> bool:
@@ -198,14 +193,13 @@ class Stencils:
             and (self._key is None or self._key(one) is not None)
         )
 
-    def _fits_quantity(self, columns: Columns, place: int) -> bool:
-        rule, text, quantity = self._adapter.quantity, columns.numbers[place], columns.quantities[place]
-        known = Decimal(1) if quantity is None else quantity
+    def _fits_quantity(self, text: str) -> bool:
+        rule, quantity = self._adapter.quantity, Decimal(text)
         return (
             ("." not in text or len(text) - text.index(".") - 1 <= rule.places)
             and (rule.digits is None or len(text) <= rule.digits)
-            and (rule.minimum is None or known >= rule.minimum)
-            and (rule.maximum is None or known <= rule.maximum)
+            and (rule.minimum is None or quantity >= rule.minimum)
+            and (rule.maximum is None or quantity <= rule.maximum)
         )
 
     def _may_leave(self, when: datetime, now: datetime) -> bool:
@@ -234,32 +228,39 @@ class Stencils:
         return self._bindings[meter]
 
     def _named(
-        self, tenant: str, columns: Columns, places: Sequence[int], receipts: Sequence[datetime]
-    ) -> Iterable[tuple[Sequence[int], _Naming, Sequence[str]]]:
+        self, tenant: str, columns: Columns, shape: Shape, places: Sequence[int], receipts: Sequence[datetime]
+    ) -> Iterable[tuple[Sequence[int], _Naming, Sequence[bytes]]]:
         """Put events together whose customers are named in the same way, with the names; without one they are left."""
-        customers = picked(columns.customers, places, len(columns.events))
-        first = dict(zip(customers, places, strict=True))
-        known: dict[str, _Naming | None] = {}
-        for customer, place in first.items():
+        customers = picked(shape.customers, places)
+        known: dict[bytes, _Naming | None] = {}
+        for text, place in dict(zip(customers, places, strict=True)).items():
+            customer = shape.names[text]
             rows = self._catalogue.links(self._destination, tenant, customer)
-            plain = not rows or (len(rows) == 1 and rows[0].unconditional)
-            known[customer] = self._naming(tenant, columns, place, receipts) if plain else None
+            if len(rows) == 1 and rows[0].unconditional:
+                known[text] = self._naming(rows[0])
+            elif not rows and customer in self._defaults:
+                known[text] = self._naming(self._defaults[customer])
+            elif rows:
+                known[text] = None
+            else:
+                known[text] = self._naming_of(tenant, columns.events[shape.places[place]], receipts[place])
         kinds = {None if naming is None else naming[1] for naming in known.values()}
         if len(kinds) == 1 and None not in kinds:
-            texts = {customer: naming[2] for customer, naming in known.items() if naming is not None}
-            return [(places, next(filter(None, known.values())), [texts[customer] for customer in customers])]
-        alike: dict[object, tuple[list[int], _Naming, list[str]]] = {}
-        for customer, place in zip(customers, places, strict=True):  # it depends on the event, or there is none
-            naming = known[customer] or self._naming(tenant, columns, place, receipts)
+            names = {text: naming[2] for text, naming in known.items() if naming is not None}
+            return [(places, next(filter(None, known.values())), [names[text] for text in customers])]
+        alike: dict[object, tuple[list[int], _Naming, list[bytes]]] = {}
+        for text, place in zip(customers, places, strict=True):
+            naming = known[text]
+            if naming is None:  # it depends on the event, or there is none
+                naming = self._naming_of(tenant, columns.events[shape.places[place]], receipts[place])
             if naming is not None:
-                some, _, texts_ = alike.setdefault(naming[1], ([], naming, []))
+                some, _, named = alike.setdefault(naming[1], ([], naming, []))
                 some.append(place)
-                texts_.append(naming[2])
+                named.append(naming[2])
         return alike.values()
 
-    def _naming(self, tenant: str, columns: Columns, place: int, receipts: Sequence[datetime]) -> _Naming | None:
-        event = columns.events[place]
-        when = event.timestamp or receipts[place]
+    def _naming_of(self, tenant: str, event: Event, received: datetime) -> _Naming | None:
+        when = event.timestamp or received
         link = self._catalogue.link(self._destination, tenant, event, when)
         if link is None and (link := self._defaults.get(event.customer)) is None:
             try:
@@ -269,6 +270,9 @@ class Stencils:
             if len(self._defaults) >= MOST:
                 self._defaults.clear()
             self._defaults[event.customer] = link
+        return self._naming(link)
+
+    def _naming(self, link: Link) -> _Naming | None:
         known = self._links.get(id(link))
         if known is not None and known[0] is link:
             return known
@@ -293,8 +297,10 @@ class Stencils:
         self._stencils[shape] = made = _Stencil(*one) if fits and one is not None else None
         return made
 
-    def _asked(self, binding: Binding, link: Link, event: Event, salt: int) -> tuple[str, tuple[int, ...]]:
-        assert self._time is not None
+    def _asked(
+        self, binding: Binding, link: Link, event: Event, salt: int
+    ) -> tuple[tuple[bytes, ...], tuple[int, ...]]:
+        assert self._write_times is not None
         when = datetime(2100 + salt, 10 + salt, 20 + salt, 11, 12, 13, 141_592, tzinfo=UTC)
         resolution = self._adapter.door.time.resolution
         when -= (when - _EPOCH) % resolution
@@ -324,39 +330,10 @@ class Stencils:
             source=event.source,
             properties=properties,
         )
-        _, values = kinds_of([(value,) for value in properties.values()])
-        time = self._time(when, when.isoformat())
-        stand_ins = [key, event_id, customer, time, str(quantity), theirs, *chain.from_iterable(values)]
+        (time,) = self._write_times([text_of(when)])
+        values = [str(value) for value in properties.values() if not isinstance(value, bool)]
+        texts = [key, event_id, customer, time.decode(), str(quantity), theirs, *values]
+        stand_ins = [text.encode() for text in texts]
         longest = sorted(map(re.escape, stand_ins), key=len, reverse=True)
-        text = encode_row(self._adapter.encode(usage)).decode()
-        pieces = re.split(f"({'|'.join(longest)})", text)
-        around = "%s".join(piece.replace("%", "%%") for piece in pieces[::2])
-        return around, tuple(stand_ins.index(piece) for piece in pieces[1::2])
-
-
-def _writer_of(rule: TimeRule) -> Callable[[datetime, str], str] | None:
-    """Return how UTC instants are floored and written, as `Adapter.wire_time` does it; `None`: in no way known here.
-
-    It is given the instant and that in ISO 8601.
-    """
-    if rule.style == "epoch_ms":
-        return _epoch_ms if rule.resolution in {_MS, _US} else None
-    return {_US: _micros, _MS: _millis, _S: _seconds}.get(rule.resolution)
-
-
-def _epoch_ms(when: datetime, _: str) -> str:
-    return str((when - _EPOCH) // _MS)
-
-
-def _micros(when: datetime, text: str) -> str:
-    if len(text) == 25 or text[23:26] == "000":
-        return _millis(when, text)
-    return text[:26] + "Z"
-
-
-def _millis(_: datetime, text: str) -> str:
-    return (text[:19] if len(text) == 25 or text[20:23] == "000" else text[:23]) + "Z"
-
-
-def _seconds(_: datetime, text: str) -> str:
-    return text[:19] + "Z"
+        pieces = re.split(b"(" + b"|".join(longest) + b")", encode_row(self._adapter.encode(usage)))
+        return tuple(pieces[::2]), tuple(stand_ins.index(piece) for piece in pieces[1::2])

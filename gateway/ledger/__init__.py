@@ -1,6 +1,7 @@
 """The durable record of events and deliveries: one protocol, here on embedded SQLite."""
 
 from gateway.ledger._claims import Claim, ClaimKind, Run
+from gateway.ledger._events import StoredEvents
 from gateway.ledger._kept import AuditRow, Document, Erasure, Remains
 from gateway.ledger._model import (
     PLACES,
@@ -57,6 +58,7 @@ __all__ = [
     "Snapshot",
     "SqliteLedger",
     "Standing",
+    "StoredEvents",
     "Track",
     "Work",
     "WorkState",

@@ -1,22 +1,98 @@
-"""The events of the newest batches, decoded: those just recorded are the next to be sent."""
+"""The events of a batch, as they are stored: decoded where one is looked at. The newest batches are kept at hand."""
 
 import threading
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from typing import overload
 
-from canonical_schema import Event
+from canonical_schema import Event, decode_event, decode_events
 
-__all__ = ["EventCache"]
+__all__ = ["EventCache", "StoredEvents", "some_events"]
 
 CACHED_EVENTS = 50_000
-"""How many decoded events are kept at hand."""
+"""How many events are kept at hand."""
+
+
+class StoredEvents(Sequence[Event]):
+    """Events as `encode_events` wrote them, none decoded before somebody asks for it. Asked from several threads."""
+
+    def __init__(self, text: bytes, size: int | None = None) -> None:
+        """`size`: how many there are, where that is known."""
+        self.text = text
+        self._size = text.count(b"\n") if size is None else size
+        self._lines: list[bytes] | None = None
+        self._one: dict[int, Event] = {}
+        self._all: list[Event] | None = None
+
+    def __len__(self) -> int:
+        return self._size
+
+    def __iter__(self) -> Iterator[Event]:
+        return iter(self._decoded())
+
+    @overload
+    def __getitem__(self, index: int) -> Event: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> "StoredEvents": ...
+
+    def __getitem__(self, index: int | slice) -> "Event | StoredEvents":
+        if isinstance(index, slice):
+            return self.some(range(*index.indices(self._size)))
+        if self._all is not None:
+            return self._all[index]
+        place = range(self._size)[index]
+        event = self._one.get(place)
+        if event is None:
+            event = self._one[place] = decode_event(self._line(place))
+        return event
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Sequence) and self._decoded() == [*other]  # type: ignore[reportUnknownArgumentType]
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __repr__(self) -> str:
+        return f"StoredEvents(of {self._size})"
+
+    def some(self, places: Sequence[int]) -> "StoredEvents":
+        """Return those at some places, in the order of these."""
+        lines = self._split()
+        return StoredEvents(b"".join([lines[place] for place in places]), len(places))
+
+    def lacks(self, member: str) -> bool:
+        """Return whether no event has this member; only `True` is certain."""
+        return b'"%b":' % member.encode() not in self.text
+
+    def _line(self, place: int) -> bytes:
+        if place == 0 and self._lines is None:  # as whoever wants to know what the others look like asks for
+            return self.text[: self.text.index(b"\n")]
+        return self._split()[place]
+
+    def _split(self) -> list[bytes]:
+        if self._lines is None:
+            self._lines = self.text.splitlines(keepends=True)
+        return self._lines
+
+    def _decoded(self) -> list[Event]:
+        if self._all is None:
+            self._all = decode_events(self.text)
+            self._one = {}
+        return self._all
+
+
+def some_events(events: Sequence[Event], places: Sequence[int]) -> Sequence[Event]:
+    """Return those at some places, in the order of these; all of them, in order, stay the ones that every lane has."""
+    if len(places) == len(events) and [*places] == [*range(len(events))]:
+        return events
+    return events.some(places) if isinstance(events, StoredEvents) else [events[place] for place in places]
 
 
 class EventCache:
-    """The events of the newest batches, decoded. Asked from several threads."""
+    """The events of the newest batches: those just recorded are the next to be sent. Asked from several threads."""
 
     def __init__(self) -> None:
-        self._batches: OrderedDict[int, Sequence[Event]] = OrderedDict()
+        self._batches: OrderedDict[int, StoredEvents] = OrderedDict()
         self._events = 0
         self._barred: set[int] = set()
         self._lock = threading.Lock()
@@ -28,11 +104,11 @@ class EventCache:
             if (dropped := self._batches.pop(batch, None)) is not None:
                 self._events -= len(dropped)
 
-    def get(self, batch: int) -> Sequence[Event] | None:
+    def get(self, batch: int) -> StoredEvents | None:
         with self._lock:
             return self._batches.get(batch)
 
-    def put(self, batch: int, events: Sequence[Event]) -> None:
+    def put(self, batch: int, events: StoredEvents) -> None:
         with self._lock:
             if batch in self._batches or batch in self._barred:
                 return

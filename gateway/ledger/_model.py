@@ -305,7 +305,7 @@ class Snapshot(msgspec.Struct, kw_only=True):
     batch: int
     tenant: str
     received: int
-    events: list[Event]
+    events: Sequence[Event]
     """None where the batch is trimmed."""
     tracks: list[Track]
     remains: Remains | None = None

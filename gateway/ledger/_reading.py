@@ -5,6 +5,7 @@ from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 
 from canonical_schema import DeliveryStatus
+from gateway.ledger._events import some_events
 from gateway.ledger._keeping import remains
 from gateway.ledger._looking import Looking
 from gateway.ledger._model import Code, QueueDepth, Snapshot, Track, Work, WorkState
@@ -61,8 +62,6 @@ def work_of(connection: sqlite3.Connection, load: Load, row: WorkRow, room: int 
     tenant, received, packed = connection.execute(query, (row.batch,)).fetchone()
     receipts = unpack_times(packed)
     events, members = load(connection, row.batch), unpack_members(row.members)[:room]
-    if members != [*range(len(events))]:  # all of them, in order, stay the ones that every lane is given
-        events = [events[index] for index in members]
     parts = unpack_parts(row.parts)
     return Work(
         id=row.id,
@@ -72,7 +71,7 @@ def work_of(connection: sqlite3.Connection, load: Load, row: WorkRow, room: int 
         received=received,
         group=group_of(row),
         members=members,
-        events=events,
+        events=some_events(events, members),
         parts=None if parts is None else parts[:room],
         receipts=[receipts[index] for index in members] if receipts else (),
     )
@@ -116,7 +115,7 @@ def snapshot(connection: sqlite3.Connection, load: Load, batch: int) -> Snapshot
         batch=batch,
         tenant=tenant,
         received=received,
-        events=[] if left and left.trimmed else list(load(connection, batch)),
+        events=[] if left and left.trimmed else load(connection, batch),
         tracks=list(tracks.values()),
         remains=left,
         receipts=unpack_times(receipts),

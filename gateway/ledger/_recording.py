@@ -4,14 +4,15 @@ import sqlite3
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from canonical_schema import Event
+from canonical_schema import Event, encode_events
 from gateway.ledger._claims import Claim, ClaimKind, Run
 from gateway.ledger._deliveries import fresh
+from gateway.ledger._events import StoredEvents
 from gateway.ledger._ids import DIGEST, Ids
 from gateway.ledger._keeping import Content
 from gateway.ledger._kept import AuditRow
 from gateway.ledger._model import Plan, ref_of, split_ref
-from gateway.ledger._rows import pack_events, pack_times
+from gateway.ledger._rows import pack_text, pack_times
 from gateway.ledger._trail import note
 
 __all__ = ["Entry", "Load", "Recorder", "prepare", "verified"]
@@ -23,7 +24,7 @@ Load = Callable[[sqlite3.Connection, int], Sequence[Event]]
 """Gives the events of a batch."""
 Held = Callable[[sqlite3.Connection, int], Content]
 """Gives what repeats of a batch's ids are held against."""
-Keep = Callable[[int, Sequence[Event]], None]
+Keep = Callable[[int, StoredEvents], None]
 
 
 class Entry(NamedTuple):
@@ -49,6 +50,8 @@ class _Batch:
         self.digests: list[bytes] = []
         self.receipts: list[tuple[int, int]] = []
         """When each request was received, and how many events it brought."""
+        self.text = b""
+        """The events as they are stored, once they are."""
 
     def takes(self, entry: Entry) -> bool:
         """Return whether a request's events may join: a destination counts for a whole batch, or for none of it."""
@@ -79,12 +82,13 @@ class _Batch:
         receipts = [when for when, count in self.receipts for _ in range(count)]
         received = min(when for when, _ in self.receipts)
         apart = any(when != received for when, _ in self.receipts)
+        self.text = encode_events(self.events)
         return (
             self.number,
             self.tenant,
             received,
             len(self.events),
-            pack_events(self.events),
+            pack_text(self.text),
             pack_times(receipts) if apart else None,
             b"".join(self.digests),
             *fresh(self.events, self.plans, receipts),
@@ -134,7 +138,7 @@ class Recorder:
     def kept(self) -> None:
         """Take what was written into account: it is durable."""
         for batch in self._made:
-            self._keep(batch.number, batch.events)
+            self._keep(batch.number, StoredEvents(batch.text, len(batch.events)))
             self._last = batch.number
         self._made = []
 

@@ -9,7 +9,8 @@ from hashlib import blake2b
 import msgspec
 import zstandard
 
-from canonical_schema import ErrorItem, Event, decode_events, encode_events
+from canonical_schema import ErrorItem, Event, encode_events
+from gateway.ledger._events import StoredEvents
 from gateway.ledger._ids import DIGEST
 from gateway.ledger._model import AttemptRow, Part, Rendered, Sheet
 
@@ -104,12 +105,17 @@ def unpack_times(packed: bytes | None) -> Sequence[int]:
 
 def pack_events(events: Sequence[Event]) -> bytes:
     """Return events as compressed lines."""
-    return _zstd.compress(encode_events(events))
+    return pack_text(events.text if isinstance(events, StoredEvents) else encode_events(events))
 
 
-def unpack_events(packed: bytes) -> list[Event]:
-    """Return the events of `pack_events`."""
-    return decode_events(_zstd.decompress(packed))
+def pack_text(text: bytes) -> bytes:
+    """Return what `encode_events` wrote, compressed: the same as `pack_events` of the events."""
+    return _zstd.compress(text)
+
+
+def unpack_events(packed: bytes, size: int | None = None) -> StoredEvents:
+    """Return the events of `pack_events`. `size`: how many there are, where that is known."""
+    return StoredEvents(_zstd.decompress(packed), size)
 
 
 def find_in_events(packed: bytes, customer: str) -> bool:

@@ -21,7 +21,7 @@ from gateway.errors import LedgerUnavailable
 from gateway.ledger import _documents, _keeping, _reading, _settling
 from gateway.ledger._checkpoint import Checkpoints
 from gateway.ledger._claims import Claim
-from gateway.ledger._events import EventCache
+from gateway.ledger._events import EventCache, StoredEvents
 from gateway.ledger._ids import DIGEST, Ids
 from gateway.ledger._keeping import Content
 from gateway.ledger._kept import AuditRow, Document, Erasure
@@ -349,17 +349,17 @@ class SqliteLedger:
         except sqlite3.Error as error:
             raise LedgerUnavailable(f"the ledger cannot be read: {error}") from error
 
-    def _load(self, connection: sqlite3.Connection, batch: int) -> Sequence[Event]:
+    def _load(self, connection: sqlite3.Connection, batch: int) -> StoredEvents:
         events = self._peek(connection, batch)
         self._cache.put(batch, events)
         return events
 
-    def _peek(self, connection: sqlite3.Connection, batch: int) -> Sequence[Event]:
+    def _peek(self, connection: sqlite3.Connection, batch: int) -> StoredEvents:
         """Return a batch's events without remembering them: inside a transaction they may yet be taken back."""
         events = self._cache.get(batch)
         if events is None:
-            (body,) = connection.execute("SELECT body FROM batches WHERE batch = ?", (batch,)).fetchone()
-            events = unpack_events(body)
+            body, size = connection.execute("SELECT body, size FROM batches WHERE batch = ?", (batch,)).fetchone()
+            events = unpack_events(body, size)
         return events
 
     def _content(self, connection: sqlite3.Connection, batch: int) -> Content:

@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
+from canonical_schema import Event
 from gateway.errors import LedgerUnavailable
 from gateway.ledger._kept import Remains
 from gateway.ledger._model import Moved
@@ -110,7 +111,7 @@ class Base:
             for number, row in zip(some, zip(*(answer[at::7] for at in range(7)), strict=True), strict=True):
                 tenant, received, body, receipts, *left = row
                 if received:
-                    events = unpack_events(body) if body else []
+                    events: Sequence[Event] = unpack_events(body) if body else []
                     found[number] = Batch(
                         tenant.decode(), int(received), events, remains(*left), unpack_times(receipts)
                     )

@@ -6,9 +6,10 @@ from collections import defaultdict
 from collections.abc import Awaitable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from canonical_schema import Event
+from canonical_schema import Event, encode_events
 from gateway.ledger._claims import Claim, ClaimKind, Run, Spread
 from gateway.ledger._deliveries import earliest, times
+from gateway.ledger._events import StoredEvents
 from gateway.ledger._kept import AuditRow
 from gateway.ledger._looking import Looking
 from gateway.ledger._model import AttemptRow, Plan, Snapshot, Track, ref_of, split_ref
@@ -20,7 +21,7 @@ from gateway.ledger._redis.layout import DIGEST, pack_runs, unpack_head
 from gateway.ledger._redis.link import Link
 from gateway.ledger._redis.owners import Owners
 from gateway.ledger._rows import digests as digests_of
-from gateway.ledger._rows import pack_events, pack_times, unpack_attempt, unpack_events, unpack_parts, unpack_times
+from gateway.ledger._rows import pack_text, pack_times, unpack_attempt, unpack_events, unpack_parts, unpack_times
 
 __all__ = ["Recording"]
 
@@ -157,13 +158,14 @@ class Recording(Keeping):
             stored, ways, ids = sent, plans, digests
             if not whole:
                 stored, ways, ids = _picked(sent, new), [plans[one] for one in new], [digests[one] for one in new]
-            arguments = _arguments(stored, ways, self._owners.name)
+            text = encode_events(stored.events)
+            arguments = _arguments(stored, pack_text(text), ways, self._owners.name)
             arguments += audited(audit if whole else ())
             answer: list[Any]
             done, *answer = await link.run("record", token, partition, b"".join(ids), *arguments)
             if done:
                 batch = int(answer[0])
-                self._batches.put(batch, stored)
+                self._batches.put(batch, stored._replace(events=StoredEvents(text, len(ids))))
                 if whole:
                     return Run(ref_of(batch, 0), len(digests))
                 refs.update((one, ref_of(batch, index)) for index, one in enumerate(ids))
@@ -269,7 +271,7 @@ class Recording(Keeping):
             batch=batch,
             tenant=held.tenant,
             received=held.received,
-            events=list(held.events),
+            events=held.events,
             tracks=list(tracks.values()),
             remains=left,
             receipts=held.receipts,
@@ -291,8 +293,8 @@ def _some(claims: Sequence[Claim], start: int, end: int) -> Sequence[Claim]:
     return Run(claims.first + start, end - start) if isinstance(claims, Run) else claims[start:end]
 
 
-def _arguments(batch: Batch, plans: Sequence[Plan], owner: bytes) -> list[bytes | str | int]:
-    """Return what the script stores of a batch, after its ids."""
+def _arguments(batch: Batch, body: bytes, plans: Sequence[Plan], owner: bytes) -> list[bytes | str | int]:
+    """Return what the script stores of a batch, after its ids. `body`: its events, packed."""
     size = len(batch.events)
     receipts = batch.receipts or [batch.received] * size
     apart = bool(batch.receipts) and any(one != batch.received for one in receipts)
@@ -305,7 +307,7 @@ def _arguments(batch: Batch, plans: Sequence[Plan], owner: bytes) -> list[bytes 
     arguments: list[bytes | str | int] = [
         batch.received,
         batch.tenant,
-        pack_events(batch.events),
+        body,
         pack_times(receipts) if apart else b"",
         len(made.codes),
     ]

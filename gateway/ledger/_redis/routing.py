@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 
 from canonical_schema import Event
 from gateway.ledger._deliveries import times
+from gateway.ledger._events import some_events
 from gateway.ledger._looking import Looking, sides
 from gateway.ledger._model import Plan
 from gateway.ledger._redis.base import Base, pairs, remains
@@ -24,7 +25,7 @@ class Routing(Base):
         found: list[tuple[int, str, Sequence[Event], Sequence[int]]] = []
         for number, runs in sorted((int(batch), runs) for answer in answers for batch, runs in pairs(answer).items()):
             batch, members = (await self._batches.get({number}))[number], unpack_runs(runs)
-            found.append((number, batch.tenant, [batch.events[index] for index in members], members))
+            found.append((number, batch.tenant, some_events(batch.events, members), members))
         return found
 
     async def route(self, batch: int, members: Sequence[int], plans: Sequence[Plan], now: int) -> None:

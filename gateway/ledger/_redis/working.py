@@ -12,6 +12,7 @@ import msgspec
 
 from canonical_schema import ErrorItem
 from gateway.errors import LedgerUnavailable
+from gateway.ledger._events import some_events
 from gateway.ledger._kept import AuditRow
 from gateway.ledger._model import AttemptRow, Change, Code, Moved, Portion, Rendered, Work, WorkState, some_of
 from gateway.ledger._redis.base import Base, numbers, pairs, together
@@ -314,7 +315,7 @@ class Working(Base):
                     received=batches[batch].received,
                     group=head.group,
                     members=head.members,
-                    events=[batches[batch].events[index] for index in head.members],
+                    events=some_events(batches[batch].events, head.members),
                     parts=unpack_rendered(rendered, head.members),
                     receipts=[batches[batch].receipts[index] for index in head.members]
                     if batches[batch].receipts

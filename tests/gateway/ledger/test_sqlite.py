@@ -4,7 +4,7 @@ import asyncio
 import sqlite3
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import anyio
@@ -185,8 +185,8 @@ async def test_a_batch_is_decoded_once_however_many_of_its_events_come_again(
         await ledger.record("default", 1000, sent, [PLAN] * 300)
     decoded: list[int] = []
 
-    def counting(packed: bytes) -> list[Event]:
-        found = unpack_events(packed)
+    def counting(packed: bytes, size: int) -> Sequence[Event]:
+        found = unpack_events(packed, size)
         decoded.append(len(found))
         return found
 

@@ -1,0 +1,59 @@
+"""Stored events: what was written, looked at one by one, in parts, or all of it."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from canonical_schema import Event, encode_events
+from gateway.ledger import StoredEvents
+from gateway.ledger._events import some_events
+from tests.gateway.lanes.world import used
+
+texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=6)
+batches = st.lists(
+    st.builds(used, st.uuids().map(str), customer=texts, properties=st.dictionaries(texts, texts | st.integers())),
+    min_size=1,
+    max_size=6,
+)
+
+
+@given(batches, st.data())
+def test_they_are_what_was_written_however_they_are_looked_at(events: list[Event], data: st.DataObject) -> None:
+    stored, places = StoredEvents(encode_events(events)), st.sampled_from(range(len(events)))
+    place, some, end = data.draw(places), data.draw(st.lists(places)), data.draw(places)
+    assert len(events) == len(stored)
+    assert (events[place], events[-1]) == (stored[place], stored[-1])
+    assert events[place:end] == stored[place:end]
+    assert [events[one] for one in some] == stored.some(some)
+    assert events == [*stored]
+    assert (events[place], events[-1]) == (stored[place], stored[-1]), "after all of them were looked at, too"
+    with pytest.raises(IndexError):
+        stored[len(events)]
+
+
+@given(batches, st.data())
+def test_some_of_them_are_these_whether_stored_or_at_hand(events: list[Event], data: st.DataObject) -> None:
+    some = data.draw(st.lists(st.sampled_from(range(len(events)))))
+    assert (
+        [events[one] for one in some]
+        == some_events(events, some)
+        == some_events(StoredEvents(encode_events(events)), some)
+    )
+
+
+@given(batches)
+def test_a_member_that_is_said_to_be_lacking_is(events: list[Event]) -> None:
+    stored = StoredEvents(encode_events(events))
+    for member in ("corrects", "quantities", "quantity", "timestamp"):
+        assert not stored.lacks(member) or all(getattr(event, member) is None for event in events)
+    assert stored.lacks("corrects") or any(map(len, (event.properties for event in events)))
+
+
+def test_all_of_them_in_order_stay_the_ones_that_every_lane_is_given() -> None:
+    stored = StoredEvents(encode_events([used("e1"), used("e2")]))
+    assert some_events(stored, [0, 1]) is stored
+    assert [used("e2"), used("e1")] == some_events(stored, [1, 0])
+
+
+def test_no_value_of_theirs_is_shown() -> None:
+    assert "StoredEvents(of 1)" == repr(StoredEvents(encode_events([used("e1", properties={"secret": "s"})])))
