@@ -1,4 +1,4 @@
-"""What each provider says and hears: one file a provider, data and one pure translation. No I/O."""
+"""What each provider says and hears: one file a provider (or a folder), data and one pure translation. No I/O."""
 
 from adapters._asks import Ask, CanProbe
 from adapters._base import Adapter, AnyAdapter, encode_row, provider, providers
