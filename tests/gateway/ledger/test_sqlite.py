@@ -4,8 +4,9 @@ import asyncio
 import sqlite3
 import sys
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from pathlib import Path
+from typing import Any
 
 import anyio
 import pytest
@@ -15,8 +16,8 @@ from hypothesis import strategies as st
 
 from canonical_schema import Event
 from gateway.errors import LedgerUnavailable
-from gateway.ledger import AttemptRow, ClaimKind, Part, Plan, Sheet, SqliteLedger
-from gateway.ledger._checkpoint import EVERY
+from gateway.ledger import AttemptRow, ClaimKind, Part, Plan, Sheet, SqliteLedger, _checkpoint
+from gateway.ledger._checkpoint import EVERY, Checkpoints
 from gateway.ledger._recording import SHARED
 from gateway.ledger._rows import (
     SMALL,
@@ -29,7 +30,7 @@ from gateway.ledger._rows import (
     unpack_members,
     unpack_parts,
 )
-from gateway.ledger._schema import VERSION
+from gateway.ledger._schema import VERSION, connect
 from gateway.ledger.check import add_up
 from tests.gateway.ledger.conftest import SqliteStore, event, events, opened, recorded
 
@@ -127,20 +128,40 @@ async def test_small_requests_of_one_flush_are_one_batch_and_large_ones_are_thei
     large = events(*(f"l{number}" for number in range(SHARED)))
     async with opened(SqliteStore(tmp_path)) as ledger:
         assert isinstance(ledger, SqliteLedger)
-        started, together = threading.Event(), threading.Event()
-        held = asyncio.ensure_future(ledger._writer.do(lambda _: (started.set(), together.wait(30))))
-        await asyncio.to_thread(started.wait, 10)  # its flush is in flight: what comes now shares the next one
         small = [ledger.record("default", 1000 + number, events(f"e{number}"), [PLAN]) for number in range(60)]
-        waiting = asyncio.gather(*small, ledger.record("default", 2000, large, [PLAN] * SHARED))
-        await asyncio.sleep(0)
-        assert 61 == len(ledger._writer._gathered)
-        together.set()
-        await asyncio.gather(held, waiting)
+        await in_one_flush(ledger, *small, ledger.record("default", 2000, large, [PLAN] * SHARED))
         first, second = await ledger.batches_after(0, 10)
         shots = await ledger.snapshots([first, second])
         assert [60, SHARED] == [len(shot.events) for shot in shots.values()]
         assert list(range(1000, 1060)) == list(map(shots[first].received_at, range(60)))
         assert ((), 2000) == (tuple(shots[second].receipts), shots[second].received_at(5))
+
+
+async def in_one_flush(ledger: SqliteLedger, *requests: Coroutine[Any, Any, object]) -> None:
+    started, together = threading.Event(), threading.Event()
+    held = asyncio.ensure_future(ledger._writer.do(lambda _: (started.set(), together.wait(30))))
+    await asyncio.to_thread(started.wait, 10)  # its flush is in flight: what comes now shares the next one
+    waiting = asyncio.gather(*requests)
+    await asyncio.sleep(0)
+    assert len(requests) == len(ledger._writer._gathered)
+    together.set()
+    await asyncio.gather(held, waiting)
+
+
+@pytest.mark.parametrize(
+    ("requests", "each", "batches"),
+    [(300, 1, [256, 44]), (12, 100, [1000, 200]), (100, 10, [800, 200]), (3, 600, [600, 600, 600])],
+)
+async def test_a_batch_is_shared_by_the_fewer_requests_the_larger_it_is(
+    tmp_path: Path, requests: int, each: int, batches: list[int]
+) -> None:
+    async with opened(SqliteStore(tmp_path)) as ledger:
+        assert isinstance(ledger, SqliteLedger)
+        sent = [events(*(f"e{request}-{place}" for place in range(each))) for request in range(requests)]
+        await in_one_flush(ledger, *(ledger.record("default", 1000, some, [PLAN] * each) for some in sent))
+        made = await ledger.snapshots(await ledger.batches_after(0, 10))
+        assert batches == [len(shot.events) for shot in made.values()]
+        assert [event for some in sent for event in some] == [event for shot in made.values() for event in shot.events]
 
 
 async def test_the_log_is_brought_over_beside_the_commits_and_begins_anew(tmp_path: Path) -> None:
@@ -159,6 +180,40 @@ async def test_the_log_is_brought_over_beside_the_commits_and_begins_anew(tmp_pa
                 await recorded(ledger, f"e{number}")
         assert log.stat().st_size < 2 * grown
     assert ([], number) == (add_up(store.path)["problems"], add_up(store.path)["events"])
+
+
+async def test_a_long_log_begins_anew_though_more_was_committed_meanwhile(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_checkpoint, "ANEW", 10)
+    path = tmp_path / "some.db"
+    writing = connect(path)
+    writing.execute("CREATE TABLE some (body BLOB)")
+    checkpoints = Checkpoints(path, writing)
+
+    def begun() -> bytes:
+        """Commit, and return what the log begins with: it is another each time that it begins anew."""
+        writing.execute("INSERT INTO some VALUES (zeroblob(5000))")
+        return path.with_name("some.db-wal").read_bytes()[:32]
+
+    first = begun()
+    reading = connect(path)
+    reading.execute("BEGIN")
+    reading.execute("SELECT count(*) FROM some").fetchone()  # what is committed from now on stays in the log
+    for _ in range(EVERY):
+        assert first == begun()
+        checkpoints.flushed()
+    with anyio.fail_after(30):
+        while not checkpoints._nearly:  # the thread takes its time
+            await anyio.lowlevel.checkpoint()
+            assert first == begun()
+    reading.close()
+    assert first == begun()
+    checkpoints.flushed()
+    assert first != begun()
+    checkpoints.stop()
+    assert ("ok",) == writing.execute("PRAGMA integrity_check").fetchone()
+    writing.close()
 
 
 async def test_an_id_that_is_claimed_twice_does_not_add_up(tmp_path: Path) -> None:
