@@ -17,8 +17,10 @@ from gateway.ledger._trail import note
 
 __all__ = ["Entry", "Load", "Recorder", "prepare", "verified"]
 
-SHARED = 256
-"""Events of several requests that may share a batch: stored and sent together, but looked at for each request."""
+SHARED = 1_000
+"""Events of several requests that may share a batch: stored and sent together, as many as most providers take."""
+LOOKS = 256 * 256
+"""Events times requests of a batch that is shared, at most: whoever waits for a delivery has all of it looked at."""
 
 Load = Callable[[sqlite3.Connection, int], Sequence[Event]]
 """Gives the events of a batch."""
@@ -52,10 +54,12 @@ class _Batch:
         """When each request was received, and how many events it brought."""
         self.text = b""
         """The events as they are stored, once they are."""
+        self.requests = 0
 
     def takes(self, entry: Entry) -> bool:
         """Return whether a request's events may join: a destination counts for a whole batch, or for none of it."""
-        if len(self.events) + len(entry.events) > SHARED:
+        size = len(self.events) + len(entry.events)
+        if size > SHARED or size * (self.requests + 1) > LOOKS:
             return False
         if not self.plans or entry.plans.count(self.plans[-1]) == len(entry.plans):
             return True
@@ -190,6 +194,7 @@ class Recorder:
         if batch is None or not batch.takes(entry):
             batch = shared[entry.tenant] = _Batch(self._last + 1 + len(made), entry.tenant)
             made.append(batch)
+        batch.requests += 1
         return batch
 
     def _claim(
