@@ -16,14 +16,14 @@ from typing import NamedTuple
 
 import msgspec
 
-from canonical_schema import Event, Kind, encode_events
+from canonical_schema import Event, Kind
 from gateway.lanes.instants import Writer, time_of
 from gateway.ledger import StoredEvents
 
 __all__ = ["Columns", "Look", "Shape", "columns_of", "escaped", "picked"]
 
-EVENTS = 16_384
-"""Events whose columns are remembered, until the last lane had them."""
+BYTES = 4 * 2**20
+"""Of events as they are stored: how many have their columns remembered, until the last lane had them."""
 
 _encoded = msgspec.json.encode
 _plain = re.compile(rb"[ !#-\[\]-~]*+").fullmatch
@@ -163,7 +163,10 @@ class Columns:
 
     def __init__(self, events: Sequence[Event]) -> None:
         self.events = events
-        self.shapes = [*_shapes(events)]
+        stored = StoredEvents.of(events)
+        self.shapes = [*_shapes(stored)]
+        self.weight = len(stored.text)
+        """Bytes of the events, as they are stored."""
 
     @cached_property
     def keys(self) -> Sequence[str]:
@@ -180,29 +183,25 @@ class Columns:
         return list({name: None for shape in self.shapes for name in shape.names.values()})
 
 
-def _shapes(events: Sequence[Event]) -> Iterable[Shape]:
+def _shapes(events: StoredEvents) -> Iterable[Shape]:
     """Put plain events together by all that is not a value."""
-    size = len(events)
-    if isinstance(events, StoredEvents) and size:
-        look = _look_of(events[0])
-        columns = None if look is None else _read(look, events.text, size)
-        if look is not None and columns is not None:  # as it mostly is
-            yield from _told(look, range(size), columns)
-            return
+    look = _look_of(events[0]) if events else None
+    if look is not None and (columns := _read(look, events)) is not None:  # as it mostly is
+        yield from _told(look, range(len(events)), columns)
+        return
     alike: dict[Look, list[int]] = {}
     for place, event in enumerate(events):
         if (look := _look_of(event)) is not None:
             alike.setdefault(look, []).append(place)
     for look, places in alike.items():
-        columns = _read(look, encode_events([events[place] for place in places]), len(places))
-        if columns is not None:
+        if (columns := _read(look, events.some(places))) is not None:
             yield from _told(look, places, columns)
 
 
-def _read(look: Look, text: bytes, size: int) -> list[Sequence[bytes]] | None:
+def _read(look: Look, events: StoredEvents) -> list[Sequence[bytes]] | None:
     """Return the values of events, a column each; `None` where not all of them have this look."""
-    found = _finder(look, odd=b"\\" in text)(text)
-    return list(zip(*found, strict=True)) if len(found) == size else None
+    found = _finder(look, odd=b"\\" in events.text)(events.text)
+    return list(zip(*found, strict=True)) if len(found) == len(events) else None
 
 
 @lru_cache(512)
@@ -272,16 +271,16 @@ class _Known:
 
     def __init__(self) -> None:
         self._columns: dict[int, Columns] = {}
-        self._events = 0
+        self._bytes = 0
 
     def of(self, events: Sequence[Event]) -> Columns:
         known = self._columns.get(id(events))
         if known is not None and known.events is events:
             return known
         made = Columns(events)
-        self._events += len(events)
-        while self._columns and self._events > EVENTS:
-            self._events -= len(self._columns.pop(next(iter(self._columns))).events)
+        self._bytes += made.weight
+        while self._columns and self._bytes > BYTES:
+            self._bytes -= self._columns.pop(next(iter(self._columns))).weight
         self._columns[id(events)] = made
         return made
 

@@ -5,12 +5,12 @@ from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from typing import overload
 
-from canonical_schema import Event, decode_event, decode_events
+from canonical_schema import Event, decode_event, decode_events, encode_events
 
 __all__ = ["EventCache", "StoredEvents", "some_events"]
 
-CACHED_EVENTS = 50_000
-"""How many events are kept at hand."""
+CACHED_BYTES = 16 * 2**20
+"""Of text: how much is kept at hand. Decoded it takes several times as much."""
 
 
 class StoredEvents(Sequence[Event]):
@@ -55,6 +55,11 @@ class StoredEvents(Sequence[Event]):
     def __repr__(self) -> str:
         return f"StoredEvents(of {self._size})"
 
+    @classmethod
+    def of(cls, events: Sequence[Event]) -> "StoredEvents":
+        """Return events as they would be stored; those that are, as they are."""
+        return events if isinstance(events, StoredEvents) else cls(encode_events(events), len(events))
+
     def some(self, places: Sequence[int]) -> "StoredEvents":
         """Return those at some places, in the order of these."""
         lines = self._split()
@@ -93,7 +98,7 @@ class EventCache:
 
     def __init__(self) -> None:
         self._batches: OrderedDict[int, StoredEvents] = OrderedDict()
-        self._events = 0
+        self._bytes = 0
         self._barred: set[int] = set()
         self._lock = threading.Lock()
 
@@ -102,7 +107,7 @@ class EventCache:
         with self._lock:
             self._barred.add(batch)
             if (dropped := self._batches.pop(batch, None)) is not None:
-                self._events -= len(dropped)
+                self._bytes -= len(dropped.text)
 
     def get(self, batch: int) -> StoredEvents | None:
         with self._lock:
@@ -113,7 +118,7 @@ class EventCache:
             if batch in self._batches or batch in self._barred:
                 return
             self._batches[batch] = events
-            self._events += len(events)
-            while self._events > CACHED_EVENTS and len(self._batches) > 1:
+            self._bytes += len(events.text)
+            while self._bytes > CACHED_BYTES and len(self._batches) > 1:
                 _, dropped = self._batches.popitem(last=False)
-                self._events -= len(dropped)
+                self._bytes -= len(dropped.text)

@@ -9,7 +9,7 @@ from hashlib import blake2b
 import msgspec
 import zstandard
 
-from canonical_schema import ErrorItem, Event, encode_events
+from canonical_schema import ErrorItem, Event
 from gateway.ledger._events import StoredEvents
 from gateway.ledger._ids import DIGEST
 from gateway.ledger._model import AttemptRow, Part, Rendered, Sheet
@@ -105,7 +105,7 @@ def unpack_times(packed: bytes | None) -> Sequence[int]:
 
 def pack_events(events: Sequence[Event]) -> bytes:
     """Return events as compressed lines."""
-    return pack_text(events.text if isinstance(events, StoredEvents) else encode_events(events))
+    return pack_text(StoredEvents.of(events).text)
 
 
 def pack_text(text: bytes) -> bytes:

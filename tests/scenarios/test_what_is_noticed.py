@@ -25,7 +25,7 @@ class Hasty(Whole):
 
 @pytest.fixture
 def plant(monkeypatch: pytest.MonkeyPatch) -> Plant:
-    monkeypatch.setattr(_events, "CACHED_EVENTS", 0)
+    monkeypatch.setattr(_events, "CACHED_BYTES", 0)
     return monkeypatch.setattr
 
 
@@ -81,7 +81,7 @@ def test_a_row_that_is_rendered_anew_after_it_may_have_arrived(whole: Whole, pla
 
 
 def test_a_delivery_that_is_put_nowhere(whole: Whole, plant: Plant) -> None:
-    plant("gateway.ledger._settling._insert", lambda *_: 0)
+    plant("gateway.ledger._settling._insert", lambda _, rows: [0] * len(rows))
     whole.send([3], ("flexprice", "unavailable"), "begin")
     whole.begin_to_send("flexprice")
     with pytest.raises(AssertionError, match="with no work"):

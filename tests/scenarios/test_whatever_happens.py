@@ -15,7 +15,7 @@ EXAMPLES = int(os.environ.get("USAGE_GATEWAY_EXAMPLES", "12"))
 @pytest.fixture(autouse=True)
 def from_disk(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let nothing be answered from memory that should be on the disk."""
-    monkeypatch.setattr(_events, "CACHED_EVENTS", 0)
+    monkeypatch.setattr(_events, "CACHED_BYTES", 0)
 
 
 def test_whatever_happens_it_adds_up_and_nothing_is_lost_or_billed_twice() -> None:

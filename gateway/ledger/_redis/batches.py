@@ -1,16 +1,15 @@
-"""What batches brought, decoded: those just recorded are the next to be sent."""
+"""What batches brought: those just recorded are the next to be sent."""
 
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from canonical_schema import Event
+from gateway.ledger._events import CACHED_BYTES, StoredEvents
 from gateway.ledger._keeping import Content
 from gateway.ledger._kept import Remains
 
-__all__ = ["CACHED_EVENTS", "Batch", "Batches"]
-
-CACHED_EVENTS = 50_000
+__all__ = ["Batch", "Batches"]
 
 
 class Batch(NamedTuple):
@@ -24,6 +23,11 @@ class Batch(NamedTuple):
     receipts: Sequence[int] = ()
     """Where it is of several requests: when each of its events was received; `received` is the first."""
 
+    @property
+    def weight(self) -> int:
+        """Bytes of its events, as they are stored."""
+        return len(self.events.text) if isinstance(self.events, StoredEvents) else 0
+
     def differing(self, index: int, event: Event) -> tuple[str, ...] | None:
         """Return `None` for a repeat of an event, else the members that differ, as far as they are known."""
         return Content(self.events, self.left).differing(index, event)
@@ -35,7 +39,7 @@ class Batches:
     def __init__(self, load: Callable[[Sequence[int]], Awaitable[Mapping[int, Batch]]]) -> None:
         self._load = load
         self._held: OrderedDict[int, Batch] = OrderedDict()
-        self._events = 0
+        self._bytes = 0
 
     def __contains__(self, number: int) -> bool:
         return number in self._held
@@ -46,17 +50,17 @@ class Batches:
     def drop(self, number: int) -> None:
         """Keep a batch at hand no longer: its content has changed."""
         if (dropped := self._held.pop(number, None)) is not None:
-            self._events -= len(dropped.events)
+            self._bytes -= dropped.weight
 
     def put(self, number: int, batch: Batch) -> None:
         """Keep a batch at hand."""
         if number in self._held:
             return
         self._held[number] = batch
-        self._events += len(batch.events)
-        while self._events > CACHED_EVENTS and len(self._held) > 1:
+        self._bytes += batch.weight
+        while self._bytes > CACHED_BYTES and len(self._held) > 1:
             _, dropped = self._held.popitem(last=False)
-            self._events -= len(dropped.events)
+            self._bytes -= dropped.weight
 
     async def get(self, numbers: Iterable[int]) -> Mapping[int, Batch]:
         """Return batches by number; unknown ones are left out."""

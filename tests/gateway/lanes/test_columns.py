@@ -154,11 +154,11 @@ def test_a_way_of_writing_times_that_is_not_known_is_left_to_the_adapter() -> No
     assert writer_of(TimeRule(style="epoch_ms", resolution=timedelta(seconds=1))) is None
 
 
-def test_what_is_remembered_is_what_was_asked_for_and_not_more_than_so_many_events(
+def test_what_is_remembered_is_what_was_asked_for_and_not_more_than_so_many_bytes(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(columns, "EVENTS", 4)
     some, others = stored([used("e1"), used("e2")]), stored([used("e3"), used("e4"), used("e5")])
+    monkeypatch.setattr(columns, "BYTES", len(others.text) + 1)
     first = columns_of(some)
     assert columns_of(some) is first
     assert ["e3", "e4", "e5"] == [*columns_of(others).keys]

@@ -210,8 +210,9 @@ async def test_four_times_the_outage_takes_no_more_memory(
 ) -> None:
     door(max_rows=ROWS)
     # What is kept at hand of the newest, and what is taken at a time, has bounds: here far below what comes.
-    for module, bound in ((_events, "CACHED_EVENTS"), (columns, "EVENTS"), (lane, "AT_ONCE")):
-        monkeypatch.setattr(module, bound, 100)
+    monkeypatch.setattr(_events, "CACHED_BYTES", 10_000)
+    monkeypatch.setattr(columns, "BYTES", 10_000)
+    monkeypatch.setattr(lane, "AT_ONCE", 100)
     monkeypatch.setattr("gateway.ledger.sqlite.RELEASED", 10)
     short, long = await _peaks(tmp_path / "short", DAY / 4, fault), await _peaks(tmp_path / "long", DAY, fault)
     more = 2 * EACH * (DAY - DAY / 4) / TICK

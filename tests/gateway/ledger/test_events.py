@@ -5,8 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from canonical_schema import Event, encode_events
-from gateway.ledger import StoredEvents
-from gateway.ledger._events import some_events
+from gateway.ledger import StoredEvents, _events
+from gateway.ledger._events import EventCache, some_events
 from tests.gateway.lanes.world import used
 
 texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=6)
@@ -57,3 +57,22 @@ def test_all_of_them_in_order_stay_the_ones_that_every_lane_is_given() -> None:
 
 def test_no_value_of_theirs_is_shown() -> None:
     assert "StoredEvents(of 1)" == repr(StoredEvents(encode_events([used("e1", properties={"secret": "s"})])))
+
+
+def test_the_newest_are_at_hand_by_their_bytes_whatever_their_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    large = StoredEvents(encode_events([used("e1", properties={"text": "x" * 500})]))
+    small = [StoredEvents(encode_events([used(f"s{number}")])) for number in range(9)]
+    monkeypatch.setattr(_events, "CACHED_BYTES", len(large.text) + len(small[0].text))
+    cache = EventCache()
+    for number, one in enumerate([large, *small]):
+        cache.put(number, one)
+    assert cache.get(0) is None
+    assert small == [cache.get(number) for number in range(1, 10)]
+
+
+def test_what_is_about_to_change_is_not_kept_at_hand_again() -> None:
+    cache, one = EventCache(), StoredEvents(encode_events([used("e1")]))
+    cache.put(1, one)
+    cache.bar(1)
+    cache.put(1, one)
+    assert cache.get(1) is None
