@@ -3,18 +3,14 @@
 import asyncio
 import contextlib
 import random
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from contextlib import nullcontext
-from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from functools import cached_property
-from hashlib import sha256
 from operator import is_
 from typing import Any, Literal
 
 import httpx
-import msgspec
 import structlog
 
 from canonical_schema import Event, EventDetail
@@ -23,6 +19,7 @@ from gateway.answers import Alike, Answer
 from gateway.catalogue import DEFAULT_TENANT, Catalogue
 from gateway.chores import Chore, Step
 from gateway.configuration import Configuration
+from gateway.configuration.generation import Generation
 from gateway.configuration.keys import Keyring
 from gateway.errors import ConfigurationError, LedgerUnavailable
 from gateway.explaining import explain
@@ -35,10 +32,9 @@ from gateway.lanes.lane import Lane
 from gateway.lanes.restored import Restored
 from gateway.ledger import AuditRow, Claim, ClaimKind, Ledger, Plan, Run, split_ref
 from gateway.links.book import Book
-from gateway.links.book import Change as LinkChange
+from gateway.links.linking import Linking
 from gateway.links.lookups import Lookups
 from gateway.links.naming import Naming
-from gateway.links.unblocking import Unblocking
 from gateway.merge import View
 from gateway.periods import Periods, closed
 from gateway.retention import Keeper
@@ -57,22 +53,6 @@ LOOK_AGAIN = 1.0
 """Seconds after which a request looks whether another process delivered what it waits for."""
 
 Ack = Literal["stored", "required", "all"]
-
-
-@dataclass(frozen=True)
-class Generation:
-    """Which configuration is in use, and since when."""
-
-    configuration: Configuration = field(repr=False)
-    number: int
-    since: datetime
-
-    @cached_property
-    def digest(self) -> str:
-        """Eight hex digits by which two configurations can be told apart; says nothing of what is in them."""
-        # As any: settings and bindings with the members that their providers add.
-        dumped = self.configuration.model_dump(serialize_as_any=True, warnings=False)
-        return sha256(msgspec.json.encode(dumped, order="deterministic", enc_hook=str)).hexdigest()[:8]
 
 
 class Gateway:
@@ -100,14 +80,10 @@ class Gateway:
         self.restored = Restored()
         self.correcting = Turn(ledger, "correcting")
         """Held from looking at what events say until what corrects them is recorded."""
-        self._linking = Turn(ledger, "linking")
-        """Held from looking at a customer's links until they are written down."""
         self._queue = Fullness(ledger)
         self._chores: dict[str, Chore] = {}
-        self._unblocking = Unblocking(ledger, self.clock, self.wake)
         self._use(configuration)
-        self._unblocking.chore = self.chore("unblock", self._unblocking.step)
-        self._looking = self.chore("look up", self._look_up)
+        self.linking = Linking(self)
         if ledger.shared:
             self.chore("take over", self._take_over)
 
@@ -353,38 +329,6 @@ class Gateway:
         batch, index = split_ref(ref)
         views = await self._views({batch})
         return views[batch].detail(index, event_id) if batch in views else None
-
-    async def link(self, tenant: str, changes: Sequence[LinkChange], actor: str, reason: str, *, whole: bool) -> int:
-        """Put links, and let go what was blocked for want of them; return how many customers have other ones now.
-
-        As `Book.put`: `whole` says whether destinations that a change does not name lose what they had.
-        """
-        async with self._linking:
-            moved = await self.book.put(tenant, changes, actor, reason, whole=whole)
-        return self._linked(tenant, moved)
-
-    async def unlink(self, tenant: str, customer: str, destination: str | None, actor: str, reason: str) -> bool:
-        """Take away what was put for a customer, at one destination or everywhere; return whether there was any."""
-        async with self._linking:
-            stored = await self.book.stored(tenant, customer)
-            if not stored or (destination is not None and destination not in stored):
-                return False
-            kept = self.configuration.destinations.keys() - {destination} if destination is not None else ()
-            left = {name: rows for name, rows in stored.items() if name in kept}
-            change = LinkChange(customer=customer, links=left)
-            moved = await self.book.put(tenant, [change], actor, reason, whole=True)
-        self._linked(tenant, moved)
-        return True
-
-    def _linked(self, tenant: str, moved: Collection[tuple[str, str]]) -> int:
-        for name in {name for _, name in moved}:
-            if name in self.lanes:
-                self._unblocking.free(name, [(tenant, customer) for customer, at in moved if at == name])
-        return len({customer for customer, _ in moved})
-
-    async def _look_up(self) -> datetime | None:
-        self.lookups.wake = self._looking.wake  # those of the configuration in use
-        return await self.lookups.step(self.lanes, self._unblocking.free)
 
     def wake(self, destination: str) -> None:
         """Tell a lane that there may be work, if there is such a lane."""

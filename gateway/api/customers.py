@@ -137,12 +137,16 @@ class _Customers:
         customer = _customer(request)
         query = _query(request, {"destination", "reason"})
         only, reason = query.get("destination"), query.get("reason", "deleted by the API")
-        if not await _put(self._gateway.unlink(tenant, customer, only, key_name(request), reason), whole=True):
+        if not await _put(
+            self._gateway.linking.take_away(tenant, customer, only, key_name(request), reason), whole=True
+        ):
             raise RequestRefused(404, ErrorCode.NOT_FOUND, "no link was put for this customer here")
         return answer(await self._shown(tenant, customer))
 
     async def _write(self, tenant: str, changes: list[Change], request: Request, reason: str, *, whole: bool) -> int:
-        return await _put(self._gateway.link(tenant, changes, key_name(request), reason, whole=whole), whole=whole)
+        return await _put(
+            self._gateway.linking.put(tenant, changes, key_name(request), reason, whole=whole), whole=whole
+        )
 
     async def _shown(self, tenant: str, customer: str) -> dict[str, Any]:
         body = await self._gateway.ledger.document(KIND, tenant, customer)

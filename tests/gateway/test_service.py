@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from gateway.configuration.file import loads
+from gateway.configuration.generation import Generation
 from gateway.intake import SLICE
-from gateway.service import Generation
 from gateway.simulator import SimulatedProvider
 from tests.gateway.conftest import Asking, House, MovableClock, configured, event
 

@@ -70,9 +70,9 @@ class House:
 
     async def look_up(self) -> None:
         """Ask what is to be asked at this instant, and deliver what goes on for it."""
-        while (until := await self.gateway._look_up()) is not None and until <= self.clock.now():
+        while (until := await self.gateway.linking.look_up()) is not None and until <= self.clock.now():
             pass
-        while (until := await self.gateway._unblocking.step()) is not None and until <= self.clock.now():
+        while (until := await self.gateway.linking.unblocking.step()) is not None and until <= self.clock.now():
             pass
         await self.deliver()
 
