@@ -10,7 +10,7 @@ from typing import TypeVar
 import msgspec
 import structlog
 
-from adapters import AnyAdapter, Ask, CanProbe, Dedupe, Door, Outcome, State
+from adapters import AnyAdapter, Ask, CanProbe, Outcome, State
 from canonical_schema import ErrorCode
 from gateway.asking import AskFailed, ask
 from gateway.catalogue import Catalogue
@@ -28,9 +28,9 @@ from gateway.lanes.lots import Lot, moved, packed
 from gateway.lanes.pace import Pace
 from gateway.lanes.preparing import Preparer
 from gateway.lanes.restored import Restored
+from gateway.lanes.settling import Settling
 from gateway.lanes.shipment import Judge, Shipper
-from gateway.lanes.verdict import Next, next_step
-from gateway.ledger import AttemptRow, Change, Code, Group, Ledger, Moved, Portion, Work, WorkState
+from gateway.ledger import Ledger, Moved, Portion, Work, WorkState
 from gateway.times import Clock, from_micros, to_micros
 from gateway.transport import Transport
 
@@ -67,14 +67,12 @@ class Lane:
     ) -> None:
         """`restored`: whether the ledger is one from a copy; absent: it is not. `doubts` are told what is parked."""
         self.name = name
-        self._doubts = doubts
         self._restored = restored or Restored()
         self._adapter = catalogue.destinations[name].adapter
         self._catalogue = catalogue
         self._ledger = ledger
         self._board = board
         self._clock = clock
-        self._retry = delivery.retry
         self._rng = rng or random.Random()
         self.pace = Pace(
             self._adapter.door.rates if catalogue.destinations[name].rate == "vendor" else (),
@@ -96,16 +94,26 @@ class Lane:
         self._transport = transport
         self._holding = False
         self._stranded = False
-        self._corrector = Corrector(name, catalogue, ledger, self._write)
+        self._settling = Settling(
+            name,
+            catalogue=catalogue,
+            ledger=ledger,
+            board=board,
+            doubts=doubts,
+            absolutes=self._absolutes,
+            retry=delivery.retry,
+            jitter=self._jitter,
+        )
+        self._corrector = Corrector(name, catalogue, ledger, self._settling.write)
         self._preparer = Preparer(name, catalogue, self._absolutes, self._corrector.withdraws)
         self._several = self._adapter.door.max_rows == 1 or (
             self._adapter.door.max_rows < AT_ONCE and self.pace.unlimited
         )
         self._fitting = self._adapter.door.max_rows
         """How many rows fit in a request, as far as is known: rows, or bytes, are what fills it."""
-        self._shipper = self._shipping(self._adapter, self._judge, several=self._several)
+        self._shipper = self._shipping(self._adapter, self._settling.judge, several=self._several)
         other = withdrawing(self._adapter)
-        self._withdrawer = self._shipper if other is None else self._shipping(other, self._judge_withdrawal)
+        self._withdrawer = self._shipper if other is None else self._shipping(other, self._settling.judge_withdrawal)
 
     def _shipping(self, adapter: AnyAdapter, judge: Judge, *, several: bool = True) -> Shipper:
         return Shipper(
@@ -114,7 +122,7 @@ class Lane:
             self._transport,
             self._clock,
             judge=judge,
-            write=self._write,
+            write=self._settling.write,
             noted=self._hearing.attempt,
             paused=self._paused,
             pace=self.pace,
@@ -208,10 +216,10 @@ class Lane:
         outcome = Outcome(state=State.UNKNOWN, code=ErrorCode.PROVIDER_UNAVAILABLE, message=message)
         for work in works:
             work.group = msgspec.structs.replace(work.group, attempts=work.group.attempts + 1)
-            judge = self._judge_withdrawal if self._corrector.withdraws(work) else self._judge
+            judge = self._settling.judge_withdrawal if self._corrector.withdraws(work) else self._settling.judge
             following = judge(outcome, work.group, now)
             with contextlib.suppress(Moved):  # another process took it up, or the one that sent it heard after all
-                await self._write([moved(work, range(len(work.members)), following, now)], [])
+                await self._settling.write([moved(work, range(len(work.members)), following, now)], [])
             becomes = following.code.status.value
             log.warning("lane.recovered", destination=self.name, rows=len(work.members), becomes=becomes)
 
@@ -243,7 +251,7 @@ class Lane:
         title = self._adapter.spec.title
         while works := (await self._ledger.overdue(self.name, to_micros(now), SINGLES))[0]:
             with contextlib.suppress(Moved):  # another process sends one of them meanwhile: look again
-                await self._write([change for work in works for change in given_up(work, title, now)], [])
+                await self._settling.write([change for work in works for change in given_up(work, title, now)], [])
 
     async def _step(self) -> datetime | None:
         self._wake.clear()
@@ -333,7 +341,7 @@ class Lane:
         self._catalogue.use(self.name, ((work.tenant, columns_of(work.events).customers) for work in works))
         lots, turned = self._preparer.prepared(works, now, rows, 2**31 if several else size)
         if turned:
-            await self._write(turned, [])
+            await self._settling.write(turned, [])
         if not lots:
             return bool(turned)
         requests = packed(lots, min(each, rows), size)
@@ -388,50 +396,8 @@ class Lane:
             if lot.group.sent is None:
                 lot.group = msgspec.structs.replace(lot.group, sent=first)
 
-    # After sending.
-
-    def _judge(self, outcome: Outcome, group: Group, now: datetime) -> Next:
-        return self._judged(outcome, group, now, self._adapter.dedupe, self._adapter.door)
-
-    def _judge_withdrawal(self, outcome: Outcome, group: Group, now: datetime) -> Next:
-        """Judge a request that takes a whole row back: nobody vouches for a second one."""
-        return self._judged(outcome, group, now, None, None)
-
-    def _judged(self, outcome: Outcome, group: Group, now: datetime, dedupe: Dedupe | None, door: Door | None) -> Next:
-        return next_step(
-            outcome,
-            group,
-            dedupe=dedupe,
-            queued=door is not None and door.receipt == "queued",
-            retry=self._retry,
-            now=now,
-            jitter=self._jitter,
-        )
-
     def _jitter(self, ceiling: float) -> float:
         return self._rng.uniform(0, ceiling)
-
-    async def _write(self, changes: Sequence[Change], attempts: Sequence[AttemptRow]) -> None:
-        await self._ledger.settle(changes, attempts)
-        for change in changes:
-            if change.code not in {Code.PENDING, Code.RETRYING}:
-                self._board.post(change.batch, self.name, change.members)
-            if change.code is Code.UNKNOWN and self._doubts is not None:
-                self._doubts.put(self.name, change.batch, change.members)
-            if change.code not in _UNSETTLED and self._adapter.allows_absolute:
-                await self.settled(change.batch, change.members)
-            await self._check_links(change)
-
-    async def _check_links(self, change: Change) -> None:
-        """Look customers up again whom the provider does not know any more: nothing of these was stored."""
-        error = None if change.group is None else change.group.error
-        if change.code is not Code.REJECTED or error is None or error["code"] not in _MISTAKEN:
-            return
-        if self._catalogue.destinations[self.name].lookup is None:
-            return
-        snapshot = (await self._ledger.snapshots([change.batch]))[change.batch]
-        for index in change.members:
-            self._catalogue.mistaken(self.name, snapshot.tenant, snapshot.events[index].customer)
 
     async def settled(self, batch: int, members: Sequence[int]) -> None:
         """Let absolute values go that waited for these."""
@@ -450,7 +416,3 @@ class Lane:
         if not task.cancelled() and (error := task.exception()) is not None:
             self._stranded = True
             log.error("lane.shipment_failed", destination=self.name, error=type(error).__name__)
-
-
-_UNSETTLED = frozenset({Code.PENDING, Code.RETRYING, Code.BLOCKED, Code.UNKNOWN})
-_MISTAKEN = frozenset({ErrorCode.UNKNOWN_CUSTOMER, ErrorCode.UNKNOWN_SUBSCRIPTION})

@@ -92,7 +92,7 @@ def test_a_delivery_that_is_called_done_and_never_left(whole: Whole, plant: Plan
     def done(*_: Any, **__: Any) -> Next:
         return Next(code=Code.ACCEPTED, doubt=0)
 
-    plant("gateway.lanes.lane.next_step", done)
+    plant("gateway.lanes.settling.next_step", done)
     whole.send([3], ("flexprice", "refused"), "work")
     with pytest.raises(AssertionError, match="flexprice bills 0 of e0"):
         whole.everything_fits()
