@@ -120,29 +120,24 @@ class Adapter(ABC, Generic[S, B, L]):
                 (body,) = rows
                 path, body = _placed(self.door.path, body)
             case "list":
-                body = b"[" + b",".join(rows) + b"]"
+                body = b"[%b]" % b",".join(rows)
             case (under,):
-                body = b'{"' + under.encode() + b'":[' + b",".join(rows) + b"]}"
-        return Request(
-            method=self.door.method,
-            url=self.base_url + path,
-            headers={**self._credentials(), "content-type": "application/json", "accept": "application/json"},
-            body=body,
-        )
+                body = b'{"%b":[%b]}' % (under.encode(), b",".join(rows))
+        return Request(method=self.door.method, url=self.base_url + path, headers=self._headers, body=body)
 
     def reading(
         self, path: str, query: Mapping[str, str | int] | None = None, body: JsonValue | None = None
     ) -> Request:
         """Frame a read for an ask: a GET, or a POST where the provider takes its filters in a body."""
         url = self.base_url + path + (f"?{urlencode(query)}" if query else "")
-        headers = {**self._credentials(), "accept": "application/json"}
         if body is None:
-            return Request(method="GET", url=url, headers=headers)
-        headers["content-type"] = "application/json"
-        return Request(method="POST", url=url, headers=headers, body=_ENCODER.encode(body))
+            return Request(method="GET", url=url, headers={**self.credentials[0], "accept": "application/json"})
+        return Request(method="POST", url=url, headers=self._headers, body=_ENCODER.encode(body))
 
-    def _credentials(self) -> dict[str, str]:
-        return self.spec.auth.headers(self.settings.api_key.get_secret_value())
+    @cached_property
+    def _headers(self) -> Mapping[str, str]:
+        """The headers of every request with a body."""
+        return {**self.credentials[0], "content-type": "application/json", "accept": "application/json"}
 
     def wire_quantity(self, quantity: Decimal) -> Decimal | int | str:
         """Return a quantity as the door takes it: exact, as a whole number, a JSON number or a string."""

@@ -1,7 +1,7 @@
 """The only module that talks to providers: one request out, one reply or one fault back."""
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Literal, Protocol
@@ -140,6 +140,8 @@ class Network:
         self._session: aiohttp.ClientSession | None = None
         self._url = "", yarl.URL()
         """The last address, and that parsed: nearly all requests have one."""
+        self._headers: tuple[Mapping[str, str], Mapping[str, str]] = {}, {}
+        """The last headers, and those with ours."""
 
     async def exchange(self, request: Request) -> Reply | Fault:
         """Send a request, and read the answer up to the bound."""
@@ -151,12 +153,14 @@ class Network:
         if request.url != self._url[0]:
             # Written out as httpx does: yarl would quote a path and a query its own way.
             self._url = request.url, yarl.URL(str(httpx.URL(request.url)), encoded=True)
-        headers = {**_HEADERS, **request.headers}
-        "".join(headers.values()).encode("ascii")  # nobody has agreed on another encoding, and aiohttp takes UTF-8
+        if request.headers is not self._headers[0]:
+            # Nobody has agreed on another encoding, and aiohttp would take UTF-8.
+            "".join(request.headers.values()).encode("ascii")
+            self._headers = request.headers, {**_HEADERS, **request.headers}
         async with self._session.request(
             request.method,
             self._url[1],
-            headers=headers,
+            headers=self._headers[1],
             data=request.body or None,
             allow_redirects=False,
             auto_decompress=False,
@@ -204,16 +208,18 @@ class Mounted:
 
 
 async def _whole(status: int, headers: dict[str, str], pieces: AsyncIterator[bytes]) -> Reply | Fault:
-    body = bytearray()
+    read, size = list[bytes](), 0
     async for piece in pieces:
-        body += piece
-        if len(body) > MAX_REPLY:
+        read.append(piece)
+        size += len(piece)
+        if size > MAX_REPLY:
             return Fault(kind=FaultKind.NO_ANSWER, name="ReplyTooLarge")
+    body = b"".join(read)
     try:
         decoded = msgspec.json.decode(body) if body else None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         decoded = None
-    return Reply(status=status, headers=headers, body=bytes(body), json=decoded)
+    return Reply(status=status, headers=headers, body=body, json=decoded)
 
 
 def _headers(raw: Sequence[tuple[bytes, bytes]]) -> dict[str, str]:

@@ -242,10 +242,10 @@ class Shipper:
         """
         while (until := self._paused(now := self._clock.now())) is None and rows:
             if not (wait := await self._pace.take(rows, now)):
-                until = self._paused(self._clock.now())  # others may have heard something meanwhile
+                until = self._paused(now := self._clock.now())  # others may have heard something meanwhile
                 break
             await self._clock.wait(asyncio.Event(), now + wait)
-        return until, self._clock.now()
+        return until, now
 
     def _unsent(self, rows: Sequence[Row], now: datetime, until: datetime) -> list[Change]:
         """Return what becomes of rows that never left: nothing but that they wait."""
