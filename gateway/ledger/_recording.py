@@ -37,6 +37,8 @@ class Entry(NamedTuple):
     events: Sequence[Event]
     plans: Sequence[Plan]
     digests: Sequence[bytes]
+    text: bytes
+    """The events as they are stored: written where they are at hand, not by the thread that commits."""
     audit: Sequence[AuditRow] = ()
     """Appended where all of it is new."""
 
@@ -52,8 +54,8 @@ class _Batch:
         self.digests: list[bytes] = []
         self.receipts: list[tuple[int, int]] = []
         """When each request was received, and how many events it brought."""
-        self.text = b""
-        """The events as they are stored, once they are."""
+        self.texts: list[bytes] = []
+        """The events as they are stored, piece by piece."""
         self.requests = 0
 
     def takes(self, entry: Entry) -> bool:
@@ -73,20 +75,26 @@ class _Batch:
         self.events += entry.events
         self.plans += entry.plans
         self.digests += entry.digests
+        self.texts.append(entry.text)
         self.receipts.append((entry.received, len(entry.events)))
 
     def add_one(self, entry: Entry, place: int) -> None:
         self.events.append(entry.events[place])
         self.plans.append(entry.plans[place])
         self.digests.append(entry.digests[place])
+        self.texts.append(encode_events([entry.events[place]]))
         self.receipts.append((entry.received, 1))
+
+    @property
+    def text(self) -> bytes:
+        """The events as they are stored."""
+        return b"".join(self.texts)
 
     def row(self) -> tuple[object, ...]:
         """Return the batch as `arrivals` takes it."""
         receipts = [when for when, count in self.receipts for _ in range(count)]
         received = min(when for when, _ in self.receipts)
         apart = any(when != received for when, _ in self.receipts)
-        self.text = encode_events(self.events)
         return (
             self.number,
             self.tenant,

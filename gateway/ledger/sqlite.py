@@ -16,7 +16,7 @@ from typing import TypeVar
 import msgspec
 import structlog
 
-from canonical_schema import DeliveryStatus, ErrorItem, Event, format_time
+from canonical_schema import DeliveryStatus, ErrorItem, Event, encode_events, format_time
 from gateway.errors import LedgerUnavailable
 from gateway.ledger import _documents, _keeping, _reading, _settling
 from gateway.ledger._checkpoint import Checkpoints
@@ -114,7 +114,8 @@ class SqliteLedger:
         self, tenant: str, received: int, events: Sequence[Event], plans: Sequence[Plan], audit: Sequence[AuditRow] = ()
     ) -> Sequence[Claim]:
         array("q", [received])  # a time that cannot be kept is the caller's mistake, not the flush's
-        entry = Entry(tenant, received, events, plans, digests(tenant, [event.id for event in events]), audit)
+        known = digests(tenant, [event.id for event in events])
+        entry = Entry(tenant, received, events, plans, known, encode_events(events), audit)
         return await self._writer.record(entry)
 
     async def find(self, tenant: str, event_id: str) -> int | None:
