@@ -107,6 +107,13 @@ class _Batch:
         )
 
 
+class _Ready(NamedTuple):
+    """What is left to do: to store rows, and to answer."""
+
+    answers: list[Sequence[Claim]]
+    rows: list[tuple[object, ...]]
+
+
 class _Sides(NamedTuple):
     live: set[str]
     shadow: set[str]
@@ -131,14 +138,21 @@ class Recorder:
         self._held = held
         self._keep = keep
         self._made: list[_Batch] = []
+        self._ready: _Ready | None = None
+
+    def prepare(self, entries: Sequence[Entry]) -> None:
+        """Do what the next `write`, which is of these entries, can have done beforehand. Not while one is in flight."""
+        answers = self._all_new(entries)
+        if answers is not None:
+            self._ready = _Ready(answers, [batch.row() for batch in self._made])
 
     def write(self, connection: sqlite3.Connection, entries: Sequence[Entry]) -> list[Sequence[Claim]]:
         """Store what is new, in one statement, and return each entry's claims; then call `kept` or `lost`."""
-        answers = self._all_new(entries)
-        if answers is None:
-            answers = self._judged(connection, entries)
-        if self._made:
-            rows = [batch.row() for batch in self._made]
+        if self._ready is None:
+            answers = self._all_new(entries) or self._judged(connection, entries)
+            self._ready = _Ready(answers, [batch.row() for batch in self._made])
+        answers, rows = self._ready
+        if rows:
             marks = ", ".join("(" + ", ".join("?" * len(row)) + ")" for row in rows)
             # One statement: the interpreter's lock would be handed over around each of many.
             connection.execute(f"INSERT INTO arrivals VALUES {marks}", [value for row in rows for value in row])
@@ -152,10 +166,11 @@ class Recorder:
         for batch in self._made:
             self._keep(batch.number, StoredEvents(batch.text, len(batch.events)))
             self._last = batch.number
-        self._made = []
+        self._made, self._ready = [], None
 
     def lost(self) -> None:
         """Know nothing of what was written: it was taken back."""
+        self._ready = None
         while self._made:
             batch = self._made.pop()
             self._ids.take_back(batch.number, b"".join(batch.digests))

@@ -28,6 +28,10 @@ much to do that each costs less then, and nobody waits longer for it. Where few 
 LINGER = 0.005
 """Seconds that a flush is put off at most."""
 
+READY = 2_000
+"""Events of a flush up to which the event loop makes them ready, in two milliseconds at most: a thread that has to ask
+for the interpreter's lock again and again takes four times as long. With more of them nothing else should wait."""
+
 SWITCH = 0.0005
 """Seconds that a busy thread keeps the interpreter's lock while another asks for it, at most."""
 
@@ -53,6 +57,8 @@ class Writer:
         """What the next flush takes."""
         self._busy = False
         """Whether a flush is in flight, or one is about to be."""
+        self._flying = False
+        """Whether one is in flight."""
         self._stopping = False
         self._loop = asyncio.get_running_loop()
         # The thread asks for the interpreter's lock after each statement, and a busy event loop gives it away
@@ -96,8 +102,18 @@ class Writer:
     def _hand_over(self) -> None:
         self._busy = bool(self._gathered)
         if self._gathered:
+            if not self._flying:
+                self._make_ready([one for one, _ in self._gathered if isinstance(one, Entry)])
+            self._flying = True
             self._handed.put(self._gathered)
             self._gathered = []
+
+    def _make_ready(self, entries: Sequence[Entry]) -> None:
+        if entries and sum(len(entry.events) for entry in entries) <= READY:
+            try:
+                self._recorder.prepare(entries)
+            except Exception:  # noqa: BLE001  the thread meets it again, and tells those whom it concerns
+                self._recorder.lost()
 
     def _run(self) -> None:
         while (operations := self._handed.get()) is not None:
@@ -106,6 +122,7 @@ class Writer:
             self._flushed()
 
     def _ended(self, answers: Sequence[_Answer]) -> None:
+        self._flying = False
         self._answer(answers)
         if len(answers) < MANY:
             self._hand_over()

@@ -16,9 +16,9 @@ from hypothesis import strategies as st
 
 from canonical_schema import Event
 from gateway.errors import LedgerUnavailable
-from gateway.ledger import AttemptRow, ClaimKind, Part, Plan, Sheet, SqliteLedger, _checkpoint
+from gateway.ledger import AttemptRow, ClaimKind, Part, Plan, Sheet, SqliteLedger, _checkpoint, _writer
 from gateway.ledger._checkpoint import EVERY, Checkpoints
-from gateway.ledger._recording import SHARED
+from gateway.ledger._recording import SHARED, Entry, Recorder
 from gateway.ledger._rows import (
     SMALL,
     pack_attempt,
@@ -104,7 +104,11 @@ def raising(error: Exception) -> Callable[[sqlite3.Connection], None]:
     return operation
 
 
-async def test_events_of_a_flush_that_was_taken_back_are_not_remembered(tmp_path: Path) -> None:
+@pytest.mark.parametrize("ready", [0, 1000], ids=["by the thread", "by the loop"])
+async def test_events_of_a_flush_that_was_taken_back_are_not_remembered(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ready: int
+) -> None:
+    monkeypatch.setattr(_writer, "READY", ready)
     async with opened(SqliteStore(tmp_path)) as ledger:
         assert isinstance(ledger, SqliteLedger)
         writer = ledger._writer
@@ -135,6 +139,27 @@ async def test_small_requests_of_one_flush_are_one_batch_and_large_ones_are_thei
         assert [60, SHARED] == [len(shot.events) for shot in shots.values()]
         assert list(range(1000, 1060)) == list(map(shots[first].received_at, range(60)))
         assert ((), 2000) == (tuple(shots[second].receipts), shots[second].received_at(5))
+
+
+async def test_what_cannot_be_made_ready_beforehand_is_recorded_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with opened(SqliteStore(tmp_path)) as ledger:
+        assert isinstance(ledger, SqliteLedger)
+        before = await recorded(ledger, "e1")
+        recorder = ledger._writer._recorder
+
+        def breaking(entries: Sequence[Entry]) -> None:
+            Recorder.prepare(recorder, entries)
+            raise ValueError("no memory, say")
+
+        monkeypatch.setattr(recorder, "prepare", breaking)
+        claims = await ledger.record("default", 1000, events("e1", "e2"), [PLAN] * 2)
+        assert [ClaimKind.REPLAY, ClaimKind.NEW] == [claim.kind for claim in claims]
+        batch = await recorded(ledger, "e3")
+        assert before + 2 == batch
+        claims = await ledger.record("default", 1000, events("e1", "e2", "e3"), [PLAN] * 3)
+        assert [ClaimKind.REPLAY] * 3 == [claim.kind for claim in claims]
 
 
 async def in_one_flush(ledger: SqliteLedger, *requests: Coroutine[Any, Any, object]) -> None:
