@@ -8,6 +8,7 @@ from decimal import Context, Decimal
 from typing import Any, cast
 
 import msgspec
+import pytest
 from hypothesis import strategies as st
 
 from adapters import (
@@ -88,6 +89,8 @@ NAMED: Mapping[tuple[str, str], Named] = {
     ),
 }
 DOORS = [(name, profile) for name, kind in providers().items() for profile in kind.spec.doors]
+DONE = {State.ACCEPTED, State.DUPLICATE}
+every_door = pytest.mark.parametrize(("name", "profile"), DOORS)
 
 
 def adapter_of(name: str, profile: str, **settings: object) -> AnyAdapter:
