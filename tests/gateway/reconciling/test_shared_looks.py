@@ -10,7 +10,7 @@ from gateway.reconciling.confirming import Confirming
 from gateway.reconciling.finding import Finding
 from gateway.reconciling.receipts import Receipts
 from tests.gateway.conftest import Asking, MovableClock, event
-from tests.gateway.test_seams_shared import Sharing, sharing
+from tests.gateway.seams.test_shared import Sharing, sharing
 
 __all__ = ["sharing"]
 

@@ -20,7 +20,7 @@ from gateway.service import Gateway
 from gateway.simulator import SimulatedProvider
 from tests.gateway.conftest import CONTRACT, Asking, MovableClock, configured, event
 from tests.gateway.lanes.world import until
-from tests.gateway.test_seams import OLD, corrected, posted
+from tests.gateway.seams.conftest import OLD, corrected, posted
 from tests.redis_servers import Server
 
 pytestmark = pytest.mark.anyio

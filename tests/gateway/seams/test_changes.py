@@ -1,0 +1,155 @@
+"""Several tenants, and a configuration that changes under what is going on."""
+
+import asyncio
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from gateway.configuration.file import loads
+from gateway.configuration.keys import sha256
+from gateway.errors import ConfigurationError
+from gateway.ledger import WorkState
+from tests.gateway.conftest import Asking, House, MovableClock, configured, event
+from tests.gateway.lanes.world import until
+from tests.gateway.seams.conftest import APART, OLD, filled, posted, standing
+
+pytestmark = pytest.mark.anyio
+
+SHORT = {"destinations": {"paygentic": {"settings": {"dedupe_window": "1ms"}}}}
+OURS, THEIRS = (f"ugw_{name}_{'x' * 40}" for name in ("ours", "theirs"))
+TWO: dict[str, Any] = {"auth": {"keys": [
+    {"name": "ours", "sha256": sha256(OURS), "scopes": ["admin"]},
+    {"name": "theirs", "sha256": sha256(THEIRS), "scopes": ["admin"], "tenant": "theirs"},
+]}}  # fmt: skip
+ONE = {"auth": {"keys": TWO["auth"]["keys"][:1]}}
+
+
+def as_key(asking: Asking, key: str) -> Asking:
+    asking.client.headers["authorization"] = f"Bearer {key}"
+    return asking
+
+
+async def test_history_of_one_tenant_is_filled_in_whole_whatever_lies_between(house: House) -> None:
+    async with house({**OLD, **TWO}) as asking:
+        for number in range(3):
+            await as_key(asking, OURS).send(event(f"e{number}", meter="calls"), query="?ack=stored")
+            await as_key(asking, THEIRS).send(event(f"e{number}", meter="calls"), query="?ack=stored")
+    async with house({**APART, **TWO}) as asking:
+        for key in (OURS, THEIRS):
+            assert {"fed": 3} == await filled(as_key(asking, key))
+
+
+async def test_a_backfill_whose_tenant_is_gone_ends_and_says_why(house: House) -> None:
+    async with house({**OLD, **TWO}) as asking:
+        for number in range(3):
+            await as_key(asking, THEIRS).send(event(f"e{number}", meter="calls"), query="?ack=stored")
+    async with house({**APART, **TWO}) as asking:
+        job = await posted(as_key(asking, THEIRS), "/v1/backfills", to="flexprice", source="ledger", rate=0.001)
+        for _ in range(2000):
+            if (await asking.get(f"/v1/backfills/{job['id']}"))["counts"]:
+                break
+            await asyncio.sleep(0.002)
+        await asking.gateway.reload(loads(configured({**APART, **ONE}), {}))
+        for _ in range(2000):
+            body = await asking.gateway.ledger.document("backfill", "theirs", job["id"])
+            if b"running" not in (body or b""):
+                break
+            await asyncio.sleep(0.002)
+    async with house({**APART, **TWO}) as asking:
+        found = await as_key(asking, THEIRS).get(f"/v1/backfills/{job['id']}")
+        assert ("failed", {"fed": 1}) == (found["state"], found["counts"])
+        assert "no API key is of tenant theirs any more" in found["why"]
+        assert {"fed": 2, "there_already": 1} == await filled(asking), "begun again it goes on"
+
+
+async def test_a_backfill_whose_destination_is_gone_says_what_it_waits_for(house: House) -> None:
+    async with house(OLD) as asking:
+        await asking.send([event("e1", meter="calls"), event("e2", meter="calls")])
+    async with house(APART) as asking:
+        job = await posted(asking, "/v1/backfills", to="flexprice", source="ledger", rate=0.001)
+        await asking.gateway.reload(loads(configured(OLD), {}))
+        assert "it waits: flexprice is switched off or removed" == await why_changes(asking, job["id"], None)
+        await asking.gateway.reload(loads(configured(APART), {}))
+        assert await why_changes(asking, job["id"], "it waits: flexprice is switched off or removed") is None
+
+
+async def why_changes(asking: Asking, job_id: str, before: str | None) -> str | None:
+    """Return what a job that goes on says next."""
+    for _ in range(2000):
+        found = await asking.get(f"/v1/backfills/{job_id}")
+        assert "running" == found["state"]
+        if found["why"] != before:
+            return found["why"]
+        await asyncio.sleep(0.002)
+    raise AssertionError("it says nothing else")
+
+
+async def test_what_was_being_sent_to_a_destination_that_is_gone_is_shown_as_blocked_and_goes_on_in_doubt(
+    house: House, sums: Callable[[], None]
+) -> None:
+    hasty = {**APART, "delivery": {"grace": "1ms"}}
+    async with house(hasty) as asking:
+        for name in ("flowglad", "flexprice"):
+            asking.vendors[name].fail("latency", seconds=60)
+        await asking.send(event("e1", meter="calls"), query="?ack=stored")
+        for name in ("flowglad", "flexprice"):
+            await until(lambda name=name: asking.vendors[name].requests > 0)
+    for name in ("flowglad", "flexprice"):
+        asking.vendors[name].clear()
+    gone = {**hasty, "destinations": {**OLD["destinations"], "flowglad": None},
+            "meters": {**OLD["meters"], "calls": {"bindings": {"flexprice": {}}}},
+            "customers": {"acme": None}}  # fmt: skip
+    async with house(gone) as asking:
+        for name in ("flowglad", "flexprice"):
+            shown = await standing(asking, "e1", name)
+            assert "blocked" == shown["status"]
+            assert f"destination {name} is switched off or removed" in shown["error"]["message"]
+            assert [2] == [work.group.doubt for work in await asking.gateway.ledger.held(name, WorkState.HELD)]
+        sums()
+    async with house(APART) as asking:
+        await asking.settled("e1")
+        assert {("acme", "calls"): 3} == asking.vendors["flexprice"].billed()
+        assert {("sub_acme", "calls"): 3} == asking.vendors["flowglad"].billed()
+        sums()
+
+
+async def test_another_vendor_under_the_name_of_one_that_has_deliveries_is_refused(house: House) -> None:
+    flowglad = {**OLD["destinations"], "flexprice": None}
+    there = {**OLD, "destinations": flowglad, "meters": {**OLD["meters"], "calls": {"bindings": {"flowglad": {}}}}}
+    other = {**there, "destinations": {**flowglad, "flowglad": {"provider": "flexprice"}}, "customers": {"acme": None}}
+    async with house(other):
+        pass  # nothing was ever sent there
+    async with house(there) as asking:
+        asking.vendors["flowglad"].fail("unavailable", times=None)
+        await asking.send(event("e1", meter="calls"), query="?ack=stored")
+        with pytest.raises(ConfigurationError, match="is flexprice, and 1 deliveries of the ledger"):
+            await asking.gateway.reload(loads(configured(other), {}))
+        assert 1 == asking.gateway.generation.number
+        asking.vendors["flowglad"].clear()
+        await asking.settled("e1")
+    with pytest.raises(ConfigurationError, match="give flexprice a name of its own"):
+        async with house(other):
+            pass
+    async with house(there) as asking:  # and nobody has the ledger
+        assert {("sub_acme", "calls"): 3} == asking.vendors["flowglad"].billed()
+
+
+async def test_a_reload_changes_when_usage_is_read_back(house: House, clock: MovableClock) -> None:
+    async with house({**SHORT, "delivery": {"read_back": "365d"}}) as asking:
+        asking.vendors["paygentic"].fail("lost_answer")
+        await asking.send(event("doubt"), query="?ack=stored")
+        await asking.settled("doubt")
+        assert "unknown" == (await standing(asking, "doubt"))["status"]
+        await asking.gateway.reload(loads(configured({**SHORT, "delivery": {"read_back": "1d"}}), {}))
+        for _ in range(20):
+            await asyncio.sleep(0)
+        clock.ahead = timedelta(days=1)
+        asking.gateway._chores["read back"].wake()
+        await asking.settled("doubt")
+        for _ in range(2000):
+            if "accepted" == (await standing(asking, "doubt"))["status"]:
+                break
+            await asyncio.sleep(0.001)
+        assert "accepted" == (await standing(asking, "doubt"))["status"]

@@ -1,0 +1,116 @@
+"""Corrections, and who has taken their ids, closed their month, or given their event other names."""
+
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from tests.gateway.conftest import Asking, House, MovableClock, event
+from tests.gateway.seams.conftest import corrected, posted, standing
+
+pytestmark = pytest.mark.anyio
+
+
+async def test_an_id_that_is_taken_leaves_one_event_out_and_every_other_on_record(asking: Asking) -> None:
+    await asking.send([event("e1"), event("e2")])
+    await asking.send(event("e1~c1", meter="logins", quantity=None))
+    said = await posted(asking, "/v1/corrections", filter={"meter": "api_calls"}, action="void")
+    assert (1, ["e1"]) == (said["corrected"], [one["id"] for one in said["skipped"]])
+    assert [1] == [one["events"] for one in said["impact"]]
+    trail = [(row["action"], row["target"]) for row in (await asking.get("/v1/audit"))["data"]]
+    assert [("void", "e2")] == trail
+    assert {"void": True} == (await asking.get("/v1/events/e2"))["current"]
+
+
+async def test_a_refund_is_held_as_late_as_any_other_row(house: House, clock: MovableClock) -> None:
+    held = {"destinations": {"paygentic": {"late": "hold"}}}
+    first = clock.now().replace(day=1, hour=0, minute=0, second=0, microsecond=0)
+    async with house(held) as asking:
+        await asking.send(event("e1", timestamp=(first - timedelta(hours=2)).isoformat()))
+        assert (await posted(asking, f"/v1/periods/{first - timedelta(days=1):%Y-%m}/close"))["closed"]
+        said = await posted(asking, "/v1/events/e1/void")
+        refund = said["deliveries"]["paygentic"]
+        assert ("blocked", "outside_time_window") == (refund["status"], refund["error"]["code"])
+        assert {("cus_acme", "bm_calls"): 3} == asking.vendors["paygentic"].billed()
+    async with house() as asking:  # it goes where it may
+        await asking.settled("e1~c1")
+        assert "accepted" == (await standing(asking, "e1~c1"))["status"]
+        assert not any(asking.vendors["paygentic"].billed().values())
+
+
+DELTAS: dict[str, Any] = {
+    "destinations": {"flowglad": None, "wingback": None, "paygentic": {"settings": {"profile": "events"}},
+                     "flexprice": {"settings": {"allow_amend": True}}},
+    "meters": {"api_calls": {"bindings": {"flowglad": None, "wingback": None, "paygentic": {"event_type": "calls",
+               "billable_metric_id": None}}}, "logins": None, "llm_call": None},
+    "customers": {"acme": {"flowglad": None, "wingback": None}},
+}  # fmt: skip
+OTHER = {"links": {"paygentic": [{"customer_id": "cus_new"}], "flexprice": [{"external_customer_id": "new"}]}}
+
+
+def bills(asking: Asking) -> dict[str, Any]:
+    names = ("paygentic", "flexprice")
+    return {name: {key: one for key, one in asking.vendors[name].billed().items() if one} for name in names}
+
+
+async def refused_there(asking: Asking, **asked: Any) -> None:
+    """Correct an event, and find that nothing was sent for it, and why."""
+    before = bills(asking)
+    foreseen = await posted(asking, f"/v1/events/e1/{'correct' if asked else 'void'}", **asked, dry_run=True)
+    assert {"unsupported"} == {one["does"] for one in foreseen["deliveries"].values()}
+    said = await corrected(asking, "e1", **asked)
+    assert {"rejected"} == {one["status"] for one in said["deliveries"].values()}
+    messages = [one["error"]["message"] for one in said["deliveries"].values()]
+    assert all("it was sent under other names of its meter or customer" in one for one in messages)
+    assert before == bills(asking)
+
+
+@pytest.mark.parametrize("asked", [{}, {"quantity": 5}])
+async def test_what_was_sent_under_other_names_of_its_customer_is_not_corrected_under_todays(
+    house: House, asked: dict[str, int]
+) -> None:
+    async with house(DELTAS) as asking:
+        await asking.send(event("e1"))
+        assert (await asking.client.put("/v1/customers/acme", json=OTHER)).is_success
+        await refused_there(asking, **asked)
+        await asking.send(event("e2"))
+        said = await corrected(asking, "e2", quantity=5)  # sent under those of today
+        assert {"accepted"} == {one["status"] for one in said["deliveries"].values()}
+        assert 5 == bills(asking)["paygentic"]["cus_new", "calls"] == bills(asking)["flexprice"]["new", "api_call"]
+
+
+@pytest.mark.parametrize("again", [False, True])
+async def test_what_was_sent_under_other_names_of_its_meter_is_not_corrected_under_todays(
+    house: House, *, again: bool
+) -> None:
+    names = {"flowglad": None, "wingback": None, "flexprice": {"event_name": "calls2"},
+             "paygentic": {"event_type": "calls2", "billable_metric_id": None}}  # fmt: skip
+    renamed = {**DELTAS, "meters": {**DELTAS["meters"], "api_calls": {"bindings": names}}}
+    async with house(DELTAS) as asking:
+        await asking.send(event("e1"))
+    async with house(renamed) as asking:
+        if again:
+            await asking.send(event("e2"))
+        else:
+            await refused_there(asking, quantity=5)
+    async with house(DELTAS if again else renamed) as asking:
+        await refused_there(asking, quantity=6)
+
+
+async def test_links_that_change_from_some_time_on_leave_what_was_before_to_be_corrected(
+    house: House, clock: MovableClock
+) -> None:
+    cut = (clock.now() + timedelta(days=1)).isoformat()
+    rows = {"paygentic": "customer_id", "flexprice": "external_customer_id"}
+    async with house(DELTAS) as asking:
+        await asking.send(event("e1"))
+        old = {"paygentic": "cus_acme", "flexprice": "acme"}
+        links = {
+            name: [{field: old[name], "until": cut}, {field: "cus_b", "from": cut}] for name, field in rows.items()
+        }
+        assert (
+            await asking.client.put("/v1/customers/acme", json={"links": {"paygentic": links["paygentic"]}})
+        ).is_success
+        said = await corrected(asking, "e1", quantity=5)
+        assert {"accepted"} == {one["status"] for one in said["deliveries"].values()}
+        assert {("cus_acme", "calls"): 5} == bills(asking)["paygentic"]

@@ -1,0 +1,83 @@
+"""Deliveries of several rows, and what is found out about some of them."""
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from gateway.ledger import WorkState
+from gateway.reconciling.confirming import Confirming, Doubt
+from tests.gateway.conftest import House, event
+from tests.gateway.seams.conftest import posted, standing
+
+pytestmark = pytest.mark.anyio
+
+
+def bound(*names: str) -> dict[str, Any]:
+    """Return a vendor of one row a request, whose memory for repeats is short, with a meter of several rows."""
+    rows = [{"event_type": name, "quantity": name} for name in names]
+    return {
+        "destinations": {"paygentic": {"settings": {"profile": "events", "dedupe_window": "1ms"}}},
+        "meters": {"api_calls": None, "trio": {"bindings": {"paygentic": rows}}},
+    }
+
+
+def trio(event_id: str, **quantities: int) -> dict[str, Any]:
+    return event(event_id, meter="trio", quantity=None, quantities=quantities)
+
+
+async def test_a_refused_row_is_not_forgotten_when_its_neighbour_is_resolved_as_arrived(
+    house: House, sums: Callable[[], None]
+) -> None:
+    async with house(bound("one", "two")) as asking:
+        vendor = asking.vendors["paygentic"]
+        vendor.known_meters = {"one"}
+        vendor.fail("lost_answer")
+        await asking.send(trio("p", one=3, two=5), query="?ack=stored")
+        await asking.settled("p")
+        assert "unknown" == (await standing(asking, "p"))["status"]
+        said = await posted(asking, "/v1/deliveries/resolve", id="p", destination="paygentic", resolution="accepted")
+        assert "rejected" == said["status"]
+        parts = (await standing(asking, "p"))["parts"]
+        assert ("accepted", "rejected") == (parts["one"]["status"], parts["two"]["status"])
+        sums()
+        vendor.known_meters = None
+        assert 1 == len((await posted(asking, "/v1/deliveries/retry", ids=["p"]))["retried"])
+        await asking.settled("p")
+        assert "accepted" == (await standing(asking, "p"))["status"]
+        assert {("cus_acme", "one"): 3, ("cus_acme", "two"): 5} == vendor.billed()
+        sums()
+
+
+async def test_reading_back_looks_for_every_row_that_was_sent_and_not_for_those_of_today(house: House) -> None:
+    async with house(bound("one", "two", "three")) as asking:
+        for fault in ("lost_answer", "lost_answer", "reset_before"):
+            asking.vendors["paygentic"].fail(fault)
+        await asking.send(trio("p", one=3, two=4, three=5), query="?ack=stored")
+        await asking.settled("p")
+        assert "unknown" == (await standing(asking, "p"))["status"]
+    async with house(bound("one", "two")) as asking:
+        assert 0 == await Confirming(asking.gateway).confirm("paygentic")
+        assert "unknown" == (await standing(asking, "p"))["status"]
+    async with house(bound("one", "two", "three")) as asking:
+        assert 0 == await Confirming(asking.gateway).confirm("paygentic"), "the third is not there"
+
+
+async def test_a_running_value_that_is_found_to_have_arrived_lets_the_next_one_go(house: House) -> None:
+    async with house({"destinations": {"wingback": {"settings": {"allow_absolute": True}}}}) as asking:
+        asking.vendors["wingback"].fail("lost_answer")
+        for number in range(2):
+            await asking.send(event(f"a{number}", kind="absolute"), query="?ack=stored")
+        for _ in range(2000):
+            if "unknown" == (await standing(asking, "a0", "wingback"))["status"]:
+                break
+            await asyncio.sleep(0.001)
+        assert "pending" == (await standing(asking, "a1", "wingback"))["status"]
+        ref = await asking.gateway.ledger.find("default", "a0")
+        assert ref is not None
+        (work,) = await asking.gateway.ledger.walk("wingback", WorkState.UNKNOWN, 0, 1)
+        doubt = Doubt("default", work.events[0], {}, asking.gateway.clock.now())
+        assert await Confirming(asking.gateway).settle("wingback", doubt)
+        await asking.settled("a1")
+        assert "accepted" == (await standing(asking, "a1", "wingback"))["status"]
