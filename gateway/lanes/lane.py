@@ -46,6 +46,8 @@ AT_ONCE = 1000
 """How many rows may share one intent to send, where requests carry fewer."""
 SINGLES = 64
 """How many requests may."""
+MOVED = 64
+"""How often in a row work may have changed hands meanwhile, before the lane waits: it would look for ever."""
 
 
 class Lane:
@@ -236,22 +238,25 @@ class Lane:
         """Start sending what is due; return when to look again, `None` for when the lane is woken."""
         async with self._stepping:
             closing = self._adapter.door.time.past is not None
-            if closing:
-                await self._give_up(self._clock.now())
+            moving = closing and not await self._give_up(self._clock.now())
             again = [await self._step()]
-            if self._stranded and not self._sending:
+            if moving or (self._stranded and not self._sending):
                 again.append(self._clock.now() + FENCED)
-            if closing:
+            if closing and not moving:
                 _, closes = await self._ledger.overdue(self.name, 0, 0)
                 again.append(None if closes is None else from_micros(closes + 1))
             return min(filter(None, again), default=None)
 
-    async def _give_up(self, now: datetime) -> None:
-        """End every delivery whose acceptance window has closed, whatever it waits for."""
-        title = self._adapter.spec.title
-        while works := (await self._ledger.overdue(self.name, to_micros(now), SINGLES))[0]:
-            with contextlib.suppress(Moved):  # another process sends one of them meanwhile: look again
+    async def _give_up(self, now: datetime) -> bool:
+        """End every delivery whose acceptance window has closed, whatever it waits for; return whether that was all."""
+        title, moves = self._adapter.spec.title, 0
+        while moves < MOVED and (works := (await self._ledger.overdue(self.name, to_micros(now), SINGLES))[0]):
+            try:
                 await self._settling.write([change for work in works for change in given_up(work, title, now)], [])
+                moves = 0
+            except Moved:  # another process sends one of them meanwhile: look again
+                moves += 1
+        return moves < MOVED
 
     async def _step(self) -> datetime | None:
         self._wake.clear()
@@ -276,18 +281,24 @@ class Lane:
             return pace.not_before
         if self._adapter.allows_absolute and not await self._absolutes.alone(self._take_up):
             return now + FENCED
-        if pace.shut:
-            return await self._probe(now)
-        tried = False
-        while pace.room(self._in_flight, now) and not self._stopping:
+        return await (self._probe(now) if pace.shut else self._fill(now))
+
+    async def _fill(self, now: datetime) -> datetime | None:
+        """Send what is due while there is room; return when to look again."""
+        tried, moves = False, 0
+        while self.pace.room(self._in_flight, now) and not self._stopping:
             try:
                 more = await self._ship_next(now)
+                moves = 0
             except Moved:  # a person decided about one of them meanwhile: all is as it was, look again
-                more = True
+                more, moves = True, moves + 1
+                if moves == MOVED:
+                    log.error("lane.work_moves", destination=self.name, times=moves)
+                    return now + FENCED
             if isinstance(more, datetime):
                 return more
             if not more:
-                if pace.refused:  # what was let go was turned away: the next piece may tell
+                if self.pace.refused:  # what was let go was turned away: the next piece may tell
                     return now if tried else None
                 due = await self._ledger.next_due(self.name)
                 return None if due is None else from_micros(due)

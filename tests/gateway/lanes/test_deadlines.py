@@ -12,7 +12,7 @@ import pytest
 
 from adapters import Door, provider
 from canonical_schema import Kind
-from gateway.ledger import split_ref
+from gateway.ledger import Moved, split_ref
 from gateway.merge import closing, fresh
 from gateway.repair import Actor, resolve, retry
 from gateway.times import to_micros
@@ -56,6 +56,27 @@ async def ended(world: World) -> datetime:
         world.clock.advance_to(await world.now() or START)
         await world.now()
     return world.clock.now()
+
+
+async def test_what_has_closed_and_changes_hands_again_and_again_is_ended_later(
+    tmp_path: Path, windowed: Windowed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    windowed()
+    async with World(tmp_path) as world:
+        world.vendor.fail("refused", times=None)
+        await world.record(used("e1", timestamp=ago(59)))
+        await world.now()
+        world.clock.advance(2 * MINUTE)
+
+        async def moves(*_: object) -> None:
+            raise Moved("work 1 is being sent")
+
+        with monkeypatch.context() as planted:
+            planted.setattr(world.ledger, "settle", moves)
+            again = await asyncio.wait_for(world.lane.step(), 10)
+        assert again == world.clock.now() + timedelta(seconds=1)
+        await world.now()
+        assert {"e1": "dead"} == await world.statuses()
 
 
 async def test_a_delivery_shows_until_when_it_is_taken_and_one_without_a_window_does_not(

@@ -14,7 +14,7 @@ from adapters import Door, provider
 from canonical_schema import Event
 from gateway.errors import LedgerUnavailable
 from gateway.lanes.stencils import Stencils
-from gateway.ledger import SqliteLedger, WorkState
+from gateway.ledger import Moved, SqliteLedger, WorkState
 from gateway.times import from_micros
 from tests.gateway.clocks import START, ManualClock
 from tests.gateway.lanes.world import CONTRACT, World, faulty, gated, names, until, used
@@ -52,6 +52,23 @@ async def test_a_large_backlog_goes_out_in_full_requests_and_each_row_is_rendere
         assert full == [len(call.rows) for call in world.vendor.calls]
         assert 430 == len(set(rendered)) == len(world.vendor.stored)
         assert len(rendered) <= 430 + 2 * len(full), "no more than what did not fit any more"
+
+
+async def test_work_that_changes_hands_again_and_again_is_looked_at_later_and_not_for_ever(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with World(tmp_path) as world:
+        await world.record("e1")
+
+        async def moves(*_: object) -> None:
+            raise Moved("work 1 is not ready")
+
+        with monkeypatch.context() as planted:
+            planted.setattr(world.ledger, "intend", moves)
+            assert START + SECOND == await asyncio.wait_for(world.lane.step(), 10)
+        world.clock.advance(SECOND)
+        await world.now()
+        assert ["e1"] == [row.key for row in world.vendor.stored]
 
 
 async def test_new_work_wakes_a_running_lane(tmp_path: Path) -> None:
