@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import time
 from collections.abc import AsyncGenerator, Callable, Generator, Iterator
 from contextlib import AbstractContextManager
 from datetime import timedelta
@@ -184,6 +185,28 @@ def lonely(server: Server, _: Wire) -> Generator[None]:
 
 
 @contextlib.contextmanager
+def not_saving(server: Server, _: Wire) -> Generator[None]:
+    """Have it fail to write its snapshot, after which it takes no write (MISCONF)."""
+    in_the_way = server.folder / "dump.rdb"
+    in_the_way.unlink(missing_ok=True)
+    in_the_way.mkdir()
+    server.command("CONFIG", "SET", "save", "3600 1")
+    _save(server, b"err")
+    yield
+    in_the_way.rmdir()
+    _save(server, b"ok")
+    server.command("CONFIG", "SET", "save", "")
+
+
+def _save(server: Server, ends: bytes) -> None:
+    server.command("BGSAVE")
+    until = time.monotonic() + 30
+    while b"rdb_last_bgsave_status:" + ends not in server.said("persistence"):
+        assert time.monotonic() < until, server.log()
+        time.sleep(0.01)
+
+
+@contextlib.contextmanager
 def standing_still(server: Server, _: Wire) -> Generator[None]:
     server.pause(on=True)
     yield
@@ -204,7 +227,7 @@ def silent(_: Server, wire: Wire) -> Generator[None]:
     wire.silent = False
 
 
-@pytest.mark.parametrize("trouble", [only_reading, full, lonely, standing_still, pausing_writes, silent])
+@pytest.mark.parametrize("trouble", [only_reading, full, lonely, not_saving, standing_still, pausing_writes, silent])
 async def test_the_door_refuses_while_nothing_can_be_promised_and_lanes_go_on_afterwards(
     shared: Server, wire: Wire, trouble: Trouble
 ) -> None:
