@@ -10,7 +10,6 @@ from functools import lru_cache
 from typing import Any, cast
 from urllib.parse import unquote
 
-import msgspec
 import structlog
 from starlette.applications import Starlette
 from starlette.datastructures import QueryParams
@@ -23,6 +22,7 @@ from canonical_schema import ErrorCode, Event, format_time
 from gateway import __version__
 from gateway.api import corrections, customers, erasing, migration, periods, reconciling, repair
 from gateway.api.access import tenant_of
+from gateway.api.asked import answer, path_of
 from gateway.api.destinations import described
 from gateway.api.problems import HANDLERS
 from gateway.configuration.keys import Scope as KeyScope
@@ -96,22 +96,20 @@ class _Api:
         tenant = self._tenant(request, "events:write")
         ack, wait = self._patience(request)
         sent = await self._sent(request)
-        answer = await self._gateway.accept(tenant, sent, ack, wait)
-        return Response(answer.json(), answer.http_status, media_type="application/json")
+        merged = await self._gateway.accept(tenant, sent, ack, wait)
+        return Response(merged.json(), merged.http_status, media_type="application/json")
 
     async def list_events(self, request: Request) -> Response:
         tenant = self._tenant(request, "events:read")
-        return _json(await page(self._gateway.ledger, tenant, read_filter(request.query_params)))
+        return answer(await page(self._gateway.ledger, tenant, read_filter(request.query_params)))
 
     async def get_event(self, request: Request) -> Response:
         tenant = self._tenant(request, "events:read")
-        # The id may hold a slash, plain or escaped: what was sent, decoded once.
-        raw = cast("bytes", request.scope.get("raw_path") or request.scope["path"].encode())
-        event_id = unquote(raw.partition(b"?")[0].decode("ascii", "replace").partition("/v1/events/")[2])
+        event_id = unquote(path_of(request).partition("/v1/events/")[2])
         found = await self._gateway.event(tenant, event_id)
         if found is None:
             raise RequestRefused(404, ErrorCode.NOT_FOUND, "no event of this tenant has this id")
-        return _json({**found, **await shown(self._gateway, tenant, event_id)})
+        return answer({**found, **await shown(self._gateway, tenant, event_id)})
 
     async def explain(self, request: Request) -> Response:
         tenant = self._tenant(request, "events:read")
@@ -122,11 +120,11 @@ class _Api:
             await self._gateway.catalogue.learn([(tenant, some)])
             results += self._gateway.explain(tenant, sent[first : first + EXPLAINED], first)["results"]
             await asyncio.sleep(0)
-        return _json({"results": results})
+        return answer({"results": results})
 
     async def destinations(self, request: Request) -> Response:
         self._tenant(request, "events:read")
-        return _json({"data": await described(self._gateway)})
+        return answer({"data": await described(self._gateway)})
 
     async def destination(self, request: Request) -> Response:
         self._tenant(request, "events:read")
@@ -134,15 +132,15 @@ class _Api:
         found = [one for one in await described(self._gateway) if one["name"] == name]
         if not found:
             raise RequestRefused(404, ErrorCode.NOT_FOUND, "no destination of this name is configured")
-        return _json(found[0])
+        return answer(found[0])
 
     async def livez(self, request: Request) -> Response:
-        return _json({"status": "ok"})
+        return answer({"status": "ok"})
 
     async def readyz(self, request: Request) -> Response:
         trouble = await self._gateway.ledger.ready()  # raises where nothing can be promised
         generation = self._gateway.generation
-        return _json(
+        return answer(
             {
                 "status": "ok" if trouble is None else "degraded",
                 "ledger": {
@@ -158,7 +156,7 @@ class _Api:
         )
 
     async def version(self, request: Request) -> Response:
-        return _json({"name": "usage-gateway", "version": __version__})
+        return answer({"name": "usage-gateway", "version": __version__})
 
     def _tenant(self, request: Request, scope: KeyScope) -> str:
         return tenant_of(request, self._gateway.keyring, scope)
@@ -200,13 +198,6 @@ def _patience(query: bytes, preferences: str, usual: Ack) -> tuple[Ack, float]:
         elif name.lower() == "wait" and re.fullmatch(r"\d{1,9}(\.\d{1,6})?", value):
             wait = min(float(value), LONGEST_WAIT)
     return cast("Ack", ack), wait
-
-
-_encoder = msgspec.json.Encoder(decimal_format="number")
-
-
-def _json(body: object, status: int = 200) -> Response:
-    return Response(_encoder.encode(body), status_code=status, media_type="application/json")
 
 
 class _Requests:

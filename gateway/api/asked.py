@@ -1,7 +1,7 @@
-"""What every endpoint that takes a JSON body shares: reading it against a model, answering, and who asked."""
+"""What endpoints share: the path as it was sent, a body read against a model, an answer, and who asked."""
 
 from decimal import Decimal, InvalidOperation
-from typing import TypeVar
+from typing import TypeVar, cast
 
 import msgspec
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -11,7 +11,7 @@ from starlette.responses import Response
 from canonical_schema import ErrorCode
 from gateway.errors import RequestRefused
 
-__all__ = ["Asked", "Reason", "answer", "body_of", "key_name"]
+__all__ = ["Asked", "Reason", "answer", "body_of", "key_name", "path_of"]
 
 MAX_BODY = 2**20
 _ENCODER = msgspec.json.Encoder(decimal_format="number")
@@ -55,6 +55,12 @@ async def body_of(request: Request, model: type[Model], *, exact: bool = False) 
 def answer(body: object, status: int = 200) -> Response:
     """Return a JSON answer, every digit kept."""
     return Response(_ENCODER.encode(body), status_code=status, media_type="application/json")
+
+
+def path_of(request: Request) -> str:
+    """Return the path as it was sent: what stands in it may hold a slash, plain or escaped, and is decoded once."""
+    raw = cast("bytes", request.scope.get("raw_path") or request.scope["path"].encode())
+    return raw.partition(b"?")[0].decode("ascii", "replace")
 
 
 def key_name(request: Request) -> str:

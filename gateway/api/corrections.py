@@ -1,7 +1,7 @@
 """The endpoints by which events are corrected: one voided, one given another quantity, many by filter."""
 
 from decimal import Decimal
-from typing import Annotated, Literal, Self, cast
+from typing import Annotated, Literal, Self
 from urllib.parse import unquote
 
 from pydantic import BeforeValidator, Field, model_validator
@@ -11,7 +11,7 @@ from starlette.routing import Route
 
 from canonical_schema import PLAIN, ErrorCode, Quantities, to_quantity
 from gateway.api.access import tenant_of
-from gateway.api.asked import Asked, Reason, answer, body_of, key_name
+from gateway.api.asked import Asked, Reason, answer, body_of, key_name, path_of
 from gateway.corrections.many import correct_many
 from gateway.corrections.one import correct
 from gateway.corrections.steps import Scale
@@ -124,7 +124,5 @@ class _Corrections:
 
 
 def _event_id(request: Request) -> str:
-    """Return the id in the path: it may hold a slash, plain or escaped, so it is what was sent, decoded once."""
-    raw = cast("bytes", request.scope.get("raw_path") or request.scope["path"].encode())
-    named = raw.partition(b"?")[0].decode("ascii", "replace").partition("/v1/events/")[2]
-    return unquote(named.rpartition("/")[0])
+    """Return the id in the path, which may hold slashes of its own."""
+    return unquote(path_of(request).partition("/v1/events/")[2].rpartition("/")[0])

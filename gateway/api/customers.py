@@ -1,7 +1,7 @@
 """`/v1/customers`: how each destination names a customer, put and taken away while the gateway runs."""
 
 from collections.abc import AsyncIterator, Awaitable, Mapping
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
 from urllib.parse import unquote
 
 import msgspec
@@ -12,7 +12,7 @@ from starlette.routing import Route
 
 from canonical_schema import ErrorCode
 from gateway.api.access import tenant_of
-from gateway.api.asked import Asked, answer, body_of, key_name
+from gateway.api.asked import Asked, answer, body_of, key_name, path_of
 from gateway.api.coverage import coverage
 from gateway.configuration.findings import nearest
 from gateway.errors import RequestRefused
@@ -178,8 +178,7 @@ def _path(before: list[str], place: tuple[str | int, ...]) -> str:
 
 def _customer(request: Request) -> str:
     """Return the customer of the address: an id may hold a slash, plain or escaped; what was sent, decoded once."""
-    raw = cast("bytes", request.scope.get("raw_path") or request.scope["path"].encode())
-    return unquote(raw.partition(b"?")[0].decode("ascii", "replace").partition(PATH)[2])
+    return unquote(path_of(request).partition(PATH)[2])
 
 
 def _query(request: Request, known: set[str]) -> dict[str, str]:
