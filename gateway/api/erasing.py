@@ -1,35 +1,19 @@
-"""`POST /v1/customers/{customer}/erase`: a customer is forgotten, and what was measured still adds up."""
+"""`POST /v1/customers/{customer}/erase`: a customer is forgotten."""
 
-from collections import Counter
-from collections.abc import AsyncIterator
-from typing import Any, Literal, cast
+from typing import Literal
 from urllib.parse import unquote
 
-import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from canonical_schema import ErrorCode, EventStatus
 from gateway.api.access import tenant_of
-from gateway.api.asked import Asked, Reason, answer, body_of, key_name
-from gateway.errors import RequestRefused
-from gateway.ledger import AuditRow, Document, Erasure, Ledger, Snapshot, WorkState
-from gateway.links.book import KIND as LINKS
-from gateway.links.naming import RELINKED
-from gateway.merge import View
-from gateway.moving.job import KIND as BACKFILL
-from gateway.periods import KIND as PERIOD
-from gateway.reconciling.reconciliations import KIND as RECONCILIATION
-from gateway.reconciling.reconciliations import REPORT
+from gateway.api.asked import Asked, Reason, answer, body_of, key_name, path_of
+from gateway.erasing import erase
 from gateway.repair import Actor
 from gateway.service import Gateway
-from gateway.times import to_micros
 
-__all__ = ["erase", "routes"]
-
-LOOK = 200
-"""Batches that are searched before others have a turn."""
+__all__ = ["routes"]
 
 
 class _Erase(Asked):
@@ -39,147 +23,13 @@ class _Erase(Asked):
     unsettled: Literal["refuse", "abandon"] = "refuse"
 
 
-async def erase(gateway: Gateway, actor: Actor, customer: str, *, abandon: bool = False) -> dict[str, Any]:
-    """Forget a customer of a tenant: in events, deliveries and attempts, links and the audit trail, and in the archive.
-
-    Quantities stay, under a pseudonym that only this ledger can make. It can be asked again, whatever it was
-    interrupted by. Raises RequestRefused, where possible before anything has changed, for deliveries that could
-    still be billed: they are given up only with `abandon`, and never while they are being sent.
-    """
-    async with gateway.correcting:  # what corrects one of the customer's events is recorded before, or never
-        return await _erased(gateway, actor, customer, abandon=abandon)
-
-
-async def _erased(gateway: Gateway, actor: Actor, customer: str, *, abandon: bool) -> dict[str, Any]:
-    ledger, tenant = gateway.ledger, actor.tenant
-    key = await ledger.secret("pseudonym")
-    erasure = Erasure(tenant=tenant, customer=customer, key=key, abandon=abandon)
-    unsettled = Counter[str]()
-    async for batch in _batches(ledger, erasure):
-        snapshot = (await ledger.snapshots([batch])).get(batch)
-        if snapshot is not None:
-            unsettled.update(_unsettled(snapshot, customer))
-    _refuse(unsettled, abandon=abandon, events=0)
-
-    events, abandoned, left = 0, Counter[str](), Counter[str]()
-    async for batch in _batches(ledger, erasure):
-        snapshot = (await ledger.snapshots([batch])).get(batch)
-        places = [] if snapshot is None else _places(snapshot, customer)
-        count, found = await ledger.erase(batch, erasure)
-        if found and (not abandon or WorkState.SENDING in found):  # it came meanwhile
-            left.update(found)
-            continue
-        events += count
-        if found:
-            abandoned.update(found)
-            for lane in gateway.lanes.values():  # absolute values may wait for one that was given up
-                await lane.settled(batch, places)
-    archived = await gateway.keeper.erase(erasure)
-    row = AuditRow(
-        at=to_micros(gateway.clock.now()),
-        tenant=tenant,
-        actor=actor.name,
-        action="erase",
-        target=erasure.alias,
-        reason=actor.reason,
-        after=msgspec.json.encode({"events": events, "archived": archived, "abandoned": abandoned}).decode(),
-    )
-    await ledger.unname(erasure)
-    await _unname_documents(ledger, erasure)
-    await ledger.keep(
-        [Document(kind=kind, tenant=tenant, name=customer, body=None) for kind in (LINKS, RELINKED)], [row]
-    )
-    gateway.book.drop(tenant, customer)
-    _refuse(left, abandon=abandon, events=events)
-    return {
-        "object": "erasure",
-        "pseudonym": erasure.alias,
-        "events": events,
-        "archived": archived,
-        "abandoned": dict(abandoned),
-        "configured": customer in gateway.configuration.customers,
-    }
-
-
-async def _batches(ledger: Ledger, erasure: Erasure) -> AsyncIterator[int]:
-    after: int | None = 0
-    while after is not None:
-        found, after = await ledger.holding(erasure.tenant, erasure.customer, after, LOOK)
-        for batch in found:
-            yield batch
-
-
-async def _unname_documents(ledger: Ledger, erasure: Erasure) -> None:
-    """Put the pseudonym in the place of a customer in what was asked for and reported."""
-    named = msgspec.json.encode(erasure.customer)
-    for kind in _REPORTS:
-        after: str | None = None
-        while page := await ledger.documents(kind, erasure.tenant, after, LOOK):
-            after = page[-1].name
-            changed = [
-                msgspec.structs.replace(one, body=msgspec.json.encode(_unnamed(msgspec.json.decode(one.body), erasure)))
-                for one in page
-                if one.body is not None and named in one.body
-            ]
-            if changed:
-                await ledger.keep(changed)
-
-
-_REPORTS = (BACKFILL, RECONCILIATION, REPORT, PERIOD)
-
-
-def _unnamed(value: Any, erasure: Erasure) -> Any:
-    """Return JSON with the pseudonym wherever the customer's name stands alone."""
-    match value:
-        case dict():
-            known = cast("dict[str, Any]", value)
-            return {_unnamed(name, erasure): _unnamed(one, erasure) for name, one in known.items()}
-        case list():
-            return [_unnamed(one, erasure) for one in cast("list[Any]", value)]
-        case _:
-            return erasure.alias if value == erasure.customer else value
-
-
-def _places(snapshot: Snapshot, customer: str) -> list[int]:
-    return [index for index, event in enumerate(snapshot.events) if event.customer == customer]
-
-
-def _unsettled(snapshot: Snapshot, customer: str) -> Counter[str]:
-    """Count what of a customer could still be delivered, or be repaired."""
-    places = set(_places(snapshot, customer))
-    counted = Counter[str]()
-    for track in snapshot.tracks:
-        for group, members in track.work:
-            counted[group.state] += len(places.intersection(members))
-    view = View(snapshot)
-    counted["unrouted"] = sum(view.status(index) is EventStatus.UNROUTED for index in places)
-    return +counted
-
-
-def _refuse(unsettled: Counter[str], *, abandon: bool, events: int) -> None:
-    if not unsettled or (abandon and WorkState.SENDING not in unsettled):
-        return
-    counts = ", ".join(f"{count} {state}" for state, count in sorted(unsettled.items()))
-    erased = f"{events} events are erased, " if events else ""
-    if abandon:
-        detail = f"{erased}deliveries are being sent ({counts}): ask again when they have been answered"
-    else:
-        detail = (
-            f"{erased}there are deliveries that could still be billed or repaired ({counts}): settle them first,"
-            ' or give them up with "unsettled": "abandon"'
-        )
-    raise RequestRefused(409, ErrorCode.CONFLICT, detail)
-
-
 def routes(gateway: Gateway) -> list[Route]:
     """Return the endpoint, over one gateway."""
 
     async def post(request: Request) -> Response:
         tenant = tenant_of(request, gateway.keyring, "admin")
         asked = await body_of(request, _Erase)
-        raw = request.scope.get("raw_path") or request.scope["path"].encode()
-        path = bytes(raw).partition(b"?")[0].decode("ascii", "replace")
-        customer = unquote(path.removeprefix("/v1/customers/").removesuffix("/erase"))
+        customer = unquote(path_of(request).removeprefix("/v1/customers/").removesuffix("/erase"))
         actor = Actor(tenant, key_name(request), asked.reason)
         return answer(await erase(gateway, actor, customer, abandon=asked.unsettled == "abandon"))
 
