@@ -184,6 +184,17 @@ def _values(value: object) -> list[object]:
 House = Callable[..., AbstractAsyncContextManager[Asking]]
 
 
+@contextlib.asynccontextmanager
+async def asked(gateway: Gateway, vendors: dict[str, SimulatedProvider]) -> AsyncGenerator[Asking]:
+    """Ask a gateway that was opened, over HTTP, and stop it at the end."""
+    transport = httpx.ASGITransport(create_app(gateway), raise_app_exceptions=False)
+    try:
+        async with httpx.AsyncClient(transport=transport, base_url="http://gateway") as client:
+            yield Asking(gateway, client, vendors)
+    finally:
+        await gateway.stop()
+
+
 @pytest.fixture
 def anyio_backend() -> str:
     return "asyncio"
@@ -214,12 +225,8 @@ def house(tmp_path: Path, vendors: dict[str, SimulatedProvider], clock: MovableC
         }
         gateway = Gateway(configuration, SqliteLedger(tmp_path / "ledger.db"), clock=clock, mounts=mounts)
         await (gateway.start() if running else gateway.open())
-        transport = httpx.ASGITransport(create_app(gateway), raise_app_exceptions=False)
-        try:
-            async with httpx.AsyncClient(transport=transport, base_url="http://gateway") as client:
-                yield Asking(gateway, client, vendors)
-        finally:
-            await gateway.stop()
+        async with asked(gateway, vendors) as asking:
+            yield asking
 
     return opened
 

@@ -1,19 +1,23 @@
 """The gateway as a process of its own, simulated vendors on real sockets, and a client between them."""
 
+import asyncio
 import contextlib
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Generator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
+import uvicorn
 import yaml
+from starlette.types import ASGIApp
 
 from gateway.simulator import SimulatedProvider, serve_in_thread
 
@@ -42,6 +46,44 @@ BINDINGS: dict[str, dict[str, str]] = {
 def event(event_id: str, quantity: object = 1, **members: str) -> dict[str, object]:
     """Return an event that every vendor takes."""
     return {"id": event_id, "customer": "acme", "meter": "api_calls", "quantity": quantity, **members}
+
+
+@contextlib.asynccontextmanager
+async def serving(app: ASGIApp, listener: socket.socket) -> AsyncGenerator[None]:
+    """Answer as an application says, on a socket that listens, for as long as this lasts."""
+    server = uvicorn.Server(uvicorn.Config(app, log_config=None, lifespan="off"))
+    task = asyncio.create_task(server._serve([listener]))
+    while not server.started:  # noqa: ASYNC110  uvicorn tells nobody
+        await asyncio.sleep(0.01)
+    try:
+        yield
+    finally:
+        server.should_exit = True
+        await task
+
+
+@contextlib.asynccontextmanager
+async def served(file: Path, *options: str, tree: Path | None = None) -> AsyncGenerator[tuple[dict[str, Any], int]]:
+    """Run `serve` with a configuration; give what it says when it listens, and its process. It has to end well.
+
+    `tree`: a folder with another version of the gateway, instead of this one.
+    """
+    command = [sys.executable, "-m", "gateway", "serve", "--config", str(file), *options, "--json"]
+    log = file.with_suffix(".log")
+    with log.open("wb") as errors:
+        process = await asyncio.create_subprocess_exec(*command, stdout=subprocess.PIPE, stderr=errors, cwd=tree)
+    try:
+        assert process.stdout is not None
+        line = await asyncio.wait_for(process.stdout.readline(), 60)
+        assert line, log.read_text()
+        yield json.loads(line), process.pid
+    finally:
+        process.send_signal(signal.SIGTERM)
+        try:
+            assert 0 == await asyncio.wait_for(process.wait(), 60)
+        except TimeoutError:
+            process.kill()
+            raise
 
 
 class Service:

@@ -1,7 +1,6 @@
 """Several gateway processes on one Redis server: each delivery is sent once, whoever is asked and whoever dies."""
 
 import asyncio
-import json
 import os
 import shutil
 import signal
@@ -16,13 +15,13 @@ from typing import Any
 
 import httpx
 import pytest
-import uvicorn
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
 from tests.redis_servers import Server
+from tests.scenarios.conftest import served, serving
 
 ROOT = Path(__file__).parents[2]
 CONFIGURATION = """
@@ -59,15 +58,8 @@ class Vendor:
     @asynccontextmanager
     async def serving(self) -> AsyncGenerator[None]:
         app = Starlette(routes=[Route("/events/bulk", self.bulk, methods=["POST"])])
-        server = uvicorn.Server(uvicorn.Config(app, log_config=None, lifespan="off"))
-        task = asyncio.create_task(server._serve([self._listener]))
-        while not server.started:  # noqa: ASYNC110  uvicorn tells nobody
-            await asyncio.sleep(0.01)
-        try:
+        async with serving(app, self._listener):
             yield
-        finally:
-            server.should_exit = True
-            await task
 
 
 @pytest.fixture
@@ -87,23 +79,9 @@ async def gateways(
     """
     file = folder / "gateway.yaml"
     file.write_text(CONFIGURATION.format(redis=redis.port, vendor=vendor.port), "utf-8")
-    command = [sys.executable, "-m", "gateway", "serve", "--config", str(file), "--workers", str(workers), "--json"]
-    with (folder / "log").open("wb") as log:
-        process = await asyncio.create_subprocess_exec(*command, stdout=subprocess.PIPE, stderr=log, cwd=tree)
-    try:
-        assert process.stdout is not None
-        line = await asyncio.wait_for(process.stdout.readline(), 60)
-        assert line, (folder / "log").read_text()
-        told = json.loads(line)
+    async with served(file, "--workers", str(workers), tree=tree) as (told, process):
         assert "always" == told["durability"]
-        yield told["url"], process.pid
-    finally:
-        process.send_signal(signal.SIGTERM)
-        try:
-            assert 0 == await asyncio.wait_for(process.wait(), 60)
-        except TimeoutError:
-            process.kill()
-            raise
+        yield told["url"], process
 
 
 def batch(name: str, size: int = 50) -> list[dict[str, Any]]:

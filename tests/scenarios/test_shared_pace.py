@@ -1,10 +1,7 @@
 """Three gateways on one Redis and a vendor that counts: what one may not, all of them together do not."""
 
 import asyncio
-import json
-import signal
-import subprocess
-import sys
+import socket
 import time
 from collections import Counter
 from collections.abc import AsyncGenerator, Callable, Iterator
@@ -15,7 +12,6 @@ from typing import Any
 
 import httpx
 import pytest
-import uvicorn
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import Response
@@ -24,6 +20,7 @@ from starlette.routing import Route
 from adapters import provider
 from gateway.lanes.pace import BURST
 from tests.redis_servers import Server, free_port
+from tests.scenarios.conftest import served, serving
 
 CONTRACT = "Cust_c40bea18-c0c9-44b1-bd0c-43f5283e1670"
 CONFIGURATION = """
@@ -44,7 +41,8 @@ class Vendor:
     """A Wingback that writes down when it was asked, and is up or down as it is told."""
 
     def __init__(self) -> None:
-        self.port = free_port()
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.port: int = self._listener.getsockname()[1]
         self.up = True
         self.taken: Counter[str] = Counter()
         self.writes: list[float] = []
@@ -73,15 +71,8 @@ class Vendor:
             Route("/v1/c/usage/bulk", self.bulk, methods=["POST"]),
             Route("/v1/c/customer", self.customers, methods=["GET"]),
         ]
-        server = uvicorn.Server(uvicorn.Config(Starlette(routes=routes), port=self.port, log_config=None))
-        task = asyncio.create_task(server._serve())
-        while not server.started:  # noqa: ASYNC110  uvicorn tells nobody
-            await asyncio.sleep(0.01)
-        try:
+        async with serving(Starlette(routes=routes), self._listener):
             yield
-        finally:
-            server.should_exit = True
-            await task
 
 
 @pytest.fixture
@@ -97,22 +88,8 @@ async def gateway(folder: Path, redis: Server, vendor: Vendor, rate: str) -> Asy
     file = folder / f"{free_port()}.yaml"
     places = {"port": free_port(), "redis": redis.port, "vendor": vendor.port}
     file.write_text(CONFIGURATION.format(**places, rate=rate, contract=CONTRACT), "utf-8")
-    command = [sys.executable, "-m", "gateway", "serve", "--config", str(file), "--json"]
-    with file.with_suffix(".log").open("wb") as log:
-        process = await asyncio.create_subprocess_exec(*command, stdout=subprocess.PIPE, stderr=log)
-    try:
-        assert process.stdout is not None
-        line = await asyncio.wait_for(process.stdout.readline(), 60)
-        assert line, file.with_suffix(".log").read_text()
-        async with httpx.AsyncClient(base_url=json.loads(line)["url"], timeout=60) as client:
-            yield client
-    finally:
-        process.send_signal(signal.SIGTERM)
-        try:
-            assert 0 == await asyncio.wait_for(process.wait(), 60)
-        except TimeoutError:
-            process.kill()
-            raise
+    async with served(file) as (told, _), httpx.AsyncClient(base_url=told["url"], timeout=60) as client:
+        yield client
 
 
 @asynccontextmanager

@@ -31,7 +31,7 @@ from gateway.service import Gateway
 from gateway.simulator import SimulatedProvider
 from gateway.times import to_micros
 from tests.gateway.clocks import START, ManualClock
-from tests.gateway.lanes.world import CONTRACT
+from tests.gateway.lanes.world import CONTRACT, worked_off
 from tests.gateway.ledger.conftest import SqliteStore
 from tests.scenarios.books import HALVES, Books, Stand, keys_of
 
@@ -289,15 +289,7 @@ class Whole(RuleBasedStateMachine):
 
     async def _settle(self, most: int = 80) -> None:
         for lane in self.gateway.lanes.values():
-            for _ in range(most):
-                due = await lane.step()
-                busy = bool(lane._sending) or lane._wake.is_set()
-                await lane.idle()
-                if busy:
-                    continue
-                if due is None:
-                    break
-                self.clock.advance_to(due)
+            await worked_off(lane, self.clock, most)
 
     @rule(minutes=st.sampled_from([1, 30, 600]))
     def pass_time(self, minutes: int) -> None:

@@ -27,7 +27,7 @@ from gateway.service import Gateway
 from gateway.simulator import SimulatedProvider
 from gateway.times import to_micros
 from tests.gateway.clocks import ManualClock
-from tests.gateway.lanes.world import BINDINGS, LINKS, used
+from tests.gateway.lanes.world import BINDINGS, LINKS, used, worked_off
 from tests.gateway.ledger.conftest import SqliteStore
 
 DOORS: Mapping[str, tuple[str, dict[str, Any]]] = {
@@ -88,16 +88,7 @@ class Living:
 
     async def settle(self, most: int = 60) -> None:
         """Move time from due to due until nothing is, or all that is waits for a person."""
-        lane = self.gateway.lanes["it"]
-        for _ in range(most):
-            due = await lane.step()
-            busy = bool(lane._sending) or lane._wake.is_set()
-            await lane.idle()
-            if busy:
-                continue
-            if due is None:
-                return
-            self.clock.advance_to(due)
+        await worked_off(self.gateway.lanes["it"], self.clock, most)
 
     async def holds(self) -> None:
         """Hold the bill against what the ledger says of it."""

@@ -27,7 +27,7 @@ from gateway.transport import Transport
 from tests.gateway.clocks import ManualClock
 from tests.gateway.ledger.conftest import SqliteStore
 
-__all__ = ["CONTRACT", "Gate", "World", "faulty", "gated", "names", "until", "used"]
+__all__ = ["CONTRACT", "Gate", "World", "faulty", "gated", "names", "stepped", "until", "used", "worked_off"]
 
 CONTRACT = "Cust_c40bea18-c0c9-44b1-bd0c-43f5283e1670"
 LINKS: dict[str, Any] = {
@@ -50,6 +50,25 @@ def used(event_id: str, **members: Any) -> Event:
     """Return an event that every vendor takes, or as it is said."""
     usual: dict[str, Any] = {"customer": "acme", "meter": "calls", "quantity": Decimal(2)}
     return Event(id=event_id, **usual | members)
+
+
+async def stepped(lane: Lane) -> tuple[datetime | None, bool]:
+    """Let a lane do a step, and hear every answer; return when it goes on, and whether there was anything to do."""
+    due = await lane.step()
+    busy = bool(lane._sending) or lane._wake.is_set()
+    await lane.idle()
+    return due, busy
+
+
+async def worked_off(lane: Lane, clock: ManualClock, most: int) -> None:
+    """Move time from due to due until nothing is, or all that is waits for a person."""
+    for _ in range(most):
+        due, busy = await stepped(lane)
+        if busy:
+            continue
+        if due is None:
+            return
+        clock.advance_to(due)
 
 
 class World:
@@ -144,9 +163,7 @@ class World:
     async def now(self) -> datetime | None:
         """Let the lane do everything that there is to do at this instant; return when there is more."""
         while True:
-            due = await self.lane.step()
-            busy = bool(self.lane._sending) or self.lane._wake.is_set()
-            await self.lane.idle()
+            due, busy = await stepped(self.lane)
             if not busy and (due is None or due > self.clock.now()):
                 return due
 

@@ -6,7 +6,7 @@ A new backend joins `BACKENDS`; every test of this folder but those named for a 
 import contextlib
 import shutil
 import tempfile
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager
 from decimal import Decimal
 from pathlib import Path
@@ -134,6 +134,26 @@ def store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
 async def ledger(store: Store) -> AsyncGenerator[Ledger]:
     async with opened(store) as one:
         yield one
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[Server]:
+    """A Redis server for one test alone."""
+    one = Server(tmp_path / "server")
+    yield one
+    one.kill()
+
+
+@contextlib.asynccontextmanager
+async def processes(server: Server, count: int, **settings: Any) -> AsyncGenerator[list[RedisLedger]]:
+    """Give as many ledgers as so many processes would open."""
+    async with contextlib.AsyncExitStack() as stack:
+        address = Address.read(f"redis://127.0.0.1:{server.port}/0")
+        ledgers = [RedisLedger(address, **settings) for _ in range(count)]
+        for ledger in ledgers:
+            await ledger.open()
+            stack.push_async_callback(ledger.close)
+        yield ledgers
 
 
 @contextlib.asynccontextmanager

@@ -13,17 +13,15 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
 from redis import Redis
 
-from gateway.app import create_app
 from gateway.configuration.file import loads
 from gateway.ledger._redis.address import Address
 from gateway.ledger.redis import VERSION, RedisLedger
 from gateway.service import Gateway
 from gateway.simulator import SimulatedProvider
-from tests.gateway.conftest import VENDORS, Asking, MovableClock, configured, event
+from tests.gateway.conftest import VENDORS, Asking, MovableClock, asked, configured, event
 from tests.redis_servers import Server
 
 RECORDED: dict[str, Any] = json.loads((Path(__file__).parent / "recorded" / "redis-version-1.json").read_text("utf-8"))
@@ -65,12 +63,8 @@ async def opened(server: Server, *, running: bool) -> AsyncGenerator[Asking]:
         await gateway.start()
     else:
         await ledger.open()
-    transport = httpx.ASGITransport(create_app(gateway), raise_app_exceptions=False)
-    try:
-        async with httpx.AsyncClient(transport=transport, base_url="http://gateway") as client:
-            yield Asking(gateway, client, vendors)
-    finally:
-        await gateway.stop()
+    async with asked(gateway, vendors) as asking:
+        yield asking
 
 
 async def statuses(asking: Asking) -> dict[str, dict[str, str]]:

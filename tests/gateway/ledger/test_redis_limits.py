@@ -2,44 +2,21 @@
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Iterator
-from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
-from pathlib import Path
-
-import pytest
 
 from adapters import Rate
 from gateway.configuration.sections import Retry
 from gateway.lanes.pace import BURST, Pace
 from gateway.ledger import Flow
-from gateway.ledger._redis.address import Address
 from gateway.ledger._redis.limiting import LATE, UNSURE
 from gateway.ledger.redis import RedisLedger
+from tests.gateway.ledger.conftest import processes
 from tests.redis_servers import Server
 
 LIMIT, SECONDS = 50, 1.0
 WANTED = 120
 RATE = Rate(requests=LIMIT, per=timedelta(seconds=SECONDS), rows=100 * LIMIT)
-
-
-@pytest.fixture
-def server(tmp_path: Path) -> Iterator[Server]:
-    one = Server(tmp_path / "server")
-    yield one
-    one.kill()
-
-
-@asynccontextmanager
-async def processes(server: Server, count: int) -> AsyncGenerator[list[RedisLedger]]:
-    """Give as many ledgers as so many processes would open."""
-    async with AsyncExitStack() as stack:
-        ledgers = [RedisLedger(Address.read(f"redis://127.0.0.1:{server.port}/0")) for _ in range(count)]
-        for ledger in ledgers:
-            await ledger.open()
-            stack.push_async_callback(ledger.close)
-        yield ledgers
 
 
 def pace(ledger: RedisLedger, *rates: Rate) -> Pace:

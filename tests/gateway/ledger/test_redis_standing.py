@@ -2,18 +2,13 @@
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Iterator
-from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
-
-import pytest
 
 from gateway.configuration.sections import Retry
 from gateway.lanes.pace import OPENS_AFTER, Breaker, Heard, Pace
 from gateway.ledger import Standing
-from gateway.ledger._redis.address import Address
 from gateway.ledger.redis import RedisLedger
+from tests.gateway.ledger.conftest import processes
 from tests.redis_servers import Server
 
 SOON = timedelta(milliseconds=150)
@@ -21,25 +16,6 @@ LONG = timedelta(minutes=7)
 NONE = timedelta(0)
 WELL = Standing(0, NONE)
 RETRY = Retry(first=SOON, max=SOON)
-
-
-@pytest.fixture
-def server(tmp_path: Path) -> Iterator[Server]:
-    one = Server(tmp_path / "server")
-    yield one
-    one.kill()
-
-
-@asynccontextmanager
-async def processes(server: Server, count: int, lease: timedelta = LONG) -> AsyncGenerator[list[RedisLedger]]:
-    """Give as many ledgers as so many processes would open."""
-    async with AsyncExitStack() as stack:
-        address = Address.read(f"redis://127.0.0.1:{server.port}/0")
-        ledgers = [RedisLedger(address, lease=lease) for _ in range(count)]
-        for ledger in ledgers:
-            await ledger.open()
-            stack.push_async_callback(ledger.close)
-        yield ledgers
 
 
 class Process:
@@ -77,7 +53,7 @@ async def until_it_is_over(*those: Process) -> None:
 
 
 async def test_what_one_is_told_to_wait_all_wait_whatever_their_clocks_say(server: Server) -> None:
-    async with processes(server, 3) as (a, b, c):
+    async with processes(server, 3, lease=LONG) as (a, b, c):
         one, fast, slow = Process(a), Process(b, fast=timedelta(hours=3)), Process(c, fast=-timedelta(hours=3))
         assert all([await process.room() for process in (one, fast, slow)])
         await one.hears(Heard.THROTTLED, retry_after=LONG)
@@ -88,7 +64,7 @@ async def test_what_one_is_told_to_wait_all_wait_whatever_their_clocks_say(serve
 
 
 async def test_the_breaker_of_one_is_the_breaker_of_all(server: Server) -> None:
-    async with processes(server, 2) as (a, b):
+    async with processes(server, 2, lease=LONG) as (a, b):
         one, other = Process(a, probes=True, jitter=0), Process(b, probes=True)
         for _ in range(OPENS_AFTER):
             await one.hears(Heard.FAULT)
@@ -97,7 +73,7 @@ async def test_the_breaker_of_one_is_the_breaker_of_all(server: Server) -> None:
 
 
 async def test_when_the_pause_is_over_one_of_them_tries_and_the_others_wait_for_it(server: Server) -> None:
-    async with processes(server, 3) as ledgers:
+    async with processes(server, 3, lease=LONG) as ledgers:
         all_of_them = [Process(ledger) for ledger in ledgers]
         await all_of_them[0].hears(Heard.THROTTLED)
         for process in all_of_them:
@@ -116,7 +92,7 @@ async def test_when_the_pause_is_over_one_of_them_tries_and_the_others_wait_for_
 
 
 async def test_one_that_tries_in_vain_has_all_wait_again_and_any_may_try_next(server: Server) -> None:
-    async with processes(server, 2) as (a, b):
+    async with processes(server, 2, lease=LONG) as (a, b):
         one, other = Process(a), Process(b)
         await one.hears(Heard.THROTTLED)
         for process in (other, one, other):
@@ -145,7 +121,7 @@ async def test_the_turn_of_one_that_died_is_taken_when_its_lease_is_over(server:
 
 
 async def test_an_answer_to_what_began_before_the_pause_was_over_says_nothing(server: Server) -> None:
-    async with processes(server, 2) as (a, b):
+    async with processes(server, 2, lease=LONG) as (a, b):
         assert WELL == await a.limits.agree("it")
         assert Standing(3, LONG) == await a.limits.agree("it", (3, LONG))
         told = await b.limits.agree("it", (0, timedelta(seconds=2)))
@@ -155,7 +131,7 @@ async def test_an_answer_to_what_began_before_the_pause_was_over_says_nothing(se
 
 
 async def test_a_shorter_pause_takes_nothing_from_a_longer_one(server: Server) -> None:
-    async with processes(server, 2) as (a, b):
+    async with processes(server, 2, lease=LONG) as (a, b):
         await a.limits.agree("it", (1, LONG))
         told = await b.limits.agree("it", (2, SOON))
         assert told is not None
@@ -164,7 +140,7 @@ async def test_a_shorter_pause_takes_nothing_from_a_longer_one(server: Server) -
 
 async def test_one_fault_among_answers_is_each_process_s_own(server: Server) -> None:
     """Where one request in a hundred fails, it must not hold up those that all the others send."""
-    async with processes(server, 2) as (a, b):
+    async with processes(server, 2, lease=LONG) as (a, b):
         one, other = Process(a, jitter=0), Process(b)
         for _ in range(OPENS_AFTER - 1):
             await one.hears(Heard.FAULT)
@@ -175,7 +151,7 @@ async def test_one_fault_among_answers_is_each_process_s_own(server: Server) -> 
 
 async def test_refused_credentials_are_each_process_s_own(server: Server) -> None:
     """An operator mends them in one process first: that one must not wait for the others' pauses."""
-    async with processes(server, 2) as (a, b):
+    async with processes(server, 2, lease=LONG) as (a, b):
         one, other = Process(a), Process(b)
         await one.hears(Heard.REFUSED)
         assert one.pace.refused
@@ -185,7 +161,7 @@ async def test_refused_credentials_are_each_process_s_own(server: Server) -> Non
 
 
 async def test_where_all_is_well_it_is_asked_for_once_a_second(server: Server) -> None:
-    async with processes(server, 1) as (a,):
+    async with processes(server, 1, lease=LONG) as (a,):
         one = Process(a)
         script = "cmdstat_evalsha"
 
@@ -202,7 +178,7 @@ async def test_where_all_is_well_it_is_asked_for_once_a_second(server: Server) -
 
 
 async def test_without_its_server_a_pace_is_its_own(server: Server) -> None:
-    async with processes(server, 1) as (a,):
+    async with processes(server, 1, lease=LONG) as (a,):
         one = Process(a)
         server.kill()
         await one.hears(Heard.THROTTLED)

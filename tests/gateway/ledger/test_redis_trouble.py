@@ -8,19 +8,17 @@ from contextlib import AbstractContextManager
 from datetime import timedelta
 from pathlib import Path
 
-import httpx
 import pytest
 from redis import Redis
 from redis.exceptions import BusyLoadingError
 from redis.exceptions import ConnectionError as Unconnected
 
-from gateway.app import create_app
 from gateway.configuration.file import loads
 from gateway.ledger._redis.address import Address
 from gateway.ledger.redis import RedisLedger
 from gateway.service import Gateway
 from gateway.simulator import SimulatedProvider
-from tests.gateway.conftest import VENDORS, Asking, configured, event
+from tests.gateway.conftest import VENDORS, Asking, asked, configured, event
 from tests.redis_servers import Server, Watched, settled
 
 SOON = timedelta(milliseconds=400)
@@ -89,12 +87,8 @@ async def opened(address: str, *, replicas: int = 0) -> AsyncGenerator[Asking]:
     ledger = RedisLedger(Address.read(address), timeout=SOON, patience=SOON, replicas=replicas)
     gateway = Gateway(loads(configured(), {}), ledger, mounts=mounts)
     await gateway.start()
-    transport = httpx.ASGITransport(create_app(gateway), raise_app_exceptions=False)
-    try:
-        async with httpx.AsyncClient(transport=transport, base_url="http://gateway") as client:
-            yield Asking(gateway, client, vendors)
-    finally:
-        await gateway.stop()
+    async with asked(gateway, vendors) as asking:
+        yield asking
 
 
 @pytest.fixture(scope="module")
