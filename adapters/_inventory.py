@@ -4,7 +4,7 @@ Read to set a gateway up, and to hold a configuration against: a metric that was
 otherwise revenue that silently becomes zero.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
 
@@ -13,7 +13,16 @@ from adapters._facts import Aggregation
 from adapters._readback import Unread, UnreadKind, listed
 from adapters._values import JsonValue, Request
 
-__all__ = ["CanListCustomers", "CanListMeters", "RemoteCustomer", "RemoteMeter", "by_cursor", "by_offset", "texts_of"]
+__all__ = [
+    "CanListCustomers",
+    "CanListMeters",
+    "RemoteCustomer",
+    "RemoteMeter",
+    "by_cursor",
+    "by_offset",
+    "customers_of",
+    "texts_of",
+]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -110,6 +119,22 @@ def by_offset(
         rows += page[0]
         if len(page[0]) < limit:
             return rows
+
+
+def customers_of(
+    rows: Sequence[Mapping[str, JsonValue]] | Unread, ours: str, link: Mapping[str, str]
+) -> tuple[RemoteCustomer, ...] | Unread:
+    """Return the customers that have an id of ours in the member `ours`, or why there are none to read.
+
+    `link` says which members make the link, by its own names for them.
+    """
+    if isinstance(rows, Unread):
+        return rows
+    return tuple(
+        RemoteCustomer(customer=customer, links=(texts_of(row, link),))
+        for row in rows
+        if isinstance(customer := row.get(ours), str) and customer
+    )
 
 
 def texts_of(row: Mapping[str, JsonValue], names: Mapping[str, str]) -> dict[str, str]:

@@ -28,7 +28,7 @@ from adapters._facts import (
     Source,
     TimeRule,
 )
-from adapters._inventory import RemoteCustomer, RemoteMeter, by_offset, texts_of
+from adapters._inventory import RemoteCustomer, RemoteMeter, by_offset, customers_of, texts_of
 from adapters._models import Binding, Link, Settings
 from adapters._readback import (
     Billed,
@@ -227,13 +227,7 @@ class Flexprice(Adapter[FlexpriceSettings, EventBinding, CustomerLink]):
         """Read customers, whose external id is what usage is billed to."""
         about = {"status": "published"}
         rows = yield from by_offset(self.reading, "/customers/search", "customers", "items", body=about)
-        if isinstance(rows, Unread):
-            return rows
-        return tuple(
-            RemoteCustomer(customer=ours, links=({"external_customer_id": ours},))
-            for row in rows
-            if isinstance(ours := row.get("external_id"), str) and ours
-        )
+        return customers_of(rows, "external_id", {"external_customer_id": "external_id"})
 
     def encode(self, usage: Usage[EventBinding, CustomerLink]) -> Row:
         named = usage.binding.quantity_properties or {}

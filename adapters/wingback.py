@@ -16,7 +16,7 @@ from adapters._base import Adapter
 from adapters._customers import LookedUp, Match, matched, only_one
 from adapters._dialects import IndexedFailures
 from adapters._facts import Envelope, HeaderKey, QuantityRule, Rate, ReadBack, Refusal, Roles, Rule, Source, TimeRule
-from adapters._inventory import RemoteCustomer, by_offset, texts_of
+from adapters._inventory import RemoteCustomer, by_offset, customers_of
 from adapters._models import Binding, Link, Settings
 from adapters._readback import Read, Take, Unread, UnreadKind, Wanted, Window, digits, rfc3339, said, shown
 from adapters._spec import Deltas, Door, ProviderSpec
@@ -155,13 +155,7 @@ class Wingback(Adapter[WingbackSettings, FeatureBinding, CustomerLink]):
         """Read active customers that have a reference of ours. Features are listed nowhere."""
         query = {"status": "active"}
         rows = yield from by_offset(self.reading, "/v1/c/customer", "customers", "hits", query=query)
-        if isinstance(rows, Unread):
-            return rows
-        return tuple(
-            RemoteCustomer(customer=ours, links=(texts_of(row, {"customer_id": "id"}),))
-            for row in rows
-            if isinstance(ours := row.get("customer_reference"), str) and ours
-        )
+        return customers_of(rows, "customer_reference", {"customer_id": "id"})
 
     def look_up(self, customer: str) -> Ask[LookedUp]:
         """Find the one customer of whom our id is the reference. Whatever else the filter lets through is no match."""

@@ -10,7 +10,7 @@ from adapters._asks import Ask
 from adapters._base import Adapter
 from adapters._customers import LookedUp, matched, only_one
 from adapters._facts import Aggregation, Bearer, Source
-from adapters._inventory import RemoteCustomer, RemoteMeter, by_offset, texts_of
+from adapters._inventory import RemoteCustomer, RemoteMeter, by_offset, customers_of, texts_of
 from adapters._readback import Read, Take, Unread, Wanted
 from adapters._spec import ProviderSpec
 from adapters._values import Fault, JsonValue, Reply, Row, Usage
@@ -103,13 +103,7 @@ class Paygentic(Adapter[PaygenticSettings, EventBinding | MetricBinding, Subject
             return NO_MERCHANT
         query = {"organizationId": self.settings.merchant_id}
         rows = yield from by_offset(self.reading, "/v0/customers", "customers", "data", query=query)
-        if isinstance(rows, Unread):
-            return rows
-        return tuple(
-            RemoteCustomer(customer=ours, links=(texts_of(row, {"customer_id": "id"}),))
-            for row in rows
-            if isinstance(ours := row.get("externalId"), str) and ours
-        )
+        return customers_of(rows, "externalId", {"customer_id": "id"})
 
 
 _AGGREGATIONS: Mapping[str, Aggregation] = {

@@ -10,6 +10,7 @@ from adapters._asks import Ask
 from adapters._base import Adapter
 from adapters._dialects import OneVerdict
 from adapters._facts import QuantityRule, ReadBack, Refusal, Roles, Rule, Source
+from adapters._inventory import by_offset
 from adapters._models import Binding, Link
 from adapters._readback import Read, Take, Unread, UnreadKind, UsageRow, Wanted, digits, listed, rfc3339
 from adapters._spec import Deltas, Door
@@ -157,17 +158,11 @@ def read_events(adapter: Adapter[PaygenticSettings, B, L], wanted: Wanted, take:
 
 def _metrics(adapter: Adapter[PaygenticSettings, B, L], merchant: str) -> Ask[list[tuple[str, str, str]] | Unread]:
     """Return every metric: event type, value property, id."""
-    made: list[tuple[str, str, str]] = []
-    offset = 0
-    while True:
-        query = {"merchantId": merchant, "limit": 100, "offset": offset}
-        page = listed((yield adapter.reading("/v0/billableMetrics", query)), "billable metrics", "data")
-        if isinstance(page, Unread):
-            return page
-        made += [(str(row.get("eventType")), str(row.get("valueProperty")), str(row.get("id"))) for row in page[0]]
-        offset += len(page[0])
-        if len(page[0]) < 100:
-            return made
+    query = {"merchantId": merchant}
+    rows = yield from by_offset(adapter.reading, "/v0/billableMetrics", "billable metrics", "data", query=query)
+    if isinstance(rows, Unread):
+        return rows
+    return [(str(row.get("eventType")), str(row.get("valueProperty")), str(row.get("id"))) for row in rows]
 
 
 def _events(
