@@ -13,6 +13,7 @@ from gateway.chain import correction_id, quantities_of
 from gateway.lanes.rendering import _key
 from gateway.ledger import Code, Snapshot, SqliteLedger, WorkState
 from gateway.ledger.check import add_up
+from gateway.ledger.redis import RedisLedger
 from gateway.simulator import SimulatedProvider
 from gateway.simulator.faults import FAULTS
 from gateway.simulator.reading import label
@@ -101,9 +102,9 @@ class Books:
         if "refund" in answer:
             self._promised.add(answer["refund"]["id"])
 
-    async def hold(self, ledger: SqliteLedger) -> dict[str, dict[str, Stand]]:
+    async def hold(self, ledger: SqliteLedger | RedisLedger) -> dict[str, dict[str, Stand]]:
         """Hold the ledger and the vendors against all that is known; return how everything stands."""
-        summed = add_up(ledger.path)
+        summed = add_up(ledger.path) if isinstance(ledger, SqliteLedger) else await ledger.add_up()
         assert not summed["problems"], summed["problems"]
         snapshots = await ledger.snapshots(await ledger.batches_after(0, 1000))
         stands = stands_of(list(snapshots.values()))

@@ -10,8 +10,9 @@ import pytest
 from canonical_schema import Quantities
 from gateway.lanes.verdict import Next
 from gateway.ledger import Code, SqliteLedger, _events
+from tests.gateway.ledger.conftest import SqliteStore
 from tests.scenarios.hasty import HastyLedger
-from tests.scenarios.whole import Setup, Whole
+from tests.scenarios.whole import OnAServer, Setup, Whole
 
 Plant = Callable[[str, object], None]
 
@@ -20,6 +21,7 @@ class Hasty(Whole):
     """Its gateway acknowledges before it stores."""
 
     def ledger(self) -> SqliteLedger:
+        assert isinstance(self._store, SqliteStore)
         return HastyLedger(self._store.path)
 
 
@@ -63,12 +65,23 @@ def test_an_answer_before_anything_is_stored(plant: Plant) -> None:
             machine.everything_fits()
 
 
-def test_a_second_request_where_nobody_tells_repeats(whole: Whole, plant: Plant) -> None:
+@pytest.mark.parametrize("machine", [Whole, OnAServer])
+def test_a_second_request_where_nobody_tells_repeats(machine: type[Whole], plant: Plant) -> None:
     plant("gateway.lanes.verdict.may_resend", lambda *_: True)
     plant("gateway.lanes.preparing.may_resend", lambda *_: True)
-    whole.send([3], ("wingback", "lost_answer"), "work")
-    with pytest.raises(AssertionError, match="wingback bills twice"):
-        whole.everything_fits()
+    with _opened(machine()) as whole:
+        whole.send([3], ("wingback", "lost_answer"), "work")
+        with pytest.raises(AssertionError, match="wingback bills twice"):
+            whole.everything_fits()
+
+
+def test_a_server_that_forgets_what_it_wrote_down_last(plant: Plant) -> None:
+    with _opened(OnAServer()) as whole:
+        whole.send([3])
+        plant("tests.gateway.ledger.conftest.RedisStore.cut", lambda store: type(store)(store._folder / "other"))
+        whole.lose_power()
+        with pytest.raises(AssertionError, match="acknowledged:"):
+            whole.everything_fits()
 
 
 def test_a_row_that_is_rendered_anew_after_it_may_have_arrived(whole: Whole, plant: Plant) -> None:

@@ -12,7 +12,7 @@ from datetime import timedelta
 from decimal import Decimal
 from pathlib import Path
 from random import Random
-from typing import Any, Literal, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import yaml
 from hypothesis import strategies as st
@@ -25,6 +25,7 @@ from gateway.configuration.file import loads
 from gateway.corrections.one import correct
 from gateway.errors import RequestRefused
 from gateway.ledger import Code, SqliteLedger
+from gateway.ledger.redis import RedisLedger
 from gateway.listing import Filter
 from gateway.repair import Actor, resolve, retry
 from gateway.service import Gateway
@@ -32,10 +33,10 @@ from gateway.simulator import SimulatedProvider
 from gateway.times import to_micros
 from tests.gateway.clocks import START, ManualClock
 from tests.gateway.lanes.world import CONTRACT, worked_off
-from tests.gateway.ledger.conftest import SqliteStore
+from tests.gateway.ledger.conftest import RedisStore, SqliteStore
 from tests.scenarios.books import HALVES, Books, Stand, keys_of
 
-__all__ = ["FAULTS", "VENDORS", "Setup", "Whole"]
+__all__ = ["FAULTS", "VENDORS", "OnAServer", "Setup", "Whole"]
 
 VENDORS = ("flowglad", "flexprice", "paygentic", "wingback")
 CUSTOMERS = ("acme", "globex")
@@ -159,13 +160,21 @@ class Still(Gateway):
         pass
 
 
+class Alone(RedisLedger):
+    """One that leaves limits and breakers to its gateway's clock: those that are shared go by the server's."""
+
+    limits = None  # type: ignore[assignment]
+
+
 class Whole(RuleBasedStateMachine):
     """Does anything that senders, vendors, operators and power cuts do."""
+
+    backend: ClassVar[type[SqliteStore | RedisStore]] = SqliteStore
 
     def __init__(self) -> None:
         super().__init__()
         self._folder = tempfile.TemporaryDirectory()
-        self._store = SqliteStore(Path(self._folder.name))
+        self._store: SqliteStore | RedisStore = self.backend(Path(self._folder.name))
         self._runner = asyncio.Runner()
         self.clock = ManualClock()
         self.vendors = {name: SimulatedProvider(name, clock=self.clock.now) for name in VENDORS}
@@ -178,9 +187,9 @@ class Whole(RuleBasedStateMachine):
         self.profile = profile
         self._runner.run(self._open())
 
-    def ledger(self) -> SqliteLedger:
+    def ledger(self) -> SqliteLedger | RedisLedger:
         """Return the ledger that the next gateway opens."""
-        return self._store.ledger()
+        return self._store.ledger() if isinstance(self._store, SqliteStore) else self._store.ledger(Alone)
 
     async def _open(self) -> None:
         mounts = {name: vendor.transport() for name, vendor in self.vendors.items()}
@@ -413,3 +422,9 @@ class Whole(RuleBasedStateMachine):
         for event_id, at in (await self.books.hold(self._used)).items():
             for name, stand in at.items():
                 assert stand.code.status.final, (event_id, name, stand)
+
+
+class OnAServer(Whole):
+    """The same on Redis; a power cut leaves what the server wrote down."""
+
+    backend = RedisStore

@@ -97,8 +97,8 @@ class RedisStore:
         server.command("FLUSHALL")
         return server
 
-    def ledger(self) -> RedisLedger:
-        return RedisLedger(Address.read(f"redis://127.0.0.1:{self.server.port}/0"))
+    def ledger(self, kind: type[RedisLedger] = RedisLedger) -> RedisLedger:
+        return kind(Address.read(f"redis://127.0.0.1:{self.server.port}/0"))
 
     def cut(self) -> "RedisStore":
         self._cuts += 1
