@@ -84,7 +84,7 @@ async def test_a_running_gateway_does_it_by_itself(house: House, clock: MovableC
         clock.ahead += 2 * FIRST
         assert asking.gateway.doubts.wake is not None
         asking.gateway.doubts.wake()  # as its timer does, half a minute later
-        for _ in range(1000):
+        for _ in range(6000):
             if "accepted" == (await asking.get("/v1/events/doubt"))["deliveries"]["paygentic"]["status"]:
                 return
             await asyncio.sleep(0.005)
