@@ -21,9 +21,8 @@ from gateway.ledger.redis import RedisLedger
 from gateway.reconciling.confirming import Confirming
 from gateway.times import to_micros
 from tests.gateway.conftest import Asking, House, MovableClock, event
-from tests.gateway.ledger.conftest import BACKENDS, SqliteStore, Store, codes, opened, recorded, rendered
-from tests.gateway.ledger.test_settling import again, change
-from tests.gateway.ledger.test_settling import taken as ready
+from tests.gateway.ledger.conftest import BACKENDS, SqliteStore, Store, again, change, codes, opened, recorded, rendered
+from tests.gateway.ledger.conftest import taken as ready
 from tests.redis_servers import Server
 
 pytestmark = pytest.mark.anyio

@@ -14,14 +14,29 @@ from typing import Any, ClassVar, Protocol
 
 import pytest
 
-from canonical_schema import DeliveryStatus, Event
-from gateway.ledger import Claim, Code, Ledger, Part, Plan, Portion, SqliteLedger, Work, WorkState, split_ref
+from canonical_schema import DeliveryStatus, ErrorCode, ErrorItem, Event
+from gateway.ledger import (
+    Change,
+    Claim,
+    Code,
+    Group,
+    Ledger,
+    Part,
+    Plan,
+    Portion,
+    SqliteLedger,
+    Work,
+    WorkState,
+    split_ref,
+)
 from gateway.ledger._redis.address import Address
 from gateway.ledger.check import add_up
 from gateway.ledger.redis import RedisLedger
 from tests.redis_servers import Server
 
 TENANT = "default"
+ERROR = ErrorItem(code=ErrorCode.UNAUTHORIZED, message="refused", retryable=True)
+ALL = 10_000
 
 
 class Store(Protocol):
@@ -219,3 +234,32 @@ async def places(ledger: Ledger, batch: int, destination: str = "a") -> dict[Wor
 
 async def totals(ledger: Ledger) -> dict[str, dict[DeliveryStatus, int]]:
     return {name: dict(counted) for name, counted in (await ledger.counts()).items()}
+
+
+async def taken(ledger: Ledger, limit: int = ALL, now: int = 5000, destination: str = "a") -> list[Work]:
+    return list(await ledger.take(destination, now, limit))
+
+
+async def sending(ledger: Ledger, members: list[int] | None = None, now: int = 5000) -> tuple[Work, int]:
+    """Intend to send the only piece of ready work, or some of it; return it and where it is now."""
+    (work,) = await taken(ledger)
+    (held_by,) = await ledger.intend([rendered(work, members)], now)
+    return work, held_by
+
+
+def change(
+    work: Work, held_by: int, members: list[int], code: Code, group: Group | None = None, *, parts: bool = False
+) -> Change:
+    return Change(
+        work=held_by,
+        batch=work.batch,
+        destination=work.destination,
+        members=members,
+        code=code,
+        group=group,
+        parts=[[part(work.batch, index)] for index in members] if parts else None,
+    )
+
+
+def again(due: int = 9000, *, attempts: int = 0, doubt: int = 0) -> Group:
+    return Group(state=WorkState.READY, due=due, since=1000, attempts=attempts, doubt=doubt)
