@@ -25,7 +25,19 @@ from gateway.ledger._rows import (
 )
 from gateway.ledger._trail import note
 
-__all__ = ["WorkRow", "confirm", "extend", "group_of", "hold", "intend", "release", "route", "settle", "unless_there"]
+__all__ = [
+    "Piece",
+    "WorkRow",
+    "confirm",
+    "extend",
+    "group_of",
+    "hold",
+    "intend",
+    "release",
+    "route",
+    "settle",
+    "unless_there",
+]
 
 
 class WorkRow(NamedTuple):
@@ -142,27 +154,34 @@ def _fill(track: bytearray, members: Sequence[int], code: Code) -> None:
         track[index] = code
 
 
-def hold(connection: sqlite3.Connection, destination: str, error: ErrorItem) -> dict[int, list[int]]:
-    """Hold all that is ready."""
-    rows = connection.execute(
-        "UPDATE work SET state = 'held', error = ? WHERE destination = ? AND state = 'ready'"
-        " RETURNING batch, members, attempts",
-        (pack_error(error), destination),
+Piece = tuple[int, bytes, int]
+"""Batch, packed members and attempts of a piece of work."""
+
+
+def hold(
+    connection: sqlite3.Connection, pieces: int, last: int, *, destination: str, error: ErrorItem
+) -> Sequence[Piece]:
+    """Hold some pieces of what is ready, up to the one with the id `last`, and return them."""
+    rows: list[Piece] = connection.execute(
+        "UPDATE work SET state = 'held', error = ?1 WHERE id IN (SELECT id FROM work WHERE destination = ?2"
+        " AND state = 'ready' AND id <= ?4 ORDER BY id LIMIT ?3) RETURNING batch, members, attempts",
+        (pack_error(error), destination, pieces, last),
     ).fetchall()
-    return _mark(connection, destination, rows, lambda _: Code.BLOCKED)
+    _mark(connection, destination, rows, lambda _: Code.BLOCKED)
+    return rows
 
 
 def release(
-    connection: sqlite3.Connection, destination: str, state: WorkState, now: int, pieces: int, last: int
-) -> int:
-    """Make some pieces of what is held or blocked ready, up to the one with the id `last`."""
-    rows = connection.execute(
+    connection: sqlite3.Connection, pieces: int, last: int, *, destination: str, state: WorkState, now: int
+) -> Sequence[Piece]:
+    """Make some pieces of what is held or blocked ready, up to the one with the id `last`, and return them."""
+    rows: list[Piece] = connection.execute(
         "UPDATE work SET state = 'ready', due = ?1 WHERE id IN (SELECT id FROM work WHERE destination = ?2"
         " AND state = ?3 AND id <= ?5 ORDER BY id LIMIT ?4) RETURNING batch, members, attempts",
         (now, destination, state, pieces, last),
     ).fetchall()
     _mark(connection, destination, rows, lambda attempts: Code.RETRYING if attempts else Code.PENDING)
-    return len(rows)
+    return rows
 
 
 def route(
@@ -354,21 +373,11 @@ def confirm(connection: sqlite3.Connection, destination: str, batch: int, member
     return len(found)
 
 
-def _mark(
-    connection: sqlite3.Connection,
-    destination: str,
-    rows: Sequence[tuple[int, bytes, int]],
-    code: Callable[[int], Code],
-) -> dict[int, list[int]]:
+def _mark(connection: sqlite3.Connection, destination: str, rows: Sequence[Piece], code: Callable[[int], Code]) -> None:
     codes: dict[tuple[int, str], bytearray] = {}
-    marked: dict[int, list[int]] = {}
     for batch, packed, attempts in rows:
-        track = _codes(connection, codes, batch, destination)
-        for index in unpack_members(packed):
-            track[index] = code(attempts)
-            marked.setdefault(batch, []).append(index)
+        _fill(_codes(connection, codes, batch, destination), unpack_members(packed), code(attempts))
     _write_codes(connection, codes)
-    return marked
 
 
 def _codes(

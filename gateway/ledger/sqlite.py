@@ -42,8 +42,11 @@ log = structlog.get_logger("gateway.ledger")
 
 T = TypeVar("T")
 
-RELEASED = 100
-"""Pieces of work that are made ready in one transaction."""
+Step = Callable[[sqlite3.Connection, int, int], Sequence[_settling.Piece]]
+"""Moves so many pieces of work, up to the one with an id."""
+
+AT_ONCE = 100
+"""Pieces of work that are moved in one transaction, where all of a destination are."""
 
 
 class SqliteLedger:
@@ -242,22 +245,35 @@ class SqliteLedger:
         return await self._read(read)
 
     async def hold(self, destination: str, error: ErrorItem) -> Mapping[int, Sequence[int]]:
-        return await self._writer.do(lambda connection: _settling.hold(connection, destination, error))
+        step = partial(_settling.hold, destination=destination, error=error)
+        held: dict[int, array[int]] = {}
+        for batch, packed, _ in await self._some_at_a_time(destination, WorkState.READY, step):
+            held.setdefault(batch, array("H")).frombytes(packed)
+        return held
 
     async def release(self, destination: str, state: WorkState, now: int, pieces: int | None = None) -> int:
+        step = partial(_settling.release, destination=destination, state=state, now=now)
+        return len(await self._some_at_a_time(destination, state, step, pieces))
+
+    async def _some_at_a_time(
+        self, destination: str, state: WorkState, step: Step, pieces: int | None = None
+    ) -> Sequence[_settling.Piece]:
+        """Move pieces of work in one state, and return them: others want to write meanwhile, and a backlog is large."""
+
         def newest(connection: sqlite3.Connection) -> int | None:
             query = "SELECT max(id) FROM work WHERE destination = ? AND state = ?"
             (last,) = connection.execute(query, (destination, state)).fetchone()
             return last
 
-        # Some at a time, as a backlog may be large; and no further than what was there, or it might never end.
-        last, released, some = await self._read(newest), 0, RELEASED
-        while last is not None and some == RELEASED and (pieces is None or released < pieces):
-            some = RELEASED if pieces is None else min(RELEASED, pieces - released)
-            step = partial(_settling.release, destination=destination, state=state, now=now, pieces=some, last=last)
-            done = await self._writer.do(step)
-            released, some = released + done, done
-        return released
+        moved: list[_settling.Piece] = []
+        last = await self._read(newest)  # no further than what is there, or it might never end
+        more = True
+        while last is not None and more and (pieces is None or len(moved) < pieces):
+            most = AT_ONCE if pieces is None else min(AT_ONCE, pieces - len(moved))
+            done = await self._writer.do(lambda connection, most=most, last=last: step(connection, most, last))
+            moved += done
+            more = len(done) == AT_ONCE
+        return moved
 
     async def unrouted(self) -> Sequence[tuple[int, str, Sequence[Event], Sequence[int]]]:
         def read(connection: sqlite3.Connection) -> list[tuple[int, str, Sequence[Event], Sequence[int]]]:

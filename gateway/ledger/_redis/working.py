@@ -4,8 +4,10 @@ import asyncio
 import contextlib
 import os
 import time
+from array import array
 from collections import defaultdict
 from collections.abc import AsyncIterator, Awaitable, Mapping, Sequence
+from functools import partial
 from itertools import pairwise
 
 import msgspec
@@ -253,7 +255,7 @@ class Working(Base):
         return sorted(works, key=lambda work: work.id)[:limit]
 
     async def hold(self, destination: str, error: ErrorItem) -> Mapping[int, Sequence[int]]:
-        held: defaultdict[int, list[int]] = defaultdict(list)
+        held: defaultdict[int, array[int]] = defaultdict(partial(array, "H"))
         failure = pack_error(error) or b""
 
         async def write(link: Link) -> None:
@@ -261,7 +263,7 @@ class Working(Base):
             while more:
                 answer = await link.run("hold", os.urandom(8), destination, failure, AT_ONCE, int(Code.BLOCKED))
                 for batch, runs in zip(answer[::2], answer[1::2], strict=True):
-                    held[int(batch)] += unpack_runs(runs)
+                    held[int(batch)].extend(unpack_runs(runs))
                 more = len(answer) == 2 * AT_ONCE
 
         await self._whole(together([write(link) for link in self._opened()]))

@@ -213,7 +213,7 @@ async def test_four_times_the_outage_takes_no_more_memory(
     monkeypatch.setattr(_events, "CACHED_BYTES", 10_000)
     monkeypatch.setattr(columns, "BYTES", 10_000)
     monkeypatch.setattr(lane, "AT_ONCE", 100)
-    monkeypatch.setattr("gateway.ledger.sqlite.RELEASED", 10)
+    monkeypatch.setattr("gateway.ledger.sqlite.AT_ONCE", 10)
     short, long = await _peaks(tmp_path / "short", DAY / 4, fault), await _peaks(tmp_path / "long", DAY, fault)
     more = 2 * EACH * (DAY - DAY / 4) / TICK
     # Of an event that waits nothing is in memory but its id, at eight bytes a slot. A lane that holds all that

@@ -126,10 +126,11 @@ async def test_releasing_lets_go_what_was_held_and_says_what_it_was(ledger: Ledg
     assert 7000 == await ledger.next_due("a")
 
 
-async def test_all_is_let_go_however_much_that_is(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("gateway.ledger.sqlite.RELEASED", 2)
+async def test_all_is_held_and_let_go_however_much_that_is(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gateway.ledger.sqlite.AT_ONCE", 2)
     batches = [await recorded(ledger, f"e{number}") for number in range(7)]
-    await ledger.hold("a", ERROR)
+    held = await ledger.hold("a", ERROR)
+    assert {batch: [0] for batch in batches} == {batch: list(members) for batch, members in held.items()}
     assert 3 == await ledger.release("a", WorkState.HELD, 7000, pieces=3)
     assert 4 == await ledger.release("a", WorkState.HELD, 7000)
     assert [[Code.PENDING]] * 7 == [await codes(ledger, batch) for batch in batches]
