@@ -162,6 +162,17 @@ async def test_what_cannot_be_made_ready_beforehand_is_recorded_all_the_same(
         assert [ClaimKind.REPLAY] * 3 == [claim.kind for claim in claims]
 
 
+async def test_a_request_of_many_events_is_recorded_in_their_order(tmp_path: Path) -> None:
+    many = events(*(f"e{number}" for number in range(_writer.READY + 500)))
+    async with opened(SqliteStore(tmp_path)) as ledger:
+        fresh = await ledger.record("default", 1000, many, [PLAN] * len(many))
+        again = await ledger.record("default", 2000, many[::-1], [PLAN] * len(many))
+        assert [claim.ref for claim in fresh] == [claim.ref for claim in again][::-1]
+        assert {ClaimKind.REPLAY} == {claim.kind for claim in again}
+        (batch,) = await ledger.batches_after(0, 10)
+        assert many == (await ledger.snapshots([batch]))[batch].events
+
+
 async def in_one_flush(ledger: SqliteLedger, *requests: Coroutine[Any, Any, object]) -> None:
     started, together = threading.Event(), threading.Event()
     held = asyncio.ensure_future(ledger._writer.do(lambda _: (started.set(), together.wait(30))))
