@@ -61,7 +61,10 @@ class Checkpoints:
     def _run(self) -> None:
         while True:
             self._wanted.acquire()
-            self._nearly = _brought_over(self._connection) >= ANEW
+            long = _brought_over(self._connection) >= ANEW
+            if long:
+                _brought_over(self._connection)  # what came meanwhile, so that hardly anything is left
+            self._nearly = long
             if self._stopping:
                 return
 
