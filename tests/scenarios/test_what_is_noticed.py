@@ -12,7 +12,8 @@ from gateway.lanes.verdict import Next
 from gateway.ledger import Code, SqliteLedger, _events
 from tests.gateway.ledger.conftest import SqliteStore
 from tests.scenarios.hasty import HastyLedger
-from tests.scenarios.whole import OnAServer, Setup, Whole
+from tests.scenarios.setups import Setup
+from tests.scenarios.whole import OnAServer, Whole
 
 Plant = Callable[[str, object], None]
 

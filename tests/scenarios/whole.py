@@ -12,16 +12,13 @@ from datetime import timedelta
 from decimal import Decimal
 from pathlib import Path
 from random import Random
-from typing import Any, ClassVar, Literal, NamedTuple
+from typing import Any, ClassVar
 
-import yaml
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from canonical_schema import Event, Quantities
 from gateway.chain import correction_id
-from gateway.configuration import Configuration
-from gateway.configuration.file import loads
 from gateway.corrections.one import correct
 from gateway.errors import RequestRefused
 from gateway.ledger import Code, SqliteLedger
@@ -31,15 +28,14 @@ from gateway.repair import Actor, resolve, retry
 from gateway.service import Gateway
 from gateway.simulator import SimulatedProvider
 from gateway.times import to_micros
-from tests.gateway.clocks import START, ManualClock
-from tests.gateway.lanes.world import CONTRACT, worked_off
+from tests.gateway.clocks import ManualClock
+from tests.gateway.lanes.world import worked_off
 from tests.gateway.ledger.conftest import RedisStore, SqliteStore
 from tests.scenarios.books import HALVES, Books, Stand, keys_of
+from tests.scenarios.setups import CUSTOMERS, SETUPS, VENDORS, Setup, configured
 
-__all__ = ["FAULTS", "VENDORS", "OnAServer", "Setup", "Whole"]
+__all__ = ["FAULTS", "OnAServer", "Whole"]
 
-VENDORS = ("flowglad", "flexprice", "paygentic", "wingback")
-CUSTOMERS = ("acme", "globex")
 METERS = ("calls", "halves")
 """The second in two rows, where the vendor has no row for both."""
 FAULTS = (
@@ -58,86 +54,6 @@ FAULTS = (
     "partial",
 )
 ACTOR = Actor("default", "ada", "as it was seen at the vendor")
-NAMED = {
-    "flowglad": "price_slug",
-    "flexprice": "event_name",
-    "events": "event_type",
-    "usage-v0": "billable_metric_id",
-    "wingback": "feature_slug",
-}
-CUT = START + timedelta(hours=8)
-
-
-class Setup(NamedTuple):
-    """A configuration, as far as it changes."""
-
-    mode: tuple[str, Literal["live", "shadow", "off"]] = ("flowglad", "live")
-    """What one destination does; the others are live."""
-    renamed: bool = False
-    """Whether the vendors know the meter by another name."""
-    bound: frozenset[str] = frozenset(VENDORS)
-    """Which destinations have a name for the meter."""
-    routes: Literal["none", "customers", "shares", "from"] = "none"
-    negative: bool = True
-    """Whether Wingback takes what is below zero."""
-
-
-SETUPS = st.builds(
-    Setup,
-    mode=st.tuples(st.sampled_from(VENDORS), st.sampled_from(["live", "shadow", "off"])),
-    renamed=st.booleans(),
-    bound=st.just(frozenset(VENDORS)) | st.sampled_from(VENDORS).map(lambda name: frozenset(VENDORS) - {name}),
-    routes=st.sampled_from(["none", "customers", "shares", "from"]),
-    negative=st.booleans(),
-)
-
-
-def configured(setup: Setup, profile: str) -> Configuration:
-    """Return the configuration."""
-    settings: dict[str, dict[str, Any]] = {name: {"api_key": "k"} for name in VENDORS}
-    settings["paygentic"] |= {"profile": profile, "merchant_id": "org_1"}
-    settings["wingback"]["allow_negative"] = setup.negative
-    bound = sorted(setup.bound)
-    modes = dict.fromkeys(VENDORS, "live") | dict([setup.mode])
-    links = {"flowglad": {"subscription_id": "sub_1"}, "wingback": {"customer_id": CONTRACT}}
-    meter = "bm_other" if setup.renamed else "bm_calls"
-    data: dict[str, Any] = {
-        "destinations": {
-            name: {"provider": name, "rate": "none", "settings": settings[name], "mode": modes[name]}
-            for name in VENDORS
-        },
-        "meters": {
-            "calls": {"bindings": {name: {NAMED[_door(name, profile)]: meter} for name in bound}},
-            "halves": {
-                "bindings": {
-                    name: [{NAMED[_door(name, profile)]: f"{meter}_{half}", "quantity": half} for half in HALVES]
-                    for name in bound
-                }
-            },
-        },
-        "customers": {name: links | {"paygentic": {"customer_id": f"cus_{name}"}} for name in CUSTOMERS},
-        "routes": _routes(setup.routes),
-        "delivery": {"retry": {"first": "1s", "max": "1m", "give_up": "1h", "attempts": 4}},
-    }
-    return loads(yaml.safe_dump(data), {})
-
-
-def _door(name: str, profile: str) -> str:
-    return profile if name == "paygentic" else name
-
-
-def _routes(kind: str) -> list[dict[str, Any]]:
-    """Let two destinations share: each bills some of the events."""
-    first, second = {"destination": "flowglad"}, {"destination": "wingback"}
-    match kind:
-        case "customers":
-            return [first | {"customers": ["acme"]}, second | {"except": ["acme"]}]
-        case "shares":
-            return [first | {"percent": 50, "mode": "shadow"}, first | {"percent": 50}]
-        case "from":
-            return [first | {"until": CUT.isoformat()}, second | {"from": CUT.isoformat()}]
-        case _:
-            return []
 
 
 def _said(quantity: int, meter: str) -> Quantities:
