@@ -22,7 +22,7 @@ from gateway.ledger import StoredEvents
 
 __all__ = ["Columns", "Look", "Shape", "columns_of", "escaped", "picked"]
 
-BYTES = 4 * 2**20
+BYTES = 8 * 2**20
 """Of events as they are stored: how many have their columns remembered, until the last lane had them."""
 
 _encoded = msgspec.json.encode
