@@ -33,7 +33,7 @@ _quantities, _whole, _broken = (
     for number in (
         rb"(?:[1-9]\d*+|\d++\.\d*[1-9])",  # above zero, and spelled in one way only
         rb"-?(?:0|[1-9]\d{0,16}+)",
-        rb"-?\d++(?:\.\d++)?+",
+        rb"-?\d++\.\d++",
     )
 )
 _KINDS = {str: "s", bool: "b", int: "i", Decimal: "d"}
@@ -73,8 +73,11 @@ class Look(NamedTuple):
 
 
 def _look_of(event: Event) -> Look | None:
-    """Return what an event looks like; `None` for absolute values, several quantities, corrections."""
+    """Return what an event looks like; `None` for absolute values, several quantities, corrections, odd properties."""
     if event.kind is not Kind.DELTA or event.quantities is not None or event.corrects is not None:
+        return None
+    kinds = [_KINDS.get(type(value)) for value in event.properties.values()]
+    if None in kinds:
         return None
     return Look(
         event.meter,
@@ -83,7 +86,7 @@ def _look_of(event: Event) -> Look | None:
         event.timestamp is not None,
         event.subscription is not None,
         tuple(event.properties),
-        "".join([_KINDS[type(value)] for value in event.properties.values()]),
+        "".join(filter(None, kinds)),
     )
 
 
@@ -186,7 +189,8 @@ class Columns:
 def _shapes(events: StoredEvents) -> Iterable[Shape]:
     """Put plain events together by all that is not a value."""
     look = _look_of(events[0]) if events else None
-    if look is not None and (columns := _read(look, events)) is not None:  # as it mostly is
+    columns = None if look is None else _read(look, events)
+    if look is not None and columns is not None and _fitting(look, columns) is None:  # as it mostly is
         yield from _told(look, range(len(events)), columns)
         return
     alike: dict[Look, list[int]] = {}
@@ -194,7 +198,12 @@ def _shapes(events: StoredEvents) -> Iterable[Shape]:
         if (look := _look_of(event)) is not None:
             alike.setdefault(look, []).append(place)
     for look, places in alike.items():
-        if (columns := _read(look, events.some(places))) is not None:
+        columns = _read(look, events.some(places))
+        if columns is None:
+            continue
+        if (fitting := _fitting(look, columns)) is not None:
+            places, columns = list(compress(places, fitting)), [list(compress(column, fitting)) for column in columns]
+        if places:
             yield from _told(look, places, columns)
 
 
@@ -226,13 +235,8 @@ def _finder(look: Look, *, odd: bool) -> Callable[[bytes], list[tuple[bytes, ...
 
 
 def _told(look: Look, places: Sequence[int], columns: Sequence[Sequence[bytes]]) -> Iterable[Shape]:
-    """Return events of one look by what their booleans are, without those that are not plain."""
+    """Return events of one look by what their booleans are."""
     first = len(columns) - len(look.kinds)
-    fitting = _fitting(look, columns)
-    if fitting is not None:
-        places, columns = list(compress(places, fitting)), [list(compress(column, fitting)) for column in columns]
-        if not places:
-            return
     if "b" not in look.kinds:
         yield Shape(look, places, columns)
         return

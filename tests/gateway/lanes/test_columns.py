@@ -131,6 +131,14 @@ def test_booleans_tell_events_apart_and_texts_with_escapes_do_not() -> None:
             assert batch[place].properties == shown(shape, number)["properties"]
 
 
+@pytest.mark.parametrize("first", [1, Decimal("1.5")], ids=str)
+def test_whole_numbers_and_those_with_a_point_are_told_apart_whichever_comes_first(first: int | Decimal) -> None:
+    second = Decimal("2.5") if first == 1 else 2
+    made = Columns(stored([used("e1", properties={"n": first}), used("e2", properties={"n": second})]))
+    kinds = {shape.look.kinds: [*shape.places] for shape in made.shapes}
+    assert {"i" if isinstance(first, int) else "d": [0], "i" if isinstance(second, int) else "d": [1]} == kinds
+
+
 @pytest.mark.parametrize(("style", "resolution"), STYLES)
 def test_times_are_floored_and_written_as_every_adapter_writes_them(
     style: Literal["rfc3339", "epoch_ms"], resolution: timedelta

@@ -1,5 +1,6 @@
 """Stencils: whatever an event holds, its row is the one that the adapter says, byte for byte, or is left to it."""
 
+import json
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
@@ -142,6 +143,23 @@ def test_an_adapter_that_declares_nothing_or_writes_its_own_way_is_asked_for_eve
     members: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert [None] == filled(odd(monkeypatch, **members), used("e1"))
+
+
+class Typed(provider("flexprice")):  # type: ignore[misc]
+    """An adapter that writes numbers with a point as text, and others as they are."""
+
+    def encode(self, usage: Any) -> Mapping[str, JsonValue]:
+        told = {name: str(one) if isinstance(one, Decimal) else one for name, one in usage.properties.items()}
+        return dict(super().encode(usage)) | {"told": told}
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_numbers_of_two_kinds_under_one_name_are_each_written_as_the_adapter_writes_its_kind() -> None:
+    found = catalogue("flexprice", {})
+    found.destinations["flexprice"].adapter.__class__ = Typed
+    made = Stencils(found, "flexprice")
+    rows = filled(made, *(used(f"e{place}", properties={"n": n}) for place, n in enumerate([Decimal("1.5"), 2, 3])))
+    assert ["1.5", 2, 3] == [json.loads(row)["told"]["n"] for row in rows if row is not None]
 
 
 def test_nobody_is_vouched_for_unseen() -> None:
