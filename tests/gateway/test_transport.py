@@ -14,7 +14,7 @@ import aiohttp
 import httpx
 import pytest
 
-from adapters import AnyAdapter, Fault, FaultKind, Reply, provider
+from adapters import AnyAdapter, Fault, FaultKind, Reply, Request, provider
 from gateway.transport import MAX_REPLY, Transport
 
 Serve = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
@@ -139,6 +139,29 @@ async def test_a_request_says_what_it_must_and_no_more() -> None:
     assert b'{"events":[{"a":1}]}' == lines[-1]
     assert any(line.lower().startswith(b"user-agent: usage-gateway/") for line in lines)
     assert not any(line.lower().startswith((b"transfer-encoding", b"cookie")) for line in lines)
+
+
+async def test_each_request_goes_where_it_says_with_what_it_says() -> None:
+    seen: list[tuple[bytes, bytes]] = []
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        first, *lines = (await reader.readuntil(b"\r\n\r\n")).split(b"\r\n")
+        seen.append((first.split()[1], next(line for line in lines if line.startswith(b"x-key"))))
+        writer.write(answered("200 OK"))
+
+    async with serving(serve) as url:
+        transport = Transport(adapter("wingback", url), timeout=timedelta(seconds=5), connections=1)
+        some, others = {"x-key": "1"}, {"x-key": "2"}
+        for path, headers in (("/a", some), ("/a", others), ("/b", some), ("/b", {"x-key": "3"}), ("/a", some)):
+            await transport.send(Request(method="GET", url=url + path, headers=headers))
+        await transport.close()
+    assert [
+        (b"/a", b"x-key: 1"),
+        (b"/a", b"x-key: 2"),
+        (b"/b", b"x-key: 1"),
+        (b"/b", b"x-key: 3"),
+        (b"/a", b"x-key: 1"),
+    ] == seen
 
 
 async def test_a_refused_connection_never_left() -> None:
