@@ -8,6 +8,7 @@ by itself.
 
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
 from functools import cached_property, lru_cache
@@ -24,6 +25,9 @@ __all__ = ["Columns", "Look", "Shape", "columns_of", "escaped", "picked"]
 
 BYTES = 8 * 2**20
 """Of events as they are stored: how many have their columns remembered, until the last lane had them."""
+
+FEW = 3
+"""Events of a look that are looked at singly before it is worth an expression of its own: some never come again."""
 
 _encoded = msgspec.json.encode
 _plain = re.compile(rb"[ !#-\[\]-~]*+").fullmatch
@@ -208,9 +212,25 @@ def _shapes(events: StoredEvents) -> Iterable[Shape]:
 
 
 def _read(look: Look, events: StoredEvents) -> list[Sequence[bytes]] | None:
-    """Return the values of events, a column each; `None` where not all of them have this look."""
+    """Return the values of events, a column each; `None` where not all of them have this look, or few ever had."""
+    seen = _seen(look)
+    if seen.events <= FEW:
+        seen.events += len(events)
+    if seen.events <= FEW:
+        return None
     found = _finder(look, odd=b"\\" in events.text)(events.text)
     return list(zip(*found, strict=True)) if len(found) == len(events) else None
+
+
+@dataclass(slots=True)
+class _Seen:
+    events: int = 0
+
+
+@lru_cache(4096)
+def _seen(_: Look) -> _Seen:
+    """Return how many events of a look there were, until these are more than few."""
+    return _Seen()
 
 
 @lru_cache(512)

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from adapters import TimeRule, provider
 from canonical_schema import Event, Kind, decode_event, encode_event, encode_events
 from gateway.lanes import columns
-from gateway.lanes.columns import Columns, Shape, columns_of
+from gateway.lanes.columns import Columns, Shape, _finder, columns_of
 from gateway.lanes.instants import text_of, time_of, writer_of
 from gateway.ledger import StoredEvents, _events
 from tests.gateway.clocks import START
@@ -35,6 +35,12 @@ events = st.builds(
     kind=st.sampled_from([*[Kind.DELTA] * 4, Kind.ABSOLUTE]),
     properties=st.dictionaries(st.sampled_from(["a", "b", 'c"', "id", "corrects"]), values, max_size=3),
 )
+
+
+@pytest.fixture(autouse=True)
+def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let every look be worth it from the first event on."""
+    monkeypatch.setattr(columns, "FEW", -1)
 
 
 SHOWN = ("id", "customer", "meter", "timestamp", "source", "properties")
@@ -129,6 +135,18 @@ def test_booleans_tell_events_apart_and_texts_with_escapes_do_not() -> None:
     for shape in made.shapes:
         for number, place in enumerate(shape.places):
             assert batch[place].properties == shown(shape, number)["properties"]
+
+
+def test_a_look_that_few_events_ever_had_is_not_worth_an_expression(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(columns, "FEW", 3)
+    made: list[str] = []
+    monkeypatch.setattr(columns, "_finder", lambda look, odd: made.append(look.names[0]) or _finder(look, odd=odd))
+    for batch in range(3):
+        for number in range(20):
+            Columns(stored([used("e1", properties={f"never {batch} {number} again": 1})]))
+    assert [] == made
+    shapes = [len(Columns(stored([used("e1", properties={"rare": 1})])).shapes) for _ in range(6)]
+    assert (0, 1) == (shapes[0], shapes[-1]), shapes
 
 
 @pytest.mark.parametrize("first", [1, Decimal("1.5")], ids=str)

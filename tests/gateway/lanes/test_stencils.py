@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from adapters import Adapter, provider
 from adapters._values import JsonValue
 from canonical_schema import Event, Kind, decode_event, encode_event, encode_events
-from gateway.lanes import stencils
+from gateway.lanes import columns, stencils
 from gateway.lanes.rendering import Turned, encoded, render
 from gateway.lanes.stencils import Stencils
 from gateway.ledger import Part, StoredEvents
@@ -54,6 +54,12 @@ events = st.builds(  # as they are read back: what could not be in JSON is not a
     customer=st.sampled_from(["acme", "acme", "other", 'x"y']),
     properties=st.dictionaries(st.sampled_from(["n", "a", "b%", 'c"', "gateway_event_id", "é"]), scalars, max_size=4),
 )
+
+
+@pytest.fixture(autouse=True)
+def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let every look be worth it from the first event on."""
+    monkeypatch.setattr(columns, "FEW", -1)
 
 
 @pytest.fixture
