@@ -35,7 +35,7 @@ _plain = re.compile(rb"[ !#-\[\]-~]*+").fullmatch
 _quantities, _whole, _broken = (
     re.compile(rb"%b(?:\n%b)*+" % (number, number)).fullmatch
     for number in (
-        rb"(?:[1-9]\d*+|\d++\.\d*[1-9])",  # above zero, and spelled in one way only
+        rb"(?:[1-9]\d*+|\d++\.\d*[1-9]0*+)",  # above zero, and a whole one without a point
         rb"-?(?:0|[1-9]\d{0,16}+)",
         rb"-?\d++\.\d++",
     )
@@ -97,7 +97,8 @@ def _look_of(event: Event) -> Look | None:
 class Shape:
     """Events of a batch that look alike: their values, a column each, as they stand in JSON.
 
-    Ids are free of odd characters, numbers are spelled in one way only: what is not so is not here.
+    Ids are free of odd characters, quantities are above zero and have a point only where they need one, no number has
+    an exponent: what is not so is not here.
     """
 
     def __init__(self, look: Look, places: Sequence[int], columns: Sequence[Sequence[bytes]]) -> None:

@@ -105,7 +105,7 @@ def test_of_events_that_look_alike_none_becomes_an_object_but_the_first(monkeypa
 @pytest.mark.parametrize(
     "odd",
     [
-        {"quantity": Decimal("1.50")},
+        {"quantity": Decimal("5.0")},
         {"quantity": Decimal(0)},
         {"kind": Kind.ABSOLUTE},
         {"quantities": {"n": Decimal(1)}, "quantity": None},
@@ -115,7 +115,7 @@ def test_of_events_that_look_alike_none_becomes_an_object_but_the_first(monkeypa
     ids=str,
 )
 def test_one_event_that_is_not_plain_leaves_the_others_where_they_are(odd: dict[str, Any]) -> None:
-    made = Columns(stored([used("e1"), used("e2", **odd), used("e3")]))
+    made = Columns(stored([used("e1", quantity=Decimal("1.50")), used("e2", **odd), used("e3")]))
     assert [[0, 2]] == [[*shape.places] for shape in made.shapes]
 
 
