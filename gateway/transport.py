@@ -165,6 +165,7 @@ class Network:
             allow_redirects=False,
             auto_decompress=False,
             timeout=self._timeout,
+            middlewares=None if request.method in _PLAIN else (_once,),
         ) as response:
             pieces = response.content.iter_any()
             if "content-encoding" in response.headers:
@@ -176,6 +177,25 @@ class Network:
         """Close every connection."""
         if self._session is not None:
             await self._session.close()
+
+
+_PLAIN = frozenset({"GET", "POST"})
+"""Methods that may go the usual way: a read may be repeated, and a POST never is."""
+
+
+async def _once(request: aiohttp.ClientRequest, send: aiohttp.ClientHandlerType) -> aiohttp.ClientResponse:
+    """Send a request, and not again.
+
+    aiohttp repeats what HTTP calls idempotent, a PUT say, when a connection breaks before the answer, on a fresh one
+    too. Whether a row may be repeated the adapter declares, and the ledger has to know of it.
+    https://www.rfc-editor.org/rfc/rfc9110.html#name-idempotent-methods
+    """
+    try:
+        return await send(request)
+    except aiohttp.ClientConnectorError:
+        raise
+    except (aiohttp.ClientOSError, aiohttp.ServerDisconnectedError) as error:
+        raise aiohttp.ClientConnectionError(*error.args) from error  # which it does not take for its own to mend
 
 
 class Mounted:

@@ -351,6 +351,46 @@ async def test_a_stale_connection_is_a_lost_answer_and_the_row_goes_out_once() -
     assert (NO_ANSWER, 2) == (second.kind, len(bodies))
 
 
+@pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "PATCH", "put"])
+@pytest.mark.parametrize("breaks", [reset, lambda writer: writer.close()], ids=["reset", "closed"])
+@pytest.mark.parametrize(("name", "before"), [("wingback", False), ("flexprice", False), ("flexprice", True)])
+async def test_nothing_but_a_read_is_repeated_by_the_transport_itself(
+    name: str, method: str, breaks: Callable[[asyncio.StreamWriter], None], *, before: bool
+) -> None:
+    """Not on a fresh connection, and not on one that was used `before`."""
+    came = 0
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal came
+        while await head(reader):
+            came += 1
+            if came > before:
+                return breaks(writer)
+            writer.write(answered("200 OK"))
+            await writer.drain()
+        return None
+
+    async with serving(serve) as url:
+        transport = Transport(adapter(name, url), timeout=timedelta(seconds=5), connections=1)
+        request = Request(method=method, url=url, headers={}, body=b"{}")
+        for _ in range(before):
+            assert isinstance(await transport.send(request), Reply)
+        found = await transport.send(request)
+        await transport.close()
+    assert isinstance(found, Fault)
+    assert (NO_ANSWER, before + 1) == (found.kind, came)
+
+
+@pytest.mark.parametrize("method", ["POST", "PUT", "DELETE"])
+async def test_a_refused_connection_never_left_whatever_the_method(method: str) -> None:
+    async with serving(scripted()) as url:
+        pass
+    transport = Transport(adapter("wingback", url), timeout=timedelta(seconds=5), connections=1)
+    found = await transport.send(Request(method=method, url=url, headers={}, body=b"{}"))
+    await transport.close()
+    assert Fault(kind=NEVER_LEFT, name="ClientConnectorError") == found
+
+
 async def test_what_is_sent_while_it_is_cancelled_leaves_the_pool_whole() -> None:
     serve = scripted(then="hang")
     async with serving(serve) as url:
