@@ -18,18 +18,14 @@ from tests.gateway.test_transport import Serve, adapter, answered, scripted, ser
 NEVER_LEFT, NO_ANSWER = FaultKind.NEVER_LEFT, FaultKind.NO_ANSWER
 
 
-def raw_deflate(body: bytes) -> bytes:
-    squeeze = zlib.compressobj(wbits=-zlib.MAX_WBITS)
-    return squeeze.compress(body) + squeeze.flush()
-
-
+# Nothing but zlib's own: httpx tells a bare deflate stream by its first two bytes, if they come together.
 CODINGS: dict[str, Sequence[Callable[[bytes], bytes]]] = {
     "": [bytes],
     "identity": [bytes],
     "gzip": [gzip.compress, bytes],
     "GZIP": [gzip.compress],
-    "deflate": [zlib.compress, raw_deflate, bytes],
-    "deflate, gzip": [lambda body: gzip.compress(zlib.compress(body)), gzip.compress],
+    "deflate": [zlib.compress],
+    "deflate, gzip": [lambda body: gzip.compress(zlib.compress(body))],
     "unheard-of": [bytes],
 }
 VALUES = st.text(st.characters(codec="latin-1", categories=["L", "N", "P", "S"]), min_size=1, max_size=8)
