@@ -12,8 +12,8 @@ __all__ = ["Checkpoints"]
 EVERY = 64
 """Flushes from one checkpoint to the next."""
 
-ANEW = 4_000
-"""Pages in the log from which on it is begun anew: some 16 MiB. A log that stays as large as it is has its pages
+ANEW = 8_000
+"""Pages in the log from which on it is begun anew: some 32 MiB. A log that stays as large as it is has its pages
 written over, and nothing but them needs to reach the disk with a commit; one that grows takes the file system's own
 records with it, each time."""
 

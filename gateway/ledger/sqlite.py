@@ -44,6 +44,7 @@ T = TypeVar("T")
 
 SLICE = 1000
 """Events of a request that are made ready before others have a turn: half a millisecond."""
+
 Step = Callable[[sqlite3.Connection, int, int], Sequence[_settling.Piece]]
 """Moves so many pieces of work, up to the one with an id."""
 
