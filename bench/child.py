@@ -24,8 +24,8 @@ from gateway.app import create_app
 from gateway.garbage import collect_rarely
 from gateway.intake import Bad, admit, parse
 from gateway.ledger import Ledger, SqliteLedger
-from gateway.ledger.opening import ledger_of
 from gateway.logs import configure
+from gateway.opening import ledger_of
 from gateway.service import Ack, Gateway
 
 PATIENCE = 600.0

@@ -16,7 +16,7 @@ from gateway.configuration import Configuration
 from gateway.configuration.file import load
 from gateway.configuration.schema import json_schema
 from gateway.errors import ConfigurationError
-from gateway.ledger.opening import sums_of
+from gateway.opening import sums_of
 
 __all__ = ["check", "config"]
 

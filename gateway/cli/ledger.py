@@ -18,8 +18,8 @@ from gateway.configuration.sections import LedgerSettings
 from gateway.ledger.backup import back_up
 from gateway.ledger.backup import restore as restored
 from gateway.ledger.doubting import doubt
-from gateway.ledger.opening import ledger_of
 from gateway.ledger.sqlite import SqliteLedger
+from gateway.opening import ledger_of
 from gateway.times import to_micros
 
 __all__ = ["ledger"]

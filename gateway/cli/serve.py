@@ -25,7 +25,7 @@ from gateway.configuration import Configuration
 from gateway.configuration.file import load
 from gateway.errors import GatewayError
 from gateway.garbage import collect_rarely
-from gateway.ledger.opening import ledger_of
+from gateway.opening import ledger_of
 from gateway.service import Gateway
 
 __all__ = ["serve"]

@@ -11,7 +11,7 @@ import sys
 
 
 def main() -> None:
-    import gateway.ledger.opening
+    import gateway.opening
     from gateway.cli import main as command
     from gateway.cli.serve import serve  # imported once, here: a child forks with all that it needs
     from tests.scenarios.hasty import HastyLedger
@@ -29,7 +29,7 @@ def main() -> None:
             # Not its parent's orders: a pipe that stays open here would keep the test waiting for its end.
             os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
             if "hasty" in sys.argv[1:]:
-                gateway.ledger.opening.SqliteLedger = HastyLedger  # type: ignore[misc]
+                gateway.opening.SqliteLedger = HastyLedger  # type: ignore[misc]
             sys.argv = ["usage-gateway", "serve", "--config", given, "--json"]
             try:
                 command()

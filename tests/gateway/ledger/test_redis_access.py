@@ -18,8 +18,8 @@ from gateway.cli import main
 from gateway.configuration.file import loads
 from gateway.errors import ConfigurationError, LedgerUnavailable
 from gateway.ledger import Change, ClaimKind, Code, Ledger, Plan
-from gateway.ledger.opening import ledger_of
 from gateway.ledger.redis import RedisLedger
+from gateway.opening import ledger_of
 from tests.gateway.ledger.conftest import TENANT, events, rendered
 from tests.redis_servers import Cluster, Server
 

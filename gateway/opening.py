@@ -7,9 +7,8 @@ from typing import Any
 
 from gateway.configuration.sections import LedgerSettings
 from gateway.errors import ConfigurationError, LedgerUnavailable
-from gateway.ledger._protocol import Ledger
+from gateway.ledger import Ledger, SqliteLedger
 from gateway.ledger.check import add_up
-from gateway.ledger.sqlite import SqliteLedger
 
 __all__ = ["ledger_of", "sums_of"]
 
