@@ -17,6 +17,9 @@ from gateway.cli._out import CommandFailed, Exit
 __all__ = ["Server", "address", "listen"]
 
 BACKLOG = 2048
+KEPT = 75
+"""Seconds that an idle connection is kept. Clients and load balancers keep theirs for 5 to 60, and who ends first must
+be the one that sends: a request on a connection that ends just then fails, and nobody knows whether it arrived."""
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -49,6 +52,7 @@ class Server(uvicorn.Server):
             access_log=False,
             server_header=False,
             timeout_graceful_shutdown=grace,
+            timeout_keep_alive=KEPT,
         )
         super().__init__(config)
         self.told: float | None = None

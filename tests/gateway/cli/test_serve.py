@@ -15,6 +15,8 @@ from typing import Any
 import httpx
 import pytest
 
+from gateway.cli._server import Server
+
 ROOT = Path(__file__).parents[3]
 
 CONFIG = """
@@ -136,6 +138,13 @@ def test_a_second_process_on_the_same_ledger_is_one_line_and_1(start: Start, tmp
     start("serve", "--config", config)
     code, err = ended("serve", "--config", config, cwd=tmp_path)
     assert (1, "usage-gateway: usage-gateway.db is in use by another gateway process\n") == (code, err)
+
+
+def test_an_idle_connection_is_kept_for_longer_than_those_who_send_keep_theirs() -> None:
+    async def app(*_: object) -> None: ...
+
+    load_balancers = 60
+    assert Server(app).config.timeout_keep_alive > load_balancers
 
 
 def test_a_port_that_is_taken_is_one_line_and_1(tmp_path: Path) -> None:
