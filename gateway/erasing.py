@@ -1,7 +1,7 @@
 """A customer is forgotten, and what was measured still adds up."""
 
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import Any, cast
 
 import msgspec
@@ -15,7 +15,7 @@ from gateway.merge import View
 from gateway.moving.job import KIND as BACKFILL
 from gateway.periods import KIND as PERIOD
 from gateway.reconciling.reconciliations import KIND as RECONCILIATION
-from gateway.reconciling.reconciliations import REPORT
+from gateway.reconciling.reconciliations import REPORT, anew
 from gateway.repair import Actor
 from gateway.service import Gateway
 from gateway.times import to_micros
@@ -33,14 +33,18 @@ async def erase(gateway: Gateway, actor: Actor, customer: str, *, abandon: bool 
     interrupted by. Raises RequestRefused, where possible before anything has changed, for deliveries that could
     still be billed: they are given up only with `abandon`, and never while they are being sent.
     """
-    async with gateway.correcting:  # what corrects one of the customer's events is recorded before, or never
-        return await _erased(gateway, actor, customer, abandon=abandon)
+    key = await gateway.ledger.secret("pseudonym")
+    erasure = Erasure(tenant=actor.tenant, customer=customer, key=key, abandon=abandon)
+    async with gateway.turns.correcting:  # what corrects one of the customer's events is recorded before, or never
+        told, left = await _erased(gateway, actor, erasure)
+    await _unname_documents(gateway, erasure)  # not in that turn: a backfill waits for it within its own
+    _refuse(left, abandon=abandon, events=told["events"])
+    return told
 
 
-async def _erased(gateway: Gateway, actor: Actor, customer: str, *, abandon: bool) -> dict[str, Any]:
-    ledger, tenant = gateway.ledger, actor.tenant
-    key = await ledger.secret("pseudonym")
-    erasure = Erasure(tenant=tenant, customer=customer, key=key, abandon=abandon)
+async def _erased(gateway: Gateway, actor: Actor, erasure: Erasure) -> tuple[dict[str, Any], Counter[str]]:
+    """Erase what the ledger and the archive have; return what to tell, and what is being sent and was left."""
+    ledger, customer, abandon = gateway.ledger, erasure.customer, erasure.abandon
     unsettled = Counter[str]()
     async for batch in _batches(ledger, erasure):
         snapshot = (await ledger.snapshots([batch])).get(batch)
@@ -64,7 +68,7 @@ async def _erased(gateway: Gateway, actor: Actor, customer: str, *, abandon: boo
     archived = await gateway.keeper.erase(erasure)
     row = AuditRow(
         at=to_micros(gateway.clock.now()),
-        tenant=tenant,
+        tenant=erasure.tenant,
         actor=actor.name,
         action="erase",
         target=erasure.alias,
@@ -72,13 +76,11 @@ async def _erased(gateway: Gateway, actor: Actor, customer: str, *, abandon: boo
         after=msgspec.json.encode({"events": events, "archived": archived, "abandoned": abandoned}).decode(),
     )
     await ledger.unname(erasure)
-    await _unname_documents(ledger, erasure)
     await ledger.keep(
-        [Document(kind=kind, tenant=tenant, name=customer, body=None) for kind in (LINKS, RELINKED)], [row]
+        [Document(kind=kind, tenant=erasure.tenant, name=customer, body=None) for kind in (LINKS, RELINKED)], [row]
     )
-    gateway.book.drop(tenant, customer)
-    _refuse(left, abandon=abandon, events=events)
-    return {
+    gateway.book.drop(erasure.tenant, customer)
+    told = {
         "object": "erasure",
         "pseudonym": erasure.alias,
         "events": events,
@@ -86,6 +88,7 @@ async def _erased(gateway: Gateway, actor: Actor, customer: str, *, abandon: boo
         "abandoned": dict(abandoned),
         "configured": customer in gateway.configuration.customers,
     }
+    return told, left
 
 
 async def _batches(ledger: Ledger, erasure: Erasure) -> AsyncIterator[int]:
@@ -96,23 +99,36 @@ async def _batches(ledger: Ledger, erasure: Erasure) -> AsyncIterator[int]:
             yield batch
 
 
-async def _unname_documents(ledger: Ledger, erasure: Erasure) -> None:
-    """Put the pseudonym in the place of a customer in what was asked for and reported."""
-    named = msgspec.json.encode(erasure.customer)
-    for kind in _REPORTS:
-        after: str | None = None
-        while page := await ledger.documents(kind, erasure.tenant, after, LOOK):
-            after = page[-1].name
-            changed = [
-                msgspec.structs.replace(one, body=msgspec.json.encode(_unnamed(msgspec.json.decode(one.body), erasure)))
-                for one in page
-                if one.body is not None and named in one.body
-            ]
-            if changed:
-                await ledger.keep(changed)
+async def _unname_documents(gateway: Gateway, erasure: Erasure) -> None:
+    """Put the pseudonym in the place of a customer in what was asked for and reported.
+
+    Whoever has read one of them, or events to report of, writes it down before, or reads again.
+    """
+    ledger, turns = gateway.ledger, gateway.turns
+    async with turns.filling:
+        await _unname(ledger, BACKFILL, erasure)
+    async with turns.closing:
+        await _unname(ledger, PERIOD, erasure)
+    async with turns.comparing:
+        await _unname(ledger, REPORT, erasure)
+        await _unname(ledger, RECONCILIATION, erasure, anew)
 
 
-_REPORTS = (BACKFILL, RECONCILIATION, REPORT, PERIOD)
+async def _unname(
+    ledger: Ledger, kind: str, erasure: Erasure, first: Callable[[bytes], bytes] = lambda body: body
+) -> None:
+    named, after = msgspec.json.encode(erasure.customer), None
+    while page := await ledger.documents(kind, erasure.tenant, after, LOOK):
+        after = page[-1].name
+        changed: list[Document] = []
+        for one in page:
+            body = first(before := one.body or b"")
+            if named in body:
+                body = msgspec.json.encode(_unnamed(msgspec.json.decode(body), erasure))
+            if body != before:
+                changed.append(msgspec.structs.replace(one, body=body))
+        if changed:
+            await ledger.keep(changed)
 
 
 def _unnamed(value: Any, erasure: Erasure) -> Any:

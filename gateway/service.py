@@ -41,7 +41,7 @@ from gateway.retention import Keeper
 from gateway.routing import apart
 from gateway.times import Clock, SystemClock, to_micros
 from gateway.transport import Transport
-from gateway.turns import Turn
+from gateway.turns import Turns
 
 __all__ = ["Ack", "Gateway"]
 
@@ -78,8 +78,7 @@ class Gateway:
         self.periods = Periods()
         self.doubts = Doubts(self.clock)
         self.restored = Restored()
-        self.correcting = Turn(ledger, "correcting")
-        """Held from looking at what events say until what corrects them is recorded."""
+        self.turns = Turns(ledger)
         self._queue = Fullness(ledger)
         self._chores: dict[str, Chore] = {}
         self._use(configuration)

@@ -5,7 +5,7 @@ import asyncio
 from gateway.errors import LedgerUnavailable
 from gateway.ledger import Ledger
 
-__all__ = ["Turn"]
+__all__ = ["Turn", "Turns"]
 
 LOOK = 0.05
 """Seconds between two looks whether another process is done."""
@@ -63,3 +63,17 @@ class Turn:
                 except LedgerUnavailable:
                     continue
                 return
+
+
+class Turns:
+    """What one after the other does in a gateway: whoever reads something, and writes down what follows from it."""
+
+    def __init__(self, ledger: Ledger) -> None:
+        self.correcting = Turn(ledger, "correcting")
+        """Held from looking at what events say until what corrects them is recorded."""
+        self.filling = Turn(ledger, "filling in")
+        """Held from reading how far a backfill is until it is written down."""
+        self.closing = Turn(ledger, "closing")
+        """Held from adding a period up until its report is written down."""
+        self.comparing = Turn(ledger, "comparing")
+        """Held while a reconciliation is written down, not while it is made."""

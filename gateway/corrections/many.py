@@ -44,7 +44,7 @@ async def correct_many(
             raise RequestRefused(422, ErrorCode.INVALID_REQUEST, detail)
     async for event_ids in _found(gateway, actor.tenant, wanted):
         together: list[Step] = []
-        async with gateway.correcting:
+        async with gateway.turns.correcting:
             look = Look(gateway.ledger)
             await look.learn(actor.tenant, [*event_ids, *(correction_id(event_id, 1) for event_id in event_ids)])
             for place, event_id in enumerate(event_ids):

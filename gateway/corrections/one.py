@@ -29,7 +29,7 @@ async def correct(
     """
     for _ in range(TRIES):
         with gateway.board.watch() as watch:
-            async with gateway.correcting:
+            async with gateway.turns.correcting:
                 look = Look(gateway.ledger)
                 try:
                     chain = await chain_of(look, actor.tenant, event_id)

@@ -19,7 +19,6 @@ from gateway.moving.job import KIND, Job
 from gateway.repair import Actor
 from gateway.service import Gateway
 from gateway.times import from_micros, to_micros
-from gateway.turns import Turn
 
 __all__ = ["Backfills"]
 
@@ -47,8 +46,7 @@ class Backfills:
         self._gateway = gateway
         self._feeding = Feeding(gateway)
         self._chore = gateway.chore(KIND, self.step)
-        self._turn = Turn(gateway.ledger, "filling in")
-        """Whoever changes a job reads it, and keeps it, while nobody else does."""
+        self._turn = gateway.turns.filling
 
     async def begin(self, actor: Actor, job: Job) -> Job:
         """Begin a job, or return the one that it goes on with: unfinished, with the same source and destination.

@@ -23,7 +23,6 @@ from gateway.repair import Actor
 from gateway.service import Gateway
 from gateway.stored import stored
 from gateway.times import from_micros, to_micros
-from gateway.turns import Turn
 
 __all__ = ["Closing"]
 
@@ -118,7 +117,7 @@ class Closing:
 
     def __init__(self, gateway: Gateway) -> None:
         self._gateway = gateway
-        self._turn = Turn(gateway.ledger, "closing")
+        self._turn = gateway.turns.closing
         gateway.chore("periods", self._look)
 
     async def _look(self) -> datetime:

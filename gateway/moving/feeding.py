@@ -104,7 +104,7 @@ class Feeding:
         free: list[tuple[int, Plan]] = []
         look = Look(self._gateway.ledger)
         left = view.snapshot.remains
-        async with self._gateway.correcting:  # what has no correction gets none before it has its delivery
+        async with self._gateway.turns.correcting:  # what has no correction gets none before it has its delivery
             for index, plan in some:
                 event = view.snapshot.events[index]
                 if left is not None and index in left.erased:

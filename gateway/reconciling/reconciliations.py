@@ -21,7 +21,7 @@ from gateway.tokens import token
 
 log = structlog.get_logger("gateway.reconciliations")
 
-__all__ = ["KIND", "REPORT", "Reconciliation", "Reconciliations", "Wanted"]
+__all__ = ["KIND", "REPORT", "Reconciliation", "Reconciliations", "Wanted", "anew"]
 
 KIND = "reconciliation"
 REPORT = "reconciliation report"
@@ -119,8 +119,8 @@ class Reconciliations:
             await ledger.give_back(KIND)
 
     async def _make(self, asked: Reconciliation) -> None:
-        asked.state = "running"
-        await self._gateway.ledger.keep([_document(asked)])
+        asked = await self._begun(asked)
+        begun = _document(asked).body
         made: list[Document] = []
         try:
             found = await compare(self._gateway, self._scope(asked.tenant, asked.wanted))
@@ -133,9 +133,20 @@ class Reconciliations:
             log.error("reconciliation.failed", id=asked.id, error=type(error).__name__)
             asked.state, asked.why = "failed", f"it could not be made: {type(error).__name__}"
         asked.finished = to_micros(self._gateway.clock.now())
-        await self._gateway.ledger.keep([*made, _document(asked)])
+        async with self._gateway.turns.comparing:
+            if await self._gateway.ledger.document(KIND, asked.tenant, asked.id) != begun:
+                return  # somebody it names was erased meanwhile: it is made again
+            await self._gateway.ledger.keep([*made, _document(asked)])
         async with self._done:
             self._done.notify_all()
+
+    async def _begun(self, asked: Reconciliation) -> Reconciliation:
+        """Write down that one is being made; return it as it was asked for, or was unnamed since."""
+        async with self._gateway.turns.comparing:
+            asked = await self.get(asked.tenant, asked.id)
+            asked.state = "running"
+            await self._gateway.ledger.keep([_document(asked)])
+            return asked
 
     def _scope(self, tenant: str, wanted: Wanted) -> Scope:
         return scope_of(
@@ -157,6 +168,14 @@ class Reconciliations:
             found += [one for one in decoded if one.finished is None]
             after = page[-1].name
         return found
+
+
+def anew(body: bytes) -> bytes:
+    """Return one that is being made as one that is still to be made: what it has read is not so any more."""
+    asked = msgspec.json.decode(body, type=Reconciliation)
+    if asked.state == "running":
+        asked.state = "queued"
+    return msgspec.json.encode(asked)
 
 
 def _document(asked: Reconciliation) -> Document:

@@ -1,15 +1,20 @@
 """The report of a month, and events that were corrected in it."""
 
+import asyncio
+import contextlib
+from collections.abc import Awaitable, Callable
 from datetime import timedelta
 from typing import Any
 
 import pytest
 
 from gateway.ledger import Plan, split_ref
+from gateway.moving.backfill import Backfills
 from gateway.moving.closing import Closing
 from gateway.periods import Period
+from gateway.reconciling import reconciliations
 from gateway.times import to_micros
-from tests.gateway.conftest import House, MovableClock, event
+from tests.gateway.conftest import Asking, House, MovableClock, event
 from tests.gateway.seams.conftest import OLD, REASON, corrected, moved, posted
 
 pytestmark = pytest.mark.anyio
@@ -85,26 +90,80 @@ async def test_a_report_finds_an_event_that_one_vendor_bills_and_its_correction_
         assert ("e1~c1", ["flexprice", "flowglad"]) == (twice["id"], twice["destinations"])
 
 
-async def test_an_erased_customer_is_named_in_no_report(house: House, clock: MovableClock) -> None:
+NAMED = 'Ac "me"'
+
+
+async def named(asking: Asking) -> list[bytes]:
+    """Return what is kept of four kinds and still names the customer."""
+    found: list[bytes] = []
+    for kind in ("backfill", "reconciliation", "reconciliation report", "period"):
+        found += [one.body or b"" for one in await asking.gateway.ledger.documents(kind, "default", None, 10)]
+    assert len(found) == 4
+    return [body for body in found if b"Ac " in body]
+
+
+async def forgotten(asking: Asking) -> str:
+    """Erase the customer, as soon as nothing of it is being sent; return its pseudonym."""
+    for _ in range(1000):
+        answer = await asking.client.post("/v1/customers/Ac%20%22me%22/erase", json={**REASON, "unsettled": "abandon"})
+        if answer.status_code != 409:
+            return answer.json()["pseudonym"]
+        await asyncio.sleep(0.002)
+    raise AssertionError("it is being sent for ever")
+
+
+@pytest.mark.parametrize("meanwhile", [None, "backfill", "reconciliation", "period"])
+async def test_an_erased_customer_is_named_in_no_report(
+    house: House, clock: MovableClock, monkeypatch: pytest.MonkeyPatch, meanwhile: str | None
+) -> None:
+    """Nor in one of somebody who had read the name before, and writes it down after."""
     when = clock.now().replace(day=1, hour=0, minute=0, second=0, microsecond=0) - timedelta(hours=2)
     stock = {**OLD, "customers": {"acme": None}}
+    reached, erased = asyncio.Event(), asyncio.Event()
+
+    def held(kind: str, made: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
+        """Return what goes on only when the customer was erased, as far as it lets it be."""
+
+        async def holding(*args: Any, **kwargs: Any) -> Any:
+            value = await made(*args, **kwargs)
+            if kind == meanwhile and not reached.is_set():
+                reached.set()
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(erased.wait(), 0.2)
+            return value
+
+        return holding
+
+    monkeypatch.setattr(Backfills, "_wait", held("backfill", Backfills._wait))
+    monkeypatch.setattr(reconciliations, "compare", held("reconciliation", reconciliations.compare))
+    monkeypatch.setattr(Closing, "report", held("period", Closing.report))
     async with house(stock) as asking:
-        sent = [event(f"e{n}", customer='Ac "me"', meter="calls", timestamp=when.isoformat()) for n in range(2)]
+        sent = [event(f"e{n}", customer=NAMED, meter="calls", timestamp=when.isoformat()) for n in range(2)]
         await asking.send(sent, query="?ack=stored")
-        await posted(asking, f"/v1/periods/{when:%Y-%m}/close", accept_open=True)
-        window = {"from": (when - timedelta(days=1)).isoformat(), "to": clock.now().isoformat()}
-        assert (await asking.client.post("/v1/reconciliations", json={**window, "customer": 'Ac "me"'})).is_success
     async with house({**stock, "destinations": {**OLD["destinations"], "flexprice": {}}}) as asking:
-        await posted(asking, "/v1/backfills", to="flexprice", source="ledger", filter={"customer": 'Ac "me"'})
-        before = await asking.get(f"/v1/periods/{when:%Y-%m}")
-        assert ['Ac "me"'] == [one["customer"] for one in before["open"]]
-        answer = await asking.client.post("/v1/customers/Ac%20%22me%22/erase", json={**REASON, "unsettled": "abandon"})
-        assert answer.is_success, answer.text
-        alias = answer.json()["pseudonym"]
-        after = await asking.get(f"/v1/periods/{when:%Y-%m}")
-        unnamed = {name: [{**one, "customer": alias} for one in before[name]] for name in ("open", "late")}
-        assert {**before, **unnamed} == after
-        ledger, found = asking.gateway.ledger, list[bytes]()
-        for kind in ("backfill", "reconciliation", "reconciliation report", "period"):
-            found += [one.body or b"" for one in await ledger.documents(kind, "default", None, 10)]
-        assert ([4], []) == ([len(found)], [body for body in found if b"Ac " in body])
+        compared = {
+            "from": (when - timedelta(days=1)).isoformat(),
+            "to": clock.now().isoformat(),
+            "destinations": ["flowglad"],
+        }
+        asked = {
+            f"/v1/periods/{when:%Y-%m}/close": {**REASON, "accept_open": True},
+            "/v1/reconciliations": compared if meanwhile == "reconciliation" else {**compared, "customer": NAMED},
+            "/v1/backfills": {**REASON, "to": "flexprice", "source": "ledger", "filter": {"customer": NAMED}},
+        }
+        making = [asyncio.create_task(asking.client.post(path, json=body)) for path, body in asked.items()]
+        await asyncio.wait_for(reached.wait(), 10) if meanwhile else await asyncio.gather(*making)
+        alias = await forgotten(asking)
+        erased.set()
+        assert all(one.is_success for one in await asyncio.gather(*making))
+        for _ in range(2000):
+            reports = await asking.gateway.ledger.documents("reconciliation report", "default", None, 10)
+            if reports:
+                break
+            await asyncio.sleep(0.002)
+        assert [] == await named(asking)
+        report = await asking.get(f"/v1/periods/{when:%Y-%m}")
+        assert ({alias}, 2) == (
+            {one["customer"] for one in report["open"]},
+            sum(one["events"] for one in report["open"]),
+        )
