@@ -118,6 +118,9 @@ class _Named(BaseModel):
 class Binding(_Named):
     """How a provider names a meter. Subclasses add the provider's fields; any of them may come from a property."""
 
+    surprising: ClassVar[Mapping[str, tuple[str, str]]] = {}
+    """Names that bill otherwise than one would think: the code of a warning, and its words behind the name."""
+
     quantity: str | None = Field(
         default=None, description="Which of the event's `quantities` this row takes; absent: the plain quantity."
     )

@@ -52,6 +52,10 @@ class PriceBinding(Binding):
 
     names = tuple(METERS)
     default = "price_slug"
+    surprising = dict.fromkeys(
+        ("usage_meter_id", "usage_meter_slug"),
+        ("default_price", "bills the default price, which may be free of charge: name a price_slug or price_id"),
+    )
 
     price_slug: str | None = Field(default=None, min_length=1)
     price_id: str | None = Field(default=None, min_length=1)

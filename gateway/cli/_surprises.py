@@ -23,7 +23,7 @@ class Surprise(NamedTuple):
 
 def surprises(configuration: Configuration) -> list[Surprise]:
     """Return everything that will surprise, what costs money first."""
-    found = [*_billed_twice(configuration), *_one_for_several(configuration), *_free_of_charge(configuration)]
+    found = [*_billed_twice(configuration), *_one_for_several(configuration), *_otherwise_billed(configuration)]
     for name, meter in configuration.meters.items():
         found += _meter(configuration, name, meter)
     found += _unlinked(configuration)
@@ -81,20 +81,12 @@ def _one_for_several(configuration: Configuration) -> Iterator[Surprise]:
             )
 
 
-def _free_of_charge(configuration: Configuration) -> Iterator[Surprise]:
+def _otherwise_billed(configuration: Configuration) -> Iterator[Surprise]:
     for name, meter in configuration.meters.items():
         for destination, rows in meter.bindings.items():
-            if configuration.destinations[destination].provider != "flowglad":
-                continue
-            fields = {
-                field for row in rows for field in ("usage_meter_id", "usage_meter_slug") if _names_by(row, field)
-            }
-            for field in sorted(fields):
-                yield Surprise(
-                    "default_price",
-                    f"meters.{name}.bindings.{destination}",
-                    f"{field} bills the default price, which may be free of charge: name a price_slug or price_id",
-                )
+            for field, (code, words) in configuration.destinations[destination].adapter.door.binding.surprising.items():
+                if any(_names_by(row, field) for row in rows):
+                    yield Surprise(code, f"meters.{name}.bindings.{destination}", f"{field} {words}")
 
 
 def _names_by(row: BindingRow, field: str) -> bool:
