@@ -10,7 +10,7 @@ from canonical_schema import ErrorCode, EventStatus
 from gateway.errors import RequestRefused
 from gateway.ledger import AuditRow, Document, Erasure, Ledger, Snapshot, WorkState
 from gateway.links.book import KIND as LINKS
-from gateway.links.naming import RELINKED
+from gateway.links.naming import LOOKED_UP, RELINKED
 from gateway.merge import View
 from gateway.moving.job import KIND as BACKFILL
 from gateway.periods import KIND as PERIOD
@@ -76,9 +76,13 @@ async def _erased(gateway: Gateway, actor: Actor, erasure: Erasure) -> tuple[dic
         after=msgspec.json.encode({"events": events, "archived": archived, "abandoned": abandoned}).decode(),
     )
     await ledger.unname(erasure)
-    await ledger.keep(
-        [Document(kind=kind, tenant=erasure.tenant, name=customer, body=None) for kind in (LINKS, RELINKED)], [row]
-    )
+    gateway.lookups.drop(erasure.tenant, customer)
+    async with gateway.turns.linking:  # whoever notes an answer about it does so before, or never
+        documents = [
+            Document(kind=kind, tenant=erasure.tenant, name=customer, body=None)
+            for kind in (LINKS, RELINKED, LOOKED_UP)
+        ]
+        await ledger.keep(documents, [row])
     gateway.book.drop(erasure.tenant, customer)
     told = {
         "object": "erasure",

@@ -75,5 +75,7 @@ class Turns:
         """Held from reading how far a backfill is until it is written down."""
         self.closing = Turn(ledger, "closing")
         """Held from adding a period up until its report is written down."""
+        self.linking = Turn(ledger, "linking")
+        """Held from looking at a customer's links until they are written down."""
         self.comparing = Turn(ledger, "comparing")
         """Held while a reconciliation is written down, not while it is made."""

@@ -1,17 +1,18 @@
 """Links put and taken away while the gateway runs, and what goes on because of them: of the configuration in use."""
 
 from collections.abc import Collection, Mapping, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Protocol
 
+from adapters import Link
 from gateway.chores import Chore, Step
 from gateway.configuration import Configuration
 from gateway.ledger import Ledger
 from gateway.links.book import Book, Change
-from gateway.links.lookups import Asker, Lookups
+from gateway.links.lookups import Asker, Key, Lookups
 from gateway.links.unblocking import Unblocking
 from gateway.times import Clock
-from gateway.turns import Turn
+from gateway.turns import Turns
 
 __all__ = ["Linking", "Running"]
 
@@ -23,6 +24,8 @@ class Running(Protocol):
     def ledger(self) -> Ledger: ...
     @property
     def clock(self) -> Clock: ...
+    @property
+    def turns(self) -> Turns: ...
     @property
     def configuration(self) -> Configuration: ...
     @property
@@ -45,8 +48,7 @@ class Linking:
 
     def __init__(self, gateway: Running) -> None:
         self._gateway = gateway
-        self._turn = Turn(gateway.ledger, "linking")
-        """Held from looking at a customer's links until they are written down."""
+        self._turn = gateway.turns.linking
         self.unblocking = Unblocking(gateway.ledger, gateway.clock, gateway.wake)
         self.unblocking.chore = gateway.chore("unblock", self.unblocking.step)
         self._looking = gateway.chore("look up", self.look_up)
@@ -83,4 +85,14 @@ class Linking:
     async def look_up(self) -> datetime | None:
         """Look some customers up that are wanted; return when to go on."""
         self._gateway.lookups.wake = self._looking.wake  # those of the configuration in use
-        return await self._gateway.lookups.step(self._gateway.lanes, self.unblocking.free)
+        return await self._gateway.lookups.step(self._gateway.lanes, self.unblocking.free, self._note)
+
+    async def _note(self, key: Key, rows: Sequence[Link], before: Sequence[Link]) -> None:
+        other = bool(before) and [*before] != [*rows]
+        life = self._gateway.configuration.destinations[key[0]].lookup if self._gateway.ledger.shared else None
+        async with self._turn:
+            if not self._gateway.lookups.rows(*key):  # the customer was erased meanwhile
+                return
+            now = self._gateway.clock.now()
+            until = now + (life or timedelta(0))
+            await self._gateway.book.naming.answered(*key, rows, other=other, now=now, until=until)

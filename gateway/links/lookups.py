@@ -6,8 +6,9 @@ was not found says why under the blocked deliveries, and is asked again when its
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
+from typing import Protocol
 
 import msgspec
 import structlog
@@ -34,6 +35,14 @@ AGAIN = timedelta(seconds=30)
 
 Key = tuple[str, str, str]
 """Destination, tenant, customer."""
+Free = Callable[[str, Iterable[tuple[str, str]] | None], None]
+"""Lets a destination's deliveries of some customers go, or all."""
+
+
+class Note(Protocol):
+    """Writes down an answer that is gone by from now on; `before` is what was gone by until now, as far as is known."""
+
+    async def __call__(self, key: Key, rows: Sequence[Link], before: Sequence[Link]) -> None: ...
 
 
 class _Answer(msgspec.Struct, frozen=True):
@@ -52,6 +61,7 @@ class Lookups:
         self._clock = clock
         self._answers: OrderedDict[Key, _Answer] = OrderedDict()
         self._wanted: dict[Key, None] = {}
+        self._asking: set[Key] = set()
         self._later: dict[Key, datetime] = {}
         """What told nothing, or not enough, and when it is asked again."""
         self._missed: set[str] = set()
@@ -96,6 +106,15 @@ class Lookups:
         if self._answers.pop((destination, tenant, customer), None) is not None:
             self._want((destination, tenant, customer))
 
+    def drop(self, tenant: str, customer: str) -> None:
+        """Have nothing of a customer at hand, and hear no answer about it any more: it is erased."""
+        for name in self._destinations:
+            key = (name, tenant, customer)
+            self._answers.pop(key, None)
+            self._wanted.pop(key, None)
+            self._later.pop(key, None)
+            self._asking.discard(key)
+
     def _want(self, key: Key) -> None:
         if key in self._wanted or key in self._later:
             return
@@ -106,10 +125,8 @@ class Lookups:
         if self.wake is not None:
             self.wake()
 
-    async def step(
-        self, lanes: Mapping[str, Asker], free: Callable[[str, Iterable[tuple[str, str]] | None], None]
-    ) -> datetime | None:
-        """Ask for some; return when to go on. `free` lets a destination's deliveries of these customers go, or all."""
+    async def step(self, lanes: Mapping[str, Asker], free: Free, note: Note) -> datetime | None:
+        """Ask for some; return when to go on."""
         now = self._clock.now()
         due = [key for key, when in self._later.items() if when <= now]
         for key in due:
@@ -118,9 +135,23 @@ class Lookups:
         some = [key for key, _ in zip(list(self._wanted), range(TOGETHER), strict=False)]
         for key in some:
             del self._wanted[key]
+        self._asking = {*some}
         answers = await asyncio.gather(*(self._ask(lanes, key) for key in some))
-        for key, answer in zip(some, answers, strict=True):
-            if self._learned(key, answer):
+        for place, (key, answer) in enumerate(zip(some, answers, strict=True)):
+            if key not in self._asking:
+                continue
+            before = self._answers.get(key)
+            anew = self._learned(key, answer)
+            rows = self.rows(*key) if answer.match is Match.FOUND else ()
+            try:
+                if rows:  # behind it: what goes by the answer before was begun before this one is said to hold
+                    await note(key, rows, () if before is None else before.rows)
+            except BaseException:
+                self._answers.pop(key, None)  # nobody goes by what is not written down
+                for left in some[place:]:
+                    self._want(left)
+                raise
+            if anew:
                 free(key[0], [(key[1], key[2])])
         if self._wanted:
             return self._clock.now()

@@ -1,7 +1,7 @@
 """Since when a destination names a meter and a customer as it does: what changes usage must go by the names it had.
 
 What was sent leaves no names behind. A change of the configuration is found when it is taken into use, one of a
-customer's links is noted as it is put.
+customer's links is noted as it is put, or as a vendor that is asked for it answers otherwise than before.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -17,12 +17,14 @@ from gateway.errors import ConfigurationError
 from gateway.ledger import Document, Ledger
 from gateway.times import to_micros
 
-__all__ = ["RELINKED", "Naming", "moved"]
+__all__ = ["LOOKED_UP", "RELINKED", "Naming", "moved"]
 
 KIND = "naming"
 """Of the documents: by destination, since when it names what how."""
 RELINKED = "relinked"
 """Of the documents: tenant, and as name the customer; since when its links at each destination are other ones."""
+LOOKED_UP = "looked up"
+"""Of the documents: tenant, and as name the customer; what each destination answered last, and since when."""
 
 _Since = dict[str, tuple[str, int]]
 """By meter, or customer: a digest of how it is named, and since when."""
@@ -85,7 +87,35 @@ class Naming:
         _, seeded = names.customers.get(self._hidden(customer), ("", 0))
         body = await self._ledger.document(RELINKED, tenant, customer)
         put: Mapping[str, int] = {} if body is None else msgspec.json.decode(body, type=dict[str, int])
-        return max(metered, seeded, put.get(destination, 0))
+        body = await self._ledger.document(LOOKED_UP, tenant, customer)
+        found: _Since = {} if body is None else msgspec.json.decode(body, type=_Since)
+        _, answered = found.get(destination, ("", 0))
+        return max(metered, seeded, put.get(destination, 0), answered)
+
+    async def answered(
+        self,
+        destination: str,
+        tenant: str,
+        customer: str,
+        rows: Sequence[Link],
+        *,
+        other: bool,
+        now: datetime,
+        until: datetime,
+    ) -> None:
+        """Note a vendor's answer to how it names a customer, and since when nobody goes by another one.
+
+        `other`: this process did until now, whatever others have noted; they do until `until` at the latest.
+        """
+        body = await self._ledger.document(LOOKED_UP, tenant, customer)
+        found: _Since = {} if body is None else msgspec.json.decode(body, type=_Since)
+        digest = _digest([row.model_dump(mode="json", exclude_none=True) for row in rows])
+        before = found.get(destination)
+        if before is not None and before[0] == digest and not other:
+            return
+        found[destination] = digest, to_micros(now if before is None else until)
+        document = Document(kind=LOOKED_UP, tenant=tenant, name=customer, body=msgspec.json.encode(found))
+        await self._ledger.keep([document])
 
     def _meters(self, name: str, destination: Destination) -> Iterable[tuple[str, str]]:
         settings = destination.settings.model_dump(mode="json")  # of secrets that shows nothing

@@ -1,7 +1,8 @@
 """Customers looked up at their vendor: deliveries go on by themselves, answers hold for a while, nothing is guessed."""
 
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from datetime import timedelta
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +10,12 @@ import httpx
 import pytest
 
 from gateway.configuration.file import loads
-from gateway.errors import ConfigurationError
+from gateway.corrections.one import correct
+from gateway.erasing import erase
+from gateway.errors import ConfigurationError, LedgerUnavailable
 from gateway.ledger import SqliteLedger
+from gateway.links.naming import LOOKED_UP
+from gateway.repair import Actor
 from gateway.service import Gateway
 from gateway.simulator import SimulatedProvider
 from tests.gateway.clocks import ManualClock
@@ -32,12 +37,15 @@ class Vendor(httpx.AsyncBaseTransport):
         self.subscriptions: dict[str, list[str]] = {}
         self.looked_up: list[str] = []
         self.down = False
+        self.asked: Callable[[], Awaitable[object]] | None = None
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         if not request.url.path.startswith(PATH):
             return await self._inner.handle_async_request(request)
         customer = request.url.path.removeprefix(PATH).removesuffix("/billing")
         self.looked_up.append(customer)
+        if self.asked is not None:
+            await self.asked()
         if self.down:
             return httpx.Response(503)
         if customer not in self.subscriptions:
@@ -50,13 +58,20 @@ class Vendor(httpx.AsyncBaseTransport):
         return [str(row["subscriptionId"]) for call in self.provider.calls for row in call.rows]
 
 
+def opened(path: Path, clock: ManualClock, vendor: Vendor) -> Gateway:
+    return Gateway(loads(CONFIGURATION, {}), SqliteLedger(path / "ledger.db"), clock=clock, mounts={"it": vendor})
+
+
+async def unavailable(*_: object, **__: object) -> None:
+    raise LedgerUnavailable("planted")
+
+
 class House:
     """A gateway that is moved by hand: nothing goes on by itself."""
 
     def __init__(self, path: Path) -> None:
         self.clock, self.vendor = ManualClock(), Vendor()
-        configuration = loads(CONFIGURATION, {})
-        self.gateway = Gateway(configuration, SqliteLedger(path), clock=self.clock, mounts={"it": self.vendor})
+        self.gateway = opened(path, self.clock, self.vendor)
 
     async def send(self, event_id: str, customer: str) -> None:
         await self.gateway.accept("default", [used(event_id, customer=customer)], "stored", 0)
@@ -76,6 +91,13 @@ class House:
             pass
         await self.deliver()
 
+    async def corrected(self, event_id: str) -> str:
+        """Give an event one more than it has, and return what became of that."""
+        actor = Actor("default", "a test", "we look")
+        await correct(self.gateway, actor, event_id, {"": Decimal(8)}, dry_run=False, wait=0)
+        await self.deliver()
+        return (await self.told(f"{event_id}~c1"))[0]
+
     async def told(self, event_id: str) -> tuple[str, str]:
         found = await self.gateway.event("default", event_id)
         assert found is not None
@@ -85,7 +107,7 @@ class House:
 
 @pytest.fixture
 async def house(tmp_path: Path) -> Any:
-    made = House(tmp_path / "ledger.db")
+    made = House(tmp_path)
     await made.gateway.open()
     yield made
     await made.gateway.stop()
@@ -168,6 +190,70 @@ async def test_a_subscription_that_the_vendor_does_not_know_any_more_is_looked_u
     await house.look_up()
     await house.send("e2", "acme")
     assert ("accepted", ["acme", "acme"]) == ((await house.told("e2"))[0], house.vendor.looked_up)
+
+
+@pytest.mark.parametrize("restarted", [False, True])
+async def test_what_was_sent_by_another_answer_is_not_corrected_by_the_last_one(
+    house: House, tmp_path: Path, *, restarted: bool
+) -> None:
+    house.vendor.subscriptions["acme"] = ["sub_old"]
+    await house.send("e1", "acme")
+    await house.look_up()
+    house.clock.advance(timedelta(hours=2))
+    await house.send("e2", "acme")
+    await house.look_up()
+    assert "accepted" == await house.corrected("e1"), "the vendor says the same again"
+    assert ["sub_old"] * 3 == house.vendor.billed
+    house.vendor.subscriptions["acme"] = ["sub_new"]
+    if restarted:
+        await house.gateway.stop()
+        house.gateway = opened(tmp_path, house.clock, house.vendor)
+        await house.gateway.open()
+        house.clock.advance(timedelta(seconds=1))
+    else:
+        house.clock.advance(timedelta(minutes=31))
+        await house.send("e3", "acme")
+        house.clock.advance(timedelta(minutes=31))
+    await house.send("e4", "acme")
+    await house.look_up()
+    before = house.vendor.billed
+    assert "rejected" == await house.corrected("e2")
+    assert "sent under other names of its meter or customer" in (await house.told("e2~c1"))[1]
+    assert before == house.vendor.billed
+    house.clock.advance(timedelta(seconds=1))
+    await house.send("e5", "acme")
+    assert "accepted" == await house.corrected("e5")
+    assert [*before, "sub_new", "sub_new"] == house.vendor.billed
+
+
+@pytest.mark.parametrize("meanwhile", [False, True])
+async def test_what_was_found_of_a_customer_is_erased_with_it(house: House, *, meanwhile: bool) -> None:
+    actor, ledger = Actor("default", "a test", "we look"), house.gateway.ledger
+    house.vendor.subscriptions["acme"] = ["sub_acme"]
+    await house.send("e1", "acme")
+    if meanwhile:
+        house.vendor.asked = lambda: erase(house.gateway, actor, "acme", abandon=True)
+    await house.look_up()
+    assert len(await ledger.documents(LOOKED_UP, "default", None, 10)) == (not meanwhile)
+    await erase(house.gateway, actor, "acme")
+    assert [] == await ledger.documents(LOOKED_UP, "default", None, 10)
+    assert () == house.gateway.lookups.rows("it", "default", "acme")
+
+
+async def test_an_answer_that_cannot_be_written_down_is_not_gone_by(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    house.vendor.subscriptions |= {"acme": ["sub_acme"], "globex": ["sub_globex"]}
+    await house.send("e1", "acme")
+    await house.send("e2", "globex")
+    with monkeypatch.context() as patch:
+        patch.setattr(house.gateway.book.naming, "answered", unavailable)
+        with pytest.raises(LedgerUnavailable):
+            await house.look_up()
+    await house.send("e3", "acme")
+    assert [] == house.vendor.billed
+    await house.look_up()
+    assert {"sub_acme", "sub_globex"} == set(house.vendor.billed)
 
 
 async def test_explaining_asks_no_vendor(house: House) -> None:
