@@ -30,7 +30,7 @@ from gateway.lanes.preparing import Preparer
 from gateway.lanes.restored import Restored
 from gateway.lanes.settling import Settling
 from gateway.lanes.shipment import Judge, Shipper
-from gateway.ledger import Ledger, Moved, Portion, Work, WorkState
+from gateway.ledger import AttemptRow, Change, Code, Ledger, Moved, Portion, Work, WorkState
 from gateway.times import Clock, from_micros, to_micros
 from gateway.transport import Transport
 
@@ -124,13 +124,18 @@ class Lane:
             self._transport,
             self._clock,
             judge=judge,
-            write=self._settling.write,
+            write=self._write,
             noted=self._hearing.attempt,
             paused=self._paused,
             pace=self.pace,
             several=several,
             wake=self.wake,
         )
+
+    async def _write(self, changes: Sequence[Change], attempts: Sequence[AttemptRow]) -> None:
+        """Write down what answers made of deliveries. What is held by one waits to be let go, whatever the next say."""
+        await self._settling.write(changes, attempts)
+        self._holding = self._holding or any(change.code is Code.BLOCKED for change in changes)
 
     @property
     def _in_flight(self) -> int:
@@ -275,8 +280,12 @@ class Lane:
             if not waiting and not self._sending:
                 await self._ledger.release(self.name, WorkState.HELD, to_micros(now), pieces=1)
         elif self._holding:
-            await self._ledger.release(self.name, WorkState.HELD, to_micros(now))
-            self._holding = False  # not before: where the ledger refuses, what is left is let go by the next step
+            self._holding = False  # before: what is held meanwhile says so
+            try:
+                await self._ledger.release(self.name, WorkState.HELD, to_micros(now))
+            except LedgerUnavailable:  # what is left is let go by the next step
+                self._holding = True
+                raise
         if waiting:
             return pace.not_before
         if self._adapter.allows_absolute and not await self._absolutes.alone(self._take_up):

@@ -8,6 +8,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any, cast
 
+import httpx
 import pytest
 
 from adapters import Door, provider
@@ -235,6 +236,31 @@ async def test_what_refused_credentials_held_goes_where_the_ledger_would_not_let
             await world.lane.step()
         await world.later()
         assert {"accepted"} == set((await world.statuses()).values())
+
+
+async def test_what_one_answer_held_goes_on_where_the_next_one_speaks_of_other_trouble(tmp_path: Path) -> None:
+    """Both requests were under way: the lane takes no step between the two answers, and hears of the last alone."""
+    asked = 0
+
+    class Turning(httpx.AsyncBaseTransport):
+        async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+            nonlocal asked
+            asked += 1
+            if asked == 1:
+                await until(lambda: asked == 2)
+                return httpx.Response(401)
+            if asked == 2:
+                await until(lambda: world.lane.pace.refused)
+                raise httpx.ReadError("")
+            return httpx.Response(202, json={"object": "event", "id": "evt_1"})
+
+    world = World(tmp_path, "paygentic", mount=Turning())
+    async with world:
+        await world.record("e0", "e1")
+        await world.later()
+        assert {"e0": "accepted", "e1": "accepted"} == await world.statuses()
+        assert 0 == len(await world.ledger.held("it", WorkState.HELD))
+        world.sound()
 
 
 async def test_refused_credentials_spend_no_attempt_of_a_delivery_of_two_rows(tmp_path: Path) -> None:
