@@ -167,10 +167,9 @@ async def test_while_a_vendor_is_down_one_of_three_asks_at_a_time_and_none_sends
             vendor.up = True
             await met(lambda: len(vendor.writes) - writes > 50)
         doubtful = await parked(clients[0])
-        await met(lambda: len(vendor.taken) >= len(set(sent) - doubtful))
+        await met(lambda: set(sent) - vendor.taken.keys() <= doubtful)  # nothing is lost
         assert 1 == vendor.most_reading
         assert {1} == set(vendor.taken.values()), "nothing is billed twice"
-        assert set(sent) - vendor.taken.keys() <= doubtful, "and nothing is lost"
 
 
 async def test_three_gateways_together_keep_a_vendor_s_rate(tmp_path: Path, redis: Server) -> None:
