@@ -14,7 +14,7 @@ from gateway.ledger import PLACES, Code, Ledger, ref_of, split_ref
 from gateway.merge import View
 from gateway.times import from_micros
 
-__all__ = ["Filter", "matches", "page", "read_filter"]
+__all__ = ["Filter", "letters", "matches", "page", "read_filter", "read_whole_filter"]
 
 PAGE = 100
 SCANNED = 400
@@ -57,6 +57,14 @@ def read_filter(query: Mapping[str, str]) -> Filter:
     )
 
 
+def read_whole_filter(query: Mapping[str, str]) -> Filter:
+    """Return a filter of all that it finds, not of a page of it. Raises RequestRefused, also for what pages have."""
+    for name in ("limit", "cursor"):
+        if name in query:
+            raise _refused(f"filter: {name} is for pages, leave it out: this is about all that is found")
+    return read_filter(query)
+
+
 async def page(ledger: Ledger, tenant: str, wanted: Filter) -> dict[str, Any]:
     """Return one page: `data`, and `next_cursor` where there may be more."""
     below = wanted.cursor
@@ -73,24 +81,41 @@ async def page(ledger: Ledger, tenant: str, wanted: Filter) -> dict[str, Any]:
             batches += 1
             if snapshot is not None and snapshot.tenant == tenant:  # trimmed ones have nothing to be found by
                 events += len(snapshot.events)
-                async for ref, shown in _found(View(snapshot), below, wanted):
-                    data.append(shown)
+                view = View(snapshot)
+                async for index in _found(view, below, wanted):
+                    data.append(_shown(view, index))
                     if len(data) == wanted.limit:
-                        return {"data": data, "next_cursor": str(ref)}
+                        return {"data": data, "next_cursor": str(ref_of(batch, index))}
             below = ref_of(batch, 0)
             if batches >= SCANNED or events >= SCANNED_EVENTS:
                 break
     return {"data": data, "next_cursor": str(below)}
 
 
-async def _found(view: View, below: int | None, wanted: Filter) -> AsyncIterator[tuple[int, dict[str, Any]]]:
-    """Give what is wanted of a batch, newest first, with its ref; others have their turns in between."""
+async def letters(ledger: Ledger, tenant: str, wanted: Filter) -> AsyncIterator[dict[str, Any]]:
+    """Give every delivery of a status that a filter finds, with its event, newest first. Each batch is read once."""
+    below: int | None = None
+    while numbers := await ledger.batches_before(below, 20):
+        for below in numbers:
+            snapshot = (await ledger.snapshots([below])).get(below)
+            if snapshot is None or snapshot.tenant != tenant:
+                continue
+            view = View(snapshot)
+            async for index in _found(view, None, wanted):
+                detail = view.detail(index)
+                for name, delivery in detail["deliveries"].items():
+                    if delivery["status"] == wanted.status and wanted.destination in {None, name}:
+                        yield {"destination": name, "event": detail.get("event", {}), "delivery": delivery}
+
+
+async def _found(view: View, below: int | None, wanted: Filter) -> AsyncIterator[int]:
+    """Give the indexes of what is wanted of a batch, newest first; others have their turns in between."""
     last = len(view.snapshot.events) - 1
     async for part in slices(last + 1):
         for index in (last - position for position in part):
             ref = ref_of(view.snapshot.batch, index)
             if (below is None or ref < below) and matches(view, index, wanted):
-                yield ref, _shown(view, index)
+                yield index
 
 
 def matches(view: View, index: int, wanted: Filter) -> bool:

@@ -16,7 +16,7 @@ from gateway.corrections.many import correct_many
 from gateway.corrections.one import correct
 from gateway.corrections.steps import Scale
 from gateway.errors import RequestRefused
-from gateway.listing import read_filter
+from gateway.listing import read_whole_filter
 from gateway.repair import Actor
 from gateway.service import Gateway
 
@@ -115,10 +115,7 @@ class _Corrections:
     async def many(self, request: Request) -> Response:
         tenant = tenant_of(request, self._gateway.keyring, "admin")
         asked = await body_of(request, _Many, exact=True)
-        for name in ("limit", "cursor"):
-            if name in asked.filter:
-                raise RequestRefused(400, ErrorCode.INVALID_REQUEST, f"filter: {name} is for pages, leave it out")
-        wanted, actor = read_filter(asked.filter), Actor(tenant, key_name(request), asked.reason)
+        wanted, actor = read_whole_filter(asked.filter), Actor(tenant, key_name(request), asked.reason)
         result = await correct_many(self._gateway, actor, wanted, asked.wanted(), dry_run=asked.dry_run)
         return answer(result)
 

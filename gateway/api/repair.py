@@ -14,7 +14,7 @@ from gateway.api.access import tenant_of
 from gateway.api.asked import Asked, Reason, answer, body_of, key_name
 from gateway.errors import RequestRefused
 from gateway.ledger import AuditRow, Code, split_ref
-from gateway.listing import page, read_filter
+from gateway.listing import Filter, letters, read_filter, read_whole_filter
 from gateway.repair import Actor, Resolution, resolve, resolve_many, retry
 from gateway.service import Gateway
 from gateway.times import from_micros, to_micros
@@ -53,7 +53,7 @@ class _Retry(Asked):
     ids: list[str] | None = Field(default=None, min_length=1, max_length=10_000)
     filter: dict[str, str] | None = None
     remap: bool = False
-    reason: str = Reason()
+    reason: str = Reason(needed=False)
 
     @model_validator(mode="after")
     def _one_of_the_two(self) -> "_Retry":
@@ -108,7 +108,7 @@ class _Repair:
         tenant = tenant_of(request, self._gateway.keyring, "admin")
         asked = await body_of(request, _Retry)
         actor = Actor(tenant, key_name(request), asked.reason)
-        wanted = asked.ids if asked.ids is not None else read_filter(asked.filter or {})
+        wanted = asked.ids if asked.ids is not None else read_whole_filter(asked.filter or {})
         now = to_micros(self._gateway.clock.now())
         result = await retry(self._gateway.ledger, actor, wanted, remap=asked.remap, now=now)
         for one in result["retried"]:
@@ -123,26 +123,19 @@ class _Repair:
         if status not in set(DeliveryStatus):
             detail = f"status: there is no {status[:32]!r}; one of {', '.join(DeliveryStatus)}"
             raise RequestRefused(400, ErrorCode.INVALID_REQUEST, detail)
-        read_filter(query)
-        return StreamingResponse(self._lines(tenant, query), media_type="application/x-ndjson")
+        return StreamingResponse(self._lines(tenant, read_whole_filter(query)), media_type="application/x-ndjson")
 
-    async def _lines(self, tenant: str, query: dict[str, str]) -> AsyncIterator[bytes]:
-        while True:
-            found = await page(self._gateway.ledger, tenant, read_filter(query))
-            for event in found["data"]:
-                detail = await self._gateway.event(tenant, event["id"])
-                assert detail is not None
-                for name, delivery in detail["deliveries"].items():
-                    if delivery["status"] == query["status"] and query.get("destination", name) == name:
-                        line = {"destination": name, "event": detail.get("event", {}), "delivery": delivery}
-                        yield _ENCODER.encode(line) + b"\n"
-            if "next_cursor" not in found:
-                return
-            query = {**query, "cursor": found["next_cursor"]}
+    async def _lines(self, tenant: str, wanted: Filter) -> AsyncIterator[bytes]:
+        async for letter in letters(self._gateway.ledger, tenant, wanted):
+            yield _ENCODER.encode(letter) + b"\n"
 
     async def audit(self, request: Request) -> Response:
         tenant = tenant_of(request, self._gateway.keyring, "admin")
-        asked = read_filter({name: value for name, value in request.query_params.items() if name in _PAGING})
+        for name in request.query_params:
+            if name not in _PAGING:
+                detail = f"unknown parameter {name[:64]!r}: there are {' and '.join(sorted(_PAGING))}"
+                raise RequestRefused(400, ErrorCode.INVALID_REQUEST, detail)
+        asked = read_filter(request.query_params)
         rows = await self._gateway.ledger.trail(tenant, asked.cursor, asked.limit)
         data = [_shown(number, row) for number, row in rows]
         more = {"next_cursor": str(rows[-1][0])} if len(rows) == asked.limit else {}

@@ -1,5 +1,6 @@
 """What people decide: unknown deliveries are resolved, dead letters go again, and all of it is on record."""
 
+import json
 from typing import Any
 
 import pytest
@@ -78,6 +79,61 @@ async def test_dead_letters_are_found_by_filter_and_streamed_as_lines(house: Any
     assert 3 == len((await house.client.post("/v1/deliveries/retry", json=body)).json()["retried"])
     await house.until("e2", "flowglad", "accepted")
     assert "" == (await house.client.get("/v1/deliveries?status=rejected")).text
+
+
+async def test_letters_of_one_batch_are_read_once_and_all_of_them_or_none(house: Any) -> None:
+    house.vendors["flowglad"].known_meters = set()
+    sent = [{"id": f"e{n}", "customer": "acme", "meter": "api_calls", "quantity": 3} for n in range(40)]
+    await house.client.post("/v1/events?ack=all", json=sent)
+    read = 0
+    snapshots = house.gateway.ledger.snapshots
+
+    async def counted(batches: list[int]) -> Any:
+        nonlocal read
+        read += len(batches)
+        return await snapshots(batches)
+
+    house.gateway.ledger.snapshots = counted
+    lines = (await house.client.get("/v1/deliveries?status=rejected")).text.splitlines()
+    assert [f"e{n}" for n in reversed(range(40))] == [json.loads(line)["event"]["id"] for line in lines]
+    assert 1 == read
+    for query in ("limit=10", "cursor=5"):
+        reply = await house.client.get(f"/v1/deliveries?{query}")
+        assert (400, True) == (reply.status_code, "is for pages" in reply.json()["detail"])
+
+
+async def test_a_retry_needs_no_reason_and_says_of_each_id_what_became_of_it(house: Any) -> None:
+    vendor = house.vendors["flowglad"]
+    vendor.known_meters = set()
+    await house.send("lacking")
+    vendor.known_meters = None
+    await house.send("fine")
+    house.vendors["wingback"].fail("lost_answer")
+    await house.send("doubtful")
+    await resolve(house, "abandon", "doubtful")
+    body = {"ids": ["fine", "nobody", "lacking", "doubtful", "nobody"]}
+    reply = (await house.client.post("/v1/deliveries/retry", json=body)).json()
+    assert [{"id": "lacking", "destination": "flowglad"}] == reply["retried"]
+    assert [
+        ("doubtful", "wingback", "it was given up in doubt and may be stored there: bill it there if it is not"),
+        ("fine", None, "no delivery of it is dead or rejected"),
+        ("nobody", None, "no event of this tenant has this id"),
+    ] == [(one["id"], one.get("destination"), one["why"]) for one in reply["skipped"]]
+    (row, _) = (await house.client.get("/v1/audit")).json()["data"]
+    assert ("retry", "") == (row["action"], row["reason"])
+
+
+async def test_a_retry_of_what_a_filter_finds_is_of_all_of_it_and_takes_no_limit(house: Any) -> None:
+    house.vendors["flowglad"].known_meters = set()
+    await house.send("e1")
+    reply = await house.client.post("/v1/deliveries/retry", json={"filter": {"limit": "1"}})
+    assert (400, True) == (reply.status_code, "limit is for pages" in reply.json()["detail"])
+    assert "rejected" == (await house.detail("e1"))["deliveries"]["flowglad"]["status"]
+
+
+async def test_the_audit_trail_takes_no_parameter_that_it_does_not_know(house: Any) -> None:
+    reply = await house.client.get("/v1/audit?actor=backend")
+    assert (400, "unknown parameter 'actor': there are cursor and limit") == (reply.status_code, reply.json()["detail"])
 
 
 async def test_every_decision_is_on_record_with_its_reason(house: Any) -> None:
