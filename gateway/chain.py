@@ -127,6 +127,16 @@ class Look:
             return None  # nobody can be told any more whose usage it was
         return ref, snapshot, snapshot.events[index]
 
+    async def erased(self, tenant: str, event_id: str) -> bool:
+        """Return whether an event is there, but nobody can be told whose usage it was."""
+        ref = await self.ref(tenant, event_id)
+        if ref is None:
+            return False
+        batch, index = split_ref(ref)
+        snapshot = await self.snapshot(batch)
+        left = None if snapshot is None else snapshot.remains
+        return left is not None and not left.trimmed and index in left.erased
+
     async def chain(self, tenant: str, original: str, before: int | None = None) -> Chain | None:
         """Return an event with its corrections, or those numbered below `before`.
 

@@ -197,6 +197,12 @@ async def retry(
                     skipped += [{"id": named[i], "destination": destination, "why": why} for i in change.members]
                     continue
                 retried += [{"id": named[index], "destination": destination} for index in change.members]
+    if not isinstance(wanted, Filter):
+        told = {one["id"] for one in (*retried, *skipped)}
+        left = [event_id for event_id in dict.fromkeys(wanted) if event_id not in told]
+        known = await ledger.refs(actor.tenant, left)
+        nothing, nobody = "no delivery of it is dead or rejected", "no event of this tenant has this id"
+        skipped += [{"id": event_id, "why": nothing if event_id in known else nobody} for event_id in left]
     return {"object": "retry_result", "retried": retried, "skipped": skipped}
 
 
@@ -213,11 +219,12 @@ def _again(
         if work.events[place].kind is Kind.ABSOLUTE:
             kept.append((index, "a later absolute value may have been sent: send a new event instead"))
             continue
-        stored = work.group.doubt > 0 or any(
-            part.code.status.success or part.code is Code.UNKNOWN for part in rows or ()
-        )
-        if stored and (remap or work.group.doubt > 0):
-            kept.append((index, "some of it may be stored: it can only be sent again unchanged, or resolved"))
+        stored = any(part.code.status.success or part.code is Code.UNKNOWN for part in rows or ())
+        if work.group.doubt > 0:
+            kept.append((index, "it was given up in doubt and may be stored there: bill it there if it is not"))
+            continue
+        if stored and remap:
+            kept.append((index, "some of it is stored: it can only be sent again unchanged"))
             continue
         for part in rows or ():
             if part.code in {Code.REJECTED, Code.DEAD}:

@@ -25,21 +25,25 @@ class Asked(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-def Reason() -> str:  # noqa: N802  stands where pydantic's own `Field` does
+def Reason(*, needed: bool = True) -> str:  # noqa: N802  stands where pydantic's own `Field` does
     """Return the field for why a person does something, which the audit trail keeps."""
-    return Field(min_length=1, max_length=500, description="Why; kept in the audit trail.")
+    why = "Why; kept in the audit trail."
+    if needed:
+        return Field(min_length=1, max_length=500, description=why)
+    return Field(default="", max_length=500, description=why)
 
 
 async def body_of(request: Request, model: type[Model], *, exact: bool = False) -> Model:
     """Return a request's body, read against a model. `exact`: a JSON number is a Decimal with every digit.
 
-    Raises RequestRefused with every problem by its member, and never a value of what was sent.
+    No body is an object without members. Raises RequestRefused with every problem by its member, and never a value of what was sent.
     """
     body = bytearray()
     async for chunk in request.stream():
         body += chunk
         if len(body) > MAX_BODY:
             raise RequestRefused(413, ErrorCode.PAYLOAD_TOO_LARGE, f"the body is larger than {MAX_BODY} bytes")
+    body = body or bytearray(b"{}")
     try:
         return model.model_validate(_EXACT.decode(body)) if exact else model.model_validate_json(bytes(body))
     except (msgspec.DecodeError, InvalidOperation, RecursionError):

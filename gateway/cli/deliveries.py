@@ -104,7 +104,8 @@ def retry(
     else:
         say(f"{len(result['retried'])} go again, {len(result['skipped'])} do not")
         for one in result["skipped"]:
-            say(f"  {one['id']} at {one['destination']}: {one['why']}")
+            at = f" at {one['destination']}" if "destination" in one else ""
+            say(f"  {one['id']}{at}: {one['why']}")
     return Exit.PARTIAL if result["skipped"] else Exit.OK
 
 

@@ -50,6 +50,8 @@ async def chain_of(look: Look, tenant: str, event_id: str) -> Chain:
     if found is not None and found[2].corrects is not None:
         detail = f"this is a correction itself: correct {found[2].corrects.of} again"
         raise Refused(409, ErrorCode.CONFLICT, detail)
+    if await look.erased(tenant, event_id):
+        raise Refused(409, ErrorCode.CONFLICT, "its customer was erased: correct it at the providers")
     chain = await look.chain(tenant, event_id)
     if chain is None:
         raise Refused(404, ErrorCode.NOT_FOUND, "no event of this tenant has this id, or it is no longer kept")
@@ -73,8 +75,6 @@ async def steps_to(gateway: Gateway, look: Look, chain: Chain, wanted: Wanted, a
     batch, index = split_ref(chain.refs[0])
     snapshot = await look.snapshot(batch)
     assert snapshot is not None
-    if snapshot.remains is not None and index in snapshot.remains.erased:
-        raise Refused(409, ErrorCode.CONFLICT, "its customer was erased: correct it at the providers")
     for track in snapshot.tracks:
         code, name = Code(track.codes[index]), track.destination
         if code is Code.NONE:

@@ -308,7 +308,8 @@ async def test_what_is_trimmed_or_erased_cannot_be_corrected(house: House, clock
         await asking.one(event("new"))
         assert 200 == (await erase(asking)).status_code
         calls = asking.calls
-        for name in ("old", "new"):
+        for name, status, words in (("old", 404, "is no longer kept"), ("new", 409, "its customer was erased")):
             answer = await asking.client.post(f"/v1/events/{name}/void", json={"reason": "wrong"})
-            assert (404, "not_found") == (answer.status_code, answer.json()["code"])
+            assert status == answer.status_code
+            assert words in answer.json()["detail"]
         assert calls == asking.calls
