@@ -36,7 +36,8 @@ def Reason(*, needed: bool = True) -> str:  # noqa: N802  stands where pydantic'
 async def body_of(request: Request, model: type[Model], *, exact: bool = False) -> Model:
     """Return a request's body, read against a model. `exact`: a JSON number is a Decimal with every digit.
 
-    No body is an object without members. Raises RequestRefused with every problem by its member, and never a value of what was sent.
+    No body is an object without members. Raises RequestRefused with every problem by its member, and never a value of
+    what was sent.
     """
     body = bytearray()
     async for chunk in request.stream():

@@ -9,13 +9,12 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from canonical_schema import PLAIN, ErrorCode, Quantities, to_quantity
+from canonical_schema import PLAIN, Quantities, to_quantity
 from gateway.api.access import tenant_of
 from gateway.api.asked import Asked, Reason, answer, body_of, key_name, path_of
 from gateway.corrections.many import correct_many
 from gateway.corrections.one import correct
 from gateway.corrections.steps import Scale
-from gateway.errors import RequestRefused
 from gateway.listing import read_whole_filter
 from gateway.repair import Actor
 from gateway.service import Gateway
