@@ -11,6 +11,8 @@ import httpx
 import msgspec
 import structlog
 import yarl
+from aiohttp.connector import Connection
+from aiohttp.tracing import Trace
 
 from adapters import AnyAdapter, Fault, FaultKind, Reply, Request
 from gateway import __version__
@@ -147,7 +149,7 @@ class Network:
         """Send a request, and read the answer up to the bound."""
         if self._session is None:  # not before there is an event loop
             self._session = aiohttp.ClientSession(
-                connector=aiohttp.TCPConnector(limit=self._connections, force_close=not self._reuse),
+                connector=_Connector(limit=self._connections, force_close=not self._reuse),
                 cookie_jar=aiohttp.DummyCookieJar(),
             )
         if request.url != self._url[0]:
@@ -168,7 +170,7 @@ class Network:
             middlewares=None if request.method in _PLAIN else (_once,),
         ) as response:
             pieces = response.content.iter_any()
-            if "content-encoding" in response.headers:
+            if _asked_for(",".join(response.headers.getall("content-encoding", ()))):
                 raw = response.content.iter_chunked(_PIECE)
                 pieces = httpx.Response(response.status, headers=response.raw_headers, content=raw).aiter_bytes()
             return await _whole(response.status, _headers(response.raw_headers), pieces)
@@ -177,6 +179,27 @@ class Network:
         """Close every connection."""
         if self._session is not None:
             await self._session.close()
+
+
+class _Connector(aiohttp.TCPConnector):
+    """Connections of which none is used again once something came that nobody had asked for.
+
+    aiohttp would take it for the answer to the next request: a proxy's 408 to one that was idle, or a second 202 to
+    what was taken before. https://www.rfc-editor.org/rfc/rfc9112.html#section-9.2
+    """
+
+    async def connect(
+        self,
+        req: aiohttp.ClientRequest,
+        traces: list[Trace],
+        timeout: aiohttp.ClientTimeout,  # noqa: ASYNC109  aiohttp's own
+    ) -> Connection:
+        for _ in range(self.limit):  # as many as may have been idle
+            connection = await super().connect(req, traces, timeout)
+            if connection.protocol is None or not connection.protocol.should_close:
+                return connection
+            connection.close()
+        return await super().connect(req, traces, timeout)
 
 
 _PLAIN = frozenset({"GET", "POST"})
@@ -218,7 +241,9 @@ class Mounted:
         # Not through a client: its redirects, cookies, proxies and credentials are not wanted here.
         response = await self._transport.handle_async_request(sent)
         try:
-            return await _whole(response.status_code, dict(response.headers.items()), response.aiter_bytes())
+            encoding = response.headers.get("content-encoding", "")
+            pieces = response.aiter_raw() if encoding and not _asked_for(encoding) else response.aiter_bytes()
+            return await _whole(response.status_code, dict(response.headers.items()), pieces)
         finally:
             await response.aclose()
 
@@ -240,6 +265,14 @@ async def _whole(status: int, headers: dict[str, str], pieces: AsyncIterator[byt
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         decoded = None
     return Reply(status=status, headers=headers, body=body, json=decoded)
+
+
+def _asked_for(encoding: str) -> bool:
+    """Return whether a body is encoded in a way that we said we take, once.
+
+    What is not stays as it is: a few bytes of another way, or of one around the other, may be gigabytes.
+    """
+    return encoding.strip().lower() in {"gzip", "deflate"}
 
 
 def _headers(raw: Sequence[tuple[bytes, bytes]]) -> dict[str, str]:

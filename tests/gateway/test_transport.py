@@ -288,6 +288,17 @@ async def test_an_answer_that_swells_when_it_is_decoded_is_not_read_on() -> None
         assert Fault(kind=NO_ANSWER, name="ReplyTooLarge") == await fault(url)
 
 
+@pytest.mark.parametrize("lines", [["gzip, gzip"], ["gzip", "gzip"], ["zstd"], ["br"]])
+async def test_what_is_encoded_as_nobody_asked_for_stays_as_it_is(lines: list[str]) -> None:
+    """A kilobyte of gzip around gzip is gigabytes; so are a few of a coding that our libraries happen to know."""
+    body = gzip.compress(gzip.compress(b" " * 2**24))
+    said = answered("200 OK", *(f"Content-Encoding: {line}" for line in lines), body=body)
+    async with serving(scripted(said)) as url:
+        (reply,) = await sent(url)
+    assert isinstance(reply, Reply)
+    assert (body, None) == (reply.body, reply.json)
+
+
 async def test_a_compressed_answer_is_read() -> None:
     body = gzip.compress(b'{"ok": true}')
     async with serving(scripted(answered("200 OK", "Content-Encoding: gzip", body=body))) as url:
@@ -332,6 +343,35 @@ async def test_only_a_vendor_that_tells_repeats_is_met_on_a_used_connection(name
         replies = await sent(url, name=name, times=3)
     assert [200] * 3 == [reply.status for reply in replies if isinstance(reply, Reply)]
     assert connections == made
+
+
+async def test_what_comes_unasked_is_no_answer_to_the_next_request() -> None:
+    """A second 202 on an idle connection would have the next row accepted, which is refused here."""
+    heard, spoken = list[int](), asyncio.Event()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while await head(reader):
+            heard.append(len(heard))
+            writer.write(answered("503 Unavailable" if heard[-1] else "202 Accepted", body=b"{}"))
+            if not heard[-1]:
+                await asyncio.sleep(0.01)  # until the answer was read, and the connection lies idle
+                writer.write(answered("202 Accepted", body=b"{}"))
+                await writer.drain()
+                spoken.set()
+
+    async with serving(serve) as url:
+        one = adapter("flexprice", url)
+        transport = Transport(one, timeout=timedelta(seconds=5), connections=1)
+        try:
+            first = await transport.send(one.request([b'{"a":1}']))
+            await spoken.wait()
+            await asyncio.sleep(0.01)  # until it came
+            second = await transport.send(one.request([b'{"a":2}']))
+        finally:
+            await transport.close()
+    assert isinstance(first, Reply)
+    assert isinstance(second, Reply)
+    assert (202, 503, [0, 1]) == (first.status, second.status, heard)
 
 
 async def test_a_stale_connection_is_a_lost_answer_and_the_row_goes_out_once() -> None:
