@@ -25,6 +25,14 @@ async def answered(
     `admitted`: what was judged at the door; `claims` and `plans`: of its events, those that are good.
     """
     answer = Answer()
+    only = alike.only(plans)
+    if only is not None and only.is_whole and isinstance(claims, Run) and not views and len(plans) == len(admitted):
+        for first in range(0, len(admitted), SLICE):
+            if first:
+                await asyncio.sleep(0)
+            some = admitted[first : first + SLICE]
+            answer.add_alike(first, [event.id for event in some if isinstance(event, Event)], only)
+        return answer
     looks = alike.looks(plans)
     usual = isinstance(claims, Run) and not views and len(claims) == len(admitted)
     usual = usual and all(look.is_whole for look in set(looks))

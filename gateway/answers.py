@@ -1,13 +1,13 @@
 """The answer to a request as it goes out: put together entry by entry, and what looks alike is written once."""
 
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
-from itertools import chain
+from itertools import chain, repeat
+from typing import NamedTuple
 
 import msgspec
 
-from canonical_schema import DeliveryResult, EventResult, EventStatus, Summary
+from canonical_schema import DeliveryResult, EventResult, EventStatus
 from gateway.ledger import Plan
 from gateway.merge import fresh, summed
 from gateway.tokens import token
@@ -49,60 +49,82 @@ class Alike:
 
         self._look = look
 
+    def only(self, plans: Sequence[Plan]) -> Look | None:
+        """Return how all events look, where they have one plan; `None` where they differ in that."""
+        return self._look(plans[0]) if plans and plans.count(plans[0]) == len(plans) else None
+
     def looks(self, plans: Sequence[Plan]) -> Sequence[Look]:
         """Return how events look, in the order of their plans."""
-        if plans and plans.count(plans[0]) == len(plans):
-            return [self._look(plans[0])] * len(plans)
-        return [self._look(plan) for plan in plans]
+        only = self.only(plans)
+        return [self._look(plan) for plan in plans] if only is None else [only] * len(plans)
 
 
 class Answer:
     """What is told about the events of a request, in the order in which they were sent."""
 
     def __init__(self) -> None:
-        self._counts: Counter[EventStatus] = Counter()
+        self._counts: dict[EventStatus, int] = {}
         self._entries: list[bytes] = []
 
     def count(self, status: EventStatus, events: int) -> None:
         """Count events without telling more of them."""
-        self._counts[status] += events
+        self._counts[status] = self._counts.get(status, 0) + events
 
     def add(self, result: EventResult) -> None:
         """Put an entry behind those that are there."""
-        self._counts[result["status"]] += 1
+        self.count(result["status"], 1)
         self._entries.append(_encode(result))
+
+    def add_alike(self, first: int, ids: Sequence[str], look: Look) -> None:
+        """Put entries of events that were stored just now and look alike behind those that are there."""
+        self.count(look.status, len(ids))
+        self._add(first, ids, repeat(look.rest, len(ids)))
 
     def add_new(self, first: int, ids: Sequence[str], looks: Sequence[Look]) -> None:
         """Put entries of events that were stored just now behind those that are there, from a place on."""
         for look in set(looks):
-            self._counts[look.status] += looks.count(look)
+            self.count(look.status, looks.count(look))
+        self._add(first, ids, [look.rest for look in looks])
+
+    def _add(self, first: int, ids: Sequence[str], rests: Iterable[str]) -> None:
         text = "".join(ids)
         if '"' in text or "\\" in text:  # an id is printable ASCII: nothing else in it needs an escape
             ids = [one.replace("\\", "\\\\").replace('"', '\\"') for one in ids]
-        rest = looks[0].rest
-        rests = [rest] * len(ids) if looks.count(looks[0]) == len(looks) else [look.rest for look in looks]
         written = chain.from_iterable(zip(_heads(first, len(ids)), ids, rests, strict=True))
         self._entries.append("".join(written).encode())
 
     @property
-    def summary(self) -> Summary:
-        """How many events ended in each status."""
-        return summed(self._counts)
-
-    @property
     def http_status(self) -> int:
         """The HTTP status of the answer, from what became of its events."""
-        counts, total = self._counts, self._counts.total()
-        if counts[EventStatus.INVALID] + counts[EventStatus.CONFLICT] == total:
-            return 422
-        if counts[EventStatus.DELIVERED] == total:
-            return 200
-        return 202 if counts[EventStatus.DELIVERED] + counts[EventStatus.PENDING] == total else 207
+        return _ended(tuple(self._counts.items())).http_status
 
     def json(self) -> bytes:
         """Return the whole answer, with an id of its own."""
-        head = f'{{"object":"batch_result","batch_id":"bat_{token()}","summary":'.encode()
-        return b"".join((head, _encode(self.summary), b',"results":[', b",".join(self._entries), b"]}"))
+        summary = _ended(tuple(self._counts.items())).summary
+        head = f'{{"object":"batch_result","batch_id":"bat_{token()}","summary":{summary},"results":['
+        return b"".join((head.encode(), b",".join(self._entries), b"]}"))
+
+
+class _Ended(NamedTuple):
+    """What an answer says as a whole."""
+
+    http_status: int
+    summary: str
+    """As JSON."""
+
+
+@lru_cache(1024)  # requests of one size nearly always end alike
+def _ended(counts: Sequence[tuple[EventStatus, int]]) -> _Ended:
+    """Return what became of so many events of each status, as a whole."""
+    ended = dict(counts)
+    total, delivered = sum(ended.values()), ended.get(EventStatus.DELIVERED, 0)
+    if ended.get(EventStatus.INVALID, 0) + ended.get(EventStatus.CONFLICT, 0) == total:
+        status = 422
+    elif delivered == total:
+        status = 200
+    else:
+        status = 202 if delivered + ended.get(EventStatus.PENDING, 0) == total else 207
+    return _Ended(status, _encode(summed(ended)).decode())
 
 
 @lru_cache(256)  # a slice's places are nearly always the same

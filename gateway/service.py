@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from contextlib import nullcontext
 from datetime import datetime, timedelta
@@ -343,7 +343,8 @@ class Gateway:
 
     async def _admitted(self, tenant: str, sent: Sequence[Event | Bad], now: datetime) -> list[Event | Bad]:
         """Refuse what cannot be taken. A repeat is not refused for what has changed since it was stored."""
-        configuration, made = self.configuration, list[Event | Bad]()
+        configuration = self.configuration
+        made: list[Event | Bad] = []
         for first in range(0, len(sent), SLICE):
             if first:
                 await asyncio.sleep(0)
@@ -364,11 +365,16 @@ class Gateway:
 
     def _wake(self, claims: Sequence[Claim], plans: Sequence[Plan]) -> None:
         if isinstance(claims, Run):
-            going = {*plans[:1]} if plans.count(plans[0]) == len(plans) else set(plans)
+            going = plans[:1] if plans.count(plans[0]) == len(plans) else [*set(plans)]
         else:
-            going = {plan for claim, plan in zip(claims, plans, strict=True) if claim.kind is ClaimKind.NEW}
-        for name in {name for plan in going for name in (*plan.live, *plan.shadow)}:
-            self.wake(name)
+            going = [*{plan for claim, plan in zip(claims, plans, strict=True) if claim.kind is ClaimKind.NEW}]
+        if len(going) == 1:  # nearly always
+            names: Iterable[str] = going[0].live + going[0].shadow
+        else:
+            names = {name for plan in going for name in (*plan.live, *plan.shadow)}
+        for name in names:
+            if (lane := self.lanes.get(name)) is not None:
+                lane.wake()
         if any(not plan.live for plan in going):
             log.warning("events.unrouted", hint="stored; add a meter or a binding, they go on at the next start")
 

@@ -120,7 +120,8 @@ class SqliteLedger:
         self, tenant: str, received: int, events: Sequence[Event], plans: Sequence[Plan], audit: Sequence[AuditRow] = ()
     ) -> Sequence[Claim]:
         array("q", [received])  # a time that cannot be kept is the caller's mistake, not the flush's
-        known, texts = list[bytes](), list[bytes]()
+        known: list[bytes] = []
+        texts: list[bytes] = []
         for first in range(0, len(events), SLICE):
             if first:
                 await asyncio.sleep(0)
