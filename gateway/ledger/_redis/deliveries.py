@@ -2,12 +2,13 @@
 
 from collections import Counter
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import NamedTuple
 
 from gateway.ledger._model import Code, Group, Plan, WorkState
-from gateway.ledger._redis.layout import pack_head
+from gateway.ledger._redis.layout import pack_head, pack_runs
 
-__all__ = ["Deliveries", "alike", "planned", "tally"]
+__all__ = ["Deliveries", "Ways", "alike", "planned", "ready", "tally", "tracked"]
 
 
 class Deliveries(NamedTuple):
@@ -22,20 +23,35 @@ class Deliveries(NamedTuple):
     unrouted: list[int]
 
 
-def alike(plan: Plan, size: int, now: int, first: int, owner: bytes) -> Deliveries:
-    """Return the deliveries of events that are all sent the same way; `first` is when the first was, for windows."""
-    ways = plan.live + plan.shadow
+class Ways(NamedTuple):
+    """What of a batch's deliveries is the same for all batches of as many events that are sent the same way."""
+
+    tracks: list[bytes | str | int]
+    """How many destinations there are, and for each its name, whether it looks on, statuses and their tally."""
+    unrouted: bytes
+
+
+@lru_cache(1024)
+def alike(plan: Plan, size: int) -> Ways:
+    """Return the statuses of events that are all sent the same way."""
+    codes = dict.fromkeys(plan.live + plan.shadow, Code.PENDING) | dict(plan.filtered)
+    counted = {*plan.live, *(destination for destination, _ in plan.filtered)}
+    tracks: list[bytes | str | int] = [len(codes)]
+    for name, code in codes.items():
+        tracks += [name, int(name not in counted), bytes((code,)) * size, b"%d:%d" % (code, size)]
+    return Ways(tracks, b"" if plan.live else pack_runs(range(size)))
+
+
+def ready(plan: Plan, size: int, now: int, first: int, owner: bytes) -> list[bytes]:
+    """Return the work of events that are all sent the same way; `first` is when the first was, for windows."""
     windows = dict(plan.windows)
     heads: list[bytes] = []
-    for destination in dict.fromkeys(ways):
+    for destination in dict.fromkeys(plan.live + plan.shadow):
         window = windows.get(destination)
         deadline = None if window is None else first + window
         group = Group(state=WorkState.READY, due=now, since=now, window=window, deadline=deadline)
         heads.append(pack_head(group, owner, destination, range(size)))
-    codes = {destination: bytearray((Code.PENDING,)) * size for destination in ways}
-    codes |= {destination: bytearray((code,)) * size for destination, code in plan.filtered}
-    live = {*plan.live, *(destination for destination, _ in plan.filtered)}
-    return Deliveries(codes, heads, live, [] if plan.live else list(range(size)))
+    return heads
 
 
 def planned(
@@ -71,6 +87,14 @@ def planned(
         group = Group(state=WorkState.READY, due=now, since=now, window=window, deadline=deadline)
         heads.append(pack_head(group, owner, destination, sorted(indexes)))
     return Deliveries(codes, heads, live, sorted(unrouted))
+
+
+def tracked(made: Deliveries) -> Ways:
+    """Return the statuses of deliveries, as those that are all sent the same way stand."""
+    tracks: list[bytes | str | int] = [len(made.codes)]
+    for name, codes in made.codes.items():
+        tracks += [name, int(name not in made.live), bytes(codes), tally(codes)]
+    return Ways(tracks, pack_runs(made.unrouted))
 
 
 def tally(after: bytes | bytearray, before: bytes | bytearray = b"") -> bytes:

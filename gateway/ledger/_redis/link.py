@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import structlog
+from redis.asyncio import Redis
 from redis.exceptions import (
     AskError,
     AuthenticationError,
@@ -28,10 +29,11 @@ from redis.exceptions import ConnectionError as Unconnected
 from redis.exceptions import TimeoutError as TimedOut
 
 from gateway.errors import LedgerUnavailable
+from gateway.ledger._redis.line import Line
 from gateway.ledger._redis.scripts import Script, script
 from gateway.ledger._redis.topology import Topology, commanded
 
-__all__ = ["BRIEF", "LONG", "Link", "Replicas"]
+__all__ = ["BRIEF", "LONG", "Argument", "Link", "Replicas"]
 
 log = structlog.get_logger("gateway.ledger")
 
@@ -87,6 +89,7 @@ class Link:
         self._topology = topology
         self._waiting: dict[bool, deque[_Call]] = {True: deque(), False: deque()}
         self._trips: dict[bool, asyncio.Task[None] | None] = {True: None, False: None}
+        self._lines: dict[bool, Line] = {}
 
     async def run(self, name: str, *arguments: Argument, patience: float | None = None) -> Any:
         """Return what a script answers. Tries again for `patience` seconds, or a brief while, while trouble may pass.
@@ -125,6 +128,9 @@ class Link:
         for trip in self._trips.values():
             if trip is not None:
                 await trip
+        for line in self._lines.values():
+            await line.close()
+        self._lines.clear()
 
     async def _once(self, one: Script | None, arguments: Sequence[Argument], *, writes: bool) -> Any:
         answer: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
@@ -172,20 +178,28 @@ class Link:
             for call, found in zip(calls, answers, strict=True)
         ]
 
-    async def _sent(self, client: Any, calls: Sequence[_Call], *, writes: bool) -> list[Any]:
-        pipe = client.pipeline(transaction=False)
-        for call in calls:
-            pipe.execute_command(*call.command(self.tag))
+    async def _line(self, client: Redis, *, writes: bool) -> Line:
+        """Return the connection to a server that this kind of calls has for itself."""
+        line = self._lines.get(writes)
+        if line is None or line.client is not client:
+            if line is not None:
+                await line.close()
+            line = self._lines[writes] = Line(client)
+        return line
+
+    async def _sent(self, client: Redis, calls: Sequence[_Call], *, writes: bool) -> list[Any]:
+        commands = [call.command(self.tag) for call in calls]
         wait = self.replicas if writes else None
         if wait is not None:
             # Replicas are asked about the last write of this very connection. There must be one: a script that
             # ran before, and whose answer was lost, writes nothing when it is asked for again.
-            pipe.execute_command("SET", self.tag + b":w", b"")
-            pipe.execute_command("WAIT", wait.copies, wait.milliseconds)
+            commands.append(("SET", self.tag + b":w", b""))
+            commands.append(("WAIT", wait.copies, wait.milliseconds))
             if wait.synced:
                 # A replica tells of its disk as it was a moment ago. Asked again once it has all of it, it knows.
-                pipe.execute_command("WAITAOF", 1, wait.copies, wait.milliseconds)
-        answers: list[Any] = await pipe.execute(raise_on_error=False)
+                commands.append(("WAITAOF", 1, wait.copies, wait.milliseconds))
+        line = await self._line(client, writes=writes)
+        answers = await line.ask(commands)
         if wait is None:
             return answers
         acknowledged = answers[-1]

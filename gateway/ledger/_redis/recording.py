@@ -15,10 +15,10 @@ from gateway.ledger._looking import Looking
 from gateway.ledger._model import AttemptRow, Plan, Snapshot, Track, ref_of, split_ref
 from gateway.ledger._redis.base import pairs, remains, together
 from gateway.ledger._redis.batches import Batch
-from gateway.ledger._redis.deliveries import alike, planned, tally
+from gateway.ledger._redis.deliveries import alike, planned, ready, tracked
 from gateway.ledger._redis.keeping import Keeping, audited
-from gateway.ledger._redis.layout import DIGEST, pack_runs, unpack_head
-from gateway.ledger._redis.link import Link
+from gateway.ledger._redis.layout import DIGEST, unpack_head
+from gateway.ledger._redis.link import Argument, Link
 from gateway.ledger._redis.owners import Owners
 from gateway.ledger._rows import digests as digests_of
 from gateway.ledger._rows import pack_text, pack_times, unpack_attempt, unpack_events, unpack_parts, unpack_times
@@ -33,8 +33,10 @@ SMALL, SHARED = 64, 256
 class _Waiting(NamedTuple):
     """A request whose events may share a batch."""
 
-    sent: Batch
+    received: int
+    events: Sequence[Event]
     digests: Sequence[bytes]
+    """None where nobody needed them yet: those of a batch are made together."""
     answer: asyncio.Future[Sequence[Claim]]
 
 
@@ -52,8 +54,10 @@ class Recording(Keeping):
         if not events:
             return []
         received.to_bytes(7, "big")  # what is no time at all is the caller's mistake, and nobody else's
-        digests = [one[:DIGEST] for one in digests_of(tenant, [event.id for event in events])]
         links = len(self._opened())
+        if links == 1 and _may_share(plans, audit):
+            return await self._shared(0, tenant, _Waiting(received, events, (), self._answer()), plans[0])
+        digests = _digests(tenant, events)
         if links == 1:
             return await self._part(0, Batch(tenant, received, list(events)), plans, digests, audit)
         places: dict[int, list[int]] = {}
@@ -98,35 +102,47 @@ class Recording(Keeping):
 
         Either way it is finished once it is begun, also where the one who wanted it goes away.
         """
-        plan = plans[0]
-        if audit or len(plans) > SMALL or plans.count(plan) != len(plans):
-            return self._whole(self._stored(partition, sent, plans, digests, audit))
-        key = partition, sent.tenant, plan
-        answer: asyncio.Future[Sequence[Claim]] = asyncio.get_running_loop().create_future()
-        self._waiting.setdefault(key, []).append(_Waiting(sent, digests, answer))
+        if _may_share(plans, audit):
+            return self._shared(
+                partition, sent.tenant, _Waiting(sent.received, sent.events, digests, self._answer()), plans[0]
+            )
+        return self._whole(self._stored(partition, sent, plans, digests, audit))
+
+    def _answer(self) -> asyncio.Future[Sequence[Claim]]:
+        return asyncio.get_running_loop().create_future()
+
+    def _shared(self, partition: int, tenant: str, one: _Waiting, plan: Plan) -> Awaitable[Sequence[Claim]]:
+        """Record a request's events with what waits to be sent the same way."""
+        key = partition, tenant, plan
+        if (waiting := self._waiting.get(key)) is None:
+            self._waiting[key] = [one]
+        else:
+            waiting.append(one)
         if key not in self._sharing:
             task = self._sharing[key] = asyncio.create_task(self._share(key))
             self._calls.add(task)
             task.add_done_callback(self._ended)
-        return answer
+        return one.answer
 
     async def _share(self, key: tuple[int, str, Plan]) -> None:
         """Record what waits, as one batch, until nothing does: what comes meanwhile shares the next one."""
         partition, tenant, plan = key
         try:
             while waiting := self._waiting.pop(key, None):
-                going: list[_Waiting] = []
-                events: list[Event] = []
-                while waiting and len(events) + len(waiting[0].sent.events) <= SHARED:
-                    going.append(waiting.pop(0))
-                    events += going[-1].sent.events
-                if waiting:
-                    self._waiting[key] = waiting
-                receipts = [one.sent.received for one in going for _ in one.sent.events]
+                size = many = 0
+                for one in waiting:
+                    if size + len(one.events) > SHARED:
+                        break
+                    size, many = size + len(one.events), many + 1
+                going = waiting[:many]
+                if many < len(waiting):
+                    self._waiting[key] = waiting[many:]
+                events = [event for one in going for event in one.events]
+                receipts = [one.received for one in going for _ in one.events]
+                digests = [each for one in going for each in one.digests] or _digests(tenant, events)
                 sent = Batch(tenant, min(receipts), events, receipts=receipts)
-                digests = [each for one in going for each in one.digests]
                 try:
-                    claims = await self._stored(partition, sent, [plan] * len(events), digests, ())
+                    claims = await self._stored(partition, sent, [plan] * size, digests, ())
                 except Exception as error:  # noqa: BLE001  those who wait must hear, whatever it is
                     for one in going:
                         if not one.answer.done():
@@ -134,7 +150,7 @@ class Recording(Keeping):
                     continue
                 start = 0
                 for one in going:
-                    end = start + len(one.digests)
+                    end = start + len(one.events)
                     if not one.answer.done():
                         one.answer.set_result(_some(claims, start, end))
                     start = end
@@ -293,24 +309,27 @@ def _some(claims: Sequence[Claim], start: int, end: int) -> Sequence[Claim]:
     return Run(claims.first + start, end - start) if isinstance(claims, Run) else claims[start:end]
 
 
-def _arguments(batch: Batch, body: bytes, plans: Sequence[Plan], owner: bytes) -> list[bytes | str | int]:
+def _may_share(plans: Sequence[Plan], audit: Sequence[AuditRow]) -> bool:
+    """Return whether a request's events may share a batch with others: few, and all sent the same way."""
+    return not audit and len(plans) <= SMALL and plans.count(plans[0]) == len(plans)
+
+
+def _digests(tenant: str, events: Sequence[Event]) -> list[bytes]:
+    return [one[:DIGEST] for one in digests_of(tenant, [event.id for event in events])]
+
+
+def _arguments(batch: Batch, body: bytes, plans: Sequence[Plan], owner: bytes) -> list[Argument]:
     """Return what the script stores of a batch, after its ids. `body`: its events, packed."""
     size = len(batch.events)
     receipts = batch.receipts or [batch.received] * size
-    apart = bool(batch.receipts) and any(one != batch.received for one in receipts)
+    apart = bool(batch.receipts) and batch.receipts.count(batch.received) < size
     plan = plans[0]
     if plans.count(plan) == size:
-        made = alike(plan, size, batch.received, earliest(batch.events, receipts) if plan.windows else 0, owner)
+        ways = alike(plan, size) if size <= SHARED else alike.__wrapped__(plan, size)
+        heads = ready(plan, size, batch.received, earliest(batch.events, receipts) if plan.windows else 0, owner)
     else:
         happened = times(batch.events, plans, receipts)
         made = planned(range(size), plans, size, batch.received, happened, owner)
-    arguments: list[bytes | str | int] = [
-        batch.received,
-        batch.tenant,
-        body,
-        pack_times(receipts) if apart else b"",
-        len(made.codes),
-    ]
-    for name, codes in made.codes.items():
-        arguments += [name, int(name not in made.live), bytes(codes), tally(codes)]
-    return [*arguments, len(made.heads), *made.heads, pack_runs(made.unrouted)]
+        ways, heads = tracked(made), made.heads
+    times_of = pack_times(receipts) if apart else b""
+    return [batch.received, batch.tenant, body, times_of, *ways.tracks, len(heads), *heads, ways.unrouted]
