@@ -24,13 +24,14 @@ from gateway.configuration.keys import Keyring
 from gateway.errors import ConfigurationError, LedgerUnavailable
 from gateway.explaining import explain
 from gateway.fullness import Fullness
+from gateway.generations import began, reloaded
 from gateway.intake import SLICE, Bad, admit, slices
 from gateway.lanes.adrift import route_unrouted, shelve
 from gateway.lanes.board import Board, Wait
 from gateway.lanes.doubts import Doubts
 from gateway.lanes.lane import Lane
 from gateway.lanes.restored import Restored
-from gateway.ledger import AuditRow, Claim, ClaimKind, Ledger, Plan, Run, split_ref
+from gateway.ledger import Claim, ClaimKind, Ledger, Plan, Run, split_ref
 from gateway.links.book import Book
 from gateway.links.linking import Linking
 from gateway.links.lookups import Lookups
@@ -159,6 +160,7 @@ class Gateway:
             raise
         await self.restored.read(self.ledger)
         await self.read_periods()
+        await began(self.ledger, self.generation)
         await self._take_up()
 
     async def start(self) -> None:
@@ -189,17 +191,7 @@ class Gateway:
                 await self._take_up()
             finally:
                 self._run()
-            row = AuditRow(
-                at=to_micros(self.clock.now()),
-                tenant=DEFAULT_TENANT,
-                actor=actor,
-                action="configure",
-                target=f"generation {self.generation.number}",
-                reason="the configuration was read again",
-                before=before.digest,
-                after=self.generation.digest,
-            )
-            await self.ledger.note([row])
+            await reloaded(self.ledger, before, self.generation, actor)
             log.info("configuration.reloaded", generation=self.generation.number, digest=self.generation.digest)
 
     async def stop(self, grace: timedelta | None = None) -> None:
