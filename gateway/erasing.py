@@ -72,7 +72,7 @@ async def _erased(gateway: Gateway, actor: Actor, erasure: Erasure) -> tuple[dic
         actor=actor.name,
         action="erase",
         target=erasure.alias,
-        reason=actor.reason,
+        reason=erasure.told(actor.reason),
         after=msgspec.json.encode({"events": events, "archived": archived, "abandoned": abandoned}).decode(),
     )
     await ledger.unname(erasure)

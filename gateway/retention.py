@@ -238,6 +238,8 @@ def _forgotten(record: dict[str, Any], erasure: Erasure) -> dict[str, Any]:
     event["customer"] = left.customer
     if left.subscription is not None:
         event["subscription"] = left.subscription
+    if "corrects" in event:
+        event["corrects"]["reason"] = erasure.told(event["corrects"]["reason"])
     for name in ("source", "properties"):
         event.pop(name, None)
     for delivery in record["deliveries"].values():

@@ -206,13 +206,13 @@ def erase(connection: sqlite3.Connection, batch: int, erasure: Erasure) -> tuple
 def unname(connection: sqlite3.Connection, erasure: Erasure) -> int:
     """Put the pseudonym in the place of a customer in the audit trail."""
     query = "SELECT id, body FROM audit WHERE tenant = ? AND instr(body, ?) > 0"
-    named = msgspec.json.encode(erasure.customer)
+    named = msgspec.json.encode(erasure.customer)[1:-1]
     found = 0
     for number, body in connection.execute(query, (erasure.tenant, named)).fetchall():
         row = msgspec.json.decode(body, type=AuditRow)
-        if row.target == erasure.customer:
-            row.target, row.before, row.after, found = erasure.alias, None, None, found + 1
-            connection.execute("UPDATE audit SET body = ? WHERE id = ?", (msgspec.json.encode(row), number))
+        if (left := erasure.row(row)) != row:
+            found += 1
+            connection.execute("UPDATE audit SET body = ? WHERE id = ?", (msgspec.json.encode(left), number))
     return found
 
 

@@ -1,5 +1,6 @@
 """What the ledger keeps beside deliveries: who decided what, documents, what is left of what is gone."""
 
+import re
 from hashlib import blake2b
 
 import msgspec
@@ -7,6 +8,9 @@ import msgspec
 from canonical_schema import Event
 
 __all__ = ["AuditRow", "Document", "Erasure", "Remains"]
+
+SHORTEST_NAME = 3
+"""Characters of a customer's id that is sought in what people wrote: a shorter one is any word, and tells nothing."""
 
 
 class AuditRow(msgspec.Struct, kw_only=True, omit_defaults=True):
@@ -68,14 +72,27 @@ class Erasure(msgspec.Struct, frozen=True, kw_only=True):
 
     def of(self, event: Event) -> Event:
         """Return the event without the customer: what was measured stays, so that it can still be added up."""
-        named = event.subscription
+        named, said = event.subscription, event.corrects
         return msgspec.structs.replace(
             event,
+            corrects=None if said is None else msgspec.structs.replace(said, reason=self.told(said.reason)),
             customer=self.alias,
             subscription=None if named is None else self._pseudonym("subscription", named),
             source=None,
             properties={},
         )
+
+    def told(self, words: str) -> str:
+        """Return what a person wrote, with the pseudonym wherever the customer's id stands alone."""
+        if len(self.customer) < SHORTEST_NAME:
+            return words
+        return re.sub(rf"(?<!\w){re.escape(self.customer)}(?!\w)", self.alias, words)
+
+    def row(self, row: AuditRow) -> AuditRow:
+        """Return a line of the audit trail without the customer."""
+        if row.target == self.customer:
+            row = msgspec.structs.replace(row, target=self.alias, before=None, after=None)
+        return msgspec.structs.replace(row, reason=self.told(row.reason))
 
     def _pseudonym(self, what: str, name: str) -> str:
         made = blake2b(f"{self.tenant}\0{what}\0{name}".encode(), key=self.key, digest_size=12)

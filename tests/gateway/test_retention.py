@@ -250,6 +250,25 @@ async def test_an_erased_customer_is_nowhere_and_quantities_are_still_there(
     assert b"acme" not in everything
 
 
+async def test_an_erased_name_is_not_left_in_the_reasons_of_corrections(
+    house: House, clock: MovableClock, tmp_path: Path
+) -> None:
+    async with house(keeping(tmp_path)) as asking:
+        for name in ("old", "new"):
+            await asking.one(event(name, meter="jobs"))
+            body = {"reason": f"acme complained of {name}", "quantity": 2}
+            assert 200 == (await asking.client.post(f"/v1/events/{name}/correct", json=body)).status_code
+            if name == "old":
+                clock.ahead = timedelta(days=2)
+                await kept(asking)
+        alias = (await erase(asking, reason="acme asked for it")).json()["pseudonym"]
+        reasons = [row["reason"] for row in (await asking.get("/v1/audit"))["data"]]
+        assert [f"{alias} asked for it", f"{alias} complained of new", f"{alias} complained of old"] == reasons
+        assert f"{alias} complained of new" == (await asking.get("/v1/events/new~c1"))["event"]["corrects"]["reason"]
+        by_name = {record["id"]: record for record in archived(tmp_path)}
+        assert f"{alias} complained of old" == by_name["old~c1"]["event"]["corrects"]["reason"]
+
+
 async def test_what_could_still_be_billed_is_refused_by_number_and_given_up_on_demand(
     house: House, tmp_path: Path
 ) -> None:

@@ -46,9 +46,8 @@ class Keeping(Base):
                 low = f"({int(some[-1][:16])}"
                 for one in some:
                     row = msgspec.json.decode(one[16:], type=AuditRow)
-                    if row.target == erasure.customer:
-                        row.target, row.before, row.after = erasure.alias, None, None
-                        found += await link.run("unname", erasure.tenant, one, one[:16] + msgspec.json.encode(row))
+                    if (left := erasure.row(row)) != row:
+                        found += await link.run("unname", erasure.tenant, one, one[:16] + msgspec.json.encode(left))
             return found
 
         return sum(await self._whole(together([write(link) for link in self._opened()])))

@@ -294,10 +294,40 @@ async def test_what_is_trimmed_or_erased_gets_no_further_deliveries(ledger: Ledg
 
 
 async def test_the_trail_names_an_erased_customer_no_longer(ledger: Ledger) -> None:
-    linked = AuditRow(at=1, tenant=TENANT, actor="op", action="link", target="acme", reason="acme", after='{"a":1}')
+    linked = AuditRow(at=1, tenant=TENANT, actor="op", action="link", target="acme", reason="put", after='{"a":1}')
     others = [msgspec.structs.replace(linked, target="acme2"), msgspec.structs.replace(linked, tenant="another")]
     await ledger.note([linked, *others])
     assert 1 == await ledger.unname(GONE)
     assert 0 == await ledger.unname(GONE)
     rows = [row for tenant in (TENANT, "another") for _, row in await ledger.trail(tenant, None, 10)]
     assert [others[0], msgspec.structs.replace(linked, target=GONE.alias, after=None), others[1]] == rows
+
+
+async def test_an_erased_name_is_out_of_what_people_wrote_where_it_stands_alone(ledger: Ledger) -> None:
+    reasons = {
+        'acme asked, "acme" said (acme)': f'{GONE.alias} asked, "{GONE.alias}" said ({GONE.alias})',
+        "acme's bill; acme-eu too": f"{GONE.alias}'s bill; {GONE.alias}-eu too",
+        "of acmeter, pacme and acme_2": "of acmeter, pacme and acme_2",
+        "of ACME": "of ACME",
+    }
+    rows = [
+        AuditRow(at=1, tenant=tenant, actor="admin", action="void", target="e1", reason=reason, before="1", after="2")
+        for tenant in (TENANT, "another")
+        for reason in reasons
+    ]
+    await ledger.note(rows)
+    assert 2 == await ledger.unname(GONE)
+    assert 0 == await ledger.unname(GONE)
+    assert list(reasons.values()) == [row.reason for _, row in reversed(await ledger.trail(TENANT, None, 10))]
+    assert list(reasons) == [row.reason for _, row in reversed(await ledger.trail("another", None, 10))]
+    assert {("1", "2")} == {(row.before, row.after) for _, row in await ledger.trail(TENANT, None, 10)}
+
+
+@pytest.mark.parametrize("customer", ["a", "5 ", "Zoë (GmbH)", "\\d+", 'a"b\\'])
+async def test_any_customer_can_be_unnamed_and_words_of_two_letters_name_nobody(ledger: Ledger, customer: str) -> None:
+    gone = msgspec.structs.replace(GONE, customer=customer)
+    said = f"a wrong meter ran 5 hours for {customer}, and 1 more"
+    await ledger.note([AuditRow(at=1, tenant=TENANT, actor="admin", action="void", target="e1", reason=said)])
+    await ledger.unname(gone)
+    ((_, row),) = await ledger.trail(TENANT, None, 10)
+    assert (said if len(customer) < 3 else said.replace(customer, gone.alias)) == row.reason
