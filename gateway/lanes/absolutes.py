@@ -4,7 +4,7 @@ from collections.abc import Awaitable, Callable, Sequence
 
 from canonical_schema import Event, Kind
 from gateway.lanes.order import Order
-from gateway.ledger import Ledger, Work, WorkState, ref_of
+from gateway.ledger import Change, Ledger, Work, WorkState, ref_of
 from gateway.times import Clock, to_micros
 
 __all__ = ["Absolutes"]
@@ -44,6 +44,15 @@ class Absolutes:
     async def settled(self, batch: int, members: Sequence[int]) -> None:
         """Let those go that waited for these."""
         if self._order.settled(ref_of(batch, index) for index in members):
+            await self._release()
+
+    async def told_to_wait(self, changes: Sequence[Change]) -> None:
+        """Let those go that have nothing to wait for any more, now that it is written down that they wait.
+
+        What they waited for may have been settled meanwhile, and then it let nobody go.
+        """
+        waiting = (one for one in changes if one.group is not None and one.group.state is WorkState.WAITING)
+        if any(self._order.first(ref_of(one.batch, index)) for one in waiting for index in one.members):
             await self._release()
 
     async def recover(self) -> None:

@@ -362,6 +362,7 @@ class Lane:
         lots, turned = self._preparer.prepared(works, now, rows, 2**31 if several else size)
         if turned:
             await self._settling.write(turned, [])
+            await self._absolutes.told_to_wait(turned)
         if not lots:
             return bool(turned)
         requests = packed(lots, min(each, rows), size)

@@ -28,6 +28,11 @@ class Order:
             insort(queue, ref)  # refs grow as events are recorded
         return queue[0] == ref
 
+    def first(self, ref: int) -> bool:
+        """Return whether a value is the head of its key."""
+        key = self._keys.get(ref)
+        return key is not None and self._queues[key][0] == ref
+
     @property
     def refs(self) -> AbstractSet[int]:
         """All that it has taken notice of."""

@@ -6,16 +6,17 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
+import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from canonical_schema import Kind
 from gateway.lanes.order import Order
-from gateway.ledger import split_ref
+from gateway.ledger import Change, SqliteLedger, WorkState, split_ref
 from gateway.repair import Actor, resolve
 from gateway.simulator.faults import FAULTS
 from gateway.times import to_micros
-from tests.gateway.lanes.world import CONTRACT, World, used
+from tests.gateway.lanes.world import CONTRACT, World, gated, until, used
 
 ACTOR = Actor(tenant="default", name="op", reason="as it stands at the vendor")
 CUSTOMERS = {"acme": CONTRACT, "globex": CONTRACT.replace("0", "1")}
@@ -124,6 +125,31 @@ ONE = [("acme", Kind.ABSOLUTE)]
 def test_running_values_arrive_in_order_and_once_and_additive_usage_waits_for_none(given: list[Sent | str]) -> None:
     with tempfile.TemporaryDirectory() as folder:
         asyncio.run(lived(Path(folder), given))
+
+
+async def test_one_that_is_told_to_wait_while_what_it_waits_for_ends_is_let_go(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The answer comes after the lane saw that another must go first, and before it wrote down that this one waits."""
+    world, gate = gated(tmp_path, "wingback", settings={"allow_absolute": True})
+    settle, seen = SqliteLedger.settle, list[str]()
+
+    async def late(ledger: SqliteLedger, changes: Sequence[Change], *more: Any) -> None:
+        if any(change.group is not None and change.group.state is WorkState.WAITING for change in changes):
+            gate.open.set()
+            await world.lane.idle()
+            seen.append("late")
+        await settle(ledger, changes, *more)
+
+    async with world:
+        await world.record(used("e1", kind=Kind.ABSOLUTE))
+        await world.lane.step()
+        await until(lambda: gate.waiting == 1)
+        await world.record(used("e2", kind=Kind.ABSOLUTE))
+        monkeypatch.setattr(SqliteLedger, "settle", late)
+        await world.later()
+        assert ["late"] == seen
+        assert {"e1": "accepted", "e2": "accepted"} == await world.statuses()
 
 
 @given(st.lists(st.tuples(st.sampled_from("ab"), st.integers(0, 9)), max_size=20))
