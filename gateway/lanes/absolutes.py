@@ -34,6 +34,8 @@ class Absolutes:
         self._wake = wake
         self._order = Order()
         self._alone = False
+        self._seen = 0
+        """The number up to which all work was taken notice of."""
 
     def may_go(self, work: Work, index: int, event: Event) -> bool:
         """Return whether nothing that must come first is unsettled."""
@@ -85,14 +87,28 @@ class Absolutes:
         if self._order.settled(self._order.refs - open_):
             await self._release()
 
+    async def before(self, works: Sequence[Work]) -> None:
+        """Take notice of all that was recorded before what is about to be sent, whatever it is due by.
+
+        A clock that was set back, or another machine's that is behind, has later values be due first; and what came
+        while all was held is ready before it is.
+        """
+        if any(event.kind is Kind.ABSOLUTE for work in works for event in work.events):
+            after = self._seen if self._ledger.in_line else 0
+            self._seen = max([await self._walked(state, after) for state in (WorkState.READY, WorkState.HELD)])
+
     async def _look(self) -> None:
-        for state in (WorkState.READY, WorkState.UNKNOWN):
-            after = 0
-            while works := await self._ledger.walk(self._destination, state, after, PAGE):  # a backlog may be large
-                for work in works:
-                    for index, event in zip(work.members, work.events, strict=True):
-                        self.may_go(work, index, event)
-                after = works[-1].id
+        self._seen = await self._walked(WorkState.READY, 0)
+        await self._walked(WorkState.UNKNOWN, 0)
+
+    async def _walked(self, state: WorkState, after: int) -> int:
+        """Take notice of what is in a state, past a number; return the last number."""
+        while works := await self._ledger.walk(self._destination, state, after, PAGE):  # a backlog may be large
+            for work in works:
+                for index, event in zip(work.members, work.events, strict=True):
+                    self.may_go(work, index, event)
+            after = works[-1].id
+        return after
 
     async def _release(self) -> None:
         await self._ledger.release(self._destination, WorkState.WAITING, to_micros(self._clock.now()))

@@ -359,6 +359,8 @@ class Lane:
             (work.tenant, columns_of(work.events).customers) for work in works if work.parts is None
         )
         self._catalogue.use(self.name, ((work.tenant, columns_of(work.events).customers) for work in works))
+        if self._adapter.allows_absolute:
+            await self._absolutes.before(works)
         lots, turned = self._preparer.prepared(works, now, rows, 2**31 if several else size)
         if turned:
             await self._settling.write(turned, [])

@@ -68,6 +68,11 @@ class Ledger(Protocol):
         """Whether this process does what one alone may do, of those that share the ledger."""
         ...
 
+    @property
+    def in_line(self) -> bool:
+        """Whether work that is recorded later has a higher number."""
+        ...
+
     def alone(self, destination: str) -> bool:
         """Have one process alone send to a destination, the one that leads; return whether it is this one."""
         ...

@@ -70,6 +70,10 @@ class SqliteLedger:
         self._held = contextlib.ExitStack()
         """The lock and the connections, closed in turn."""
 
+    @property
+    def in_line(self) -> bool:
+        return True
+
     def alone(self, destination: str) -> bool:
         return True
 

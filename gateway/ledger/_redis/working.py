@@ -155,6 +155,10 @@ class Working(Base):
                 reached += 1
         return reached == len(self._opened())
 
+    @property
+    def in_line(self) -> bool:
+        return len(self._opened()) == 1
+
     def alone(self, destination: str) -> bool:
         self._alone.add(destination)
         return self._owners.leads

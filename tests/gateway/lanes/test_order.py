@@ -3,6 +3,7 @@
 import asyncio
 import tempfile
 from collections.abc import Sequence
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -10,7 +11,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from canonical_schema import Kind
+from canonical_schema import ErrorItem, Kind
 from gateway.lanes.order import Order
 from gateway.ledger import Change, SqliteLedger, WorkState, split_ref
 from gateway.repair import Actor, resolve
@@ -150,6 +151,42 @@ async def test_one_that_is_told_to_wait_while_what_it_waits_for_ends_is_let_go(
         await world.later()
         assert ["late"] == seen
         assert {"e1": "accepted", "e2": "accepted"} == await world.statuses()
+
+
+async def test_a_clock_that_is_set_back_turns_no_order_round(tmp_path: Path) -> None:
+    """Or another machine's that is behind: the later value is due first."""
+    async with World(tmp_path, "wingback", settings={"allow_absolute": True}) as world:
+        told = Told(world)
+        await told.send(Sent(ONE, None))
+        world.clock.advance(timedelta(minutes=-1))
+        await told.send(Sent(ONE, None))
+        await world.later()
+        told.holds()
+        assert ["e000", "e001"] == told.arrived()
+
+
+async def test_what_came_while_all_was_held_does_not_overtake_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with World(tmp_path, "wingback", settings={"allow_absolute": True}) as world:
+        told, hold = Told(world), SqliteLedger.hold
+        world.vendor.api_key = "another"
+        await world.record(used("first"))
+        await world.now()
+        await told.send(Sent(ONE, None))
+
+        async def held(ledger: SqliteLedger, destination: str, error: ErrorItem) -> Any:
+            found = await hold(ledger, destination, error)
+            if len(told.came) == 1 and not world.lane.pace.shut:  # before the last time that anything is held
+                world.vendor.api_key = "k"
+                await told.send(Sent(ONE, None))
+                world.clock.advance(timedelta(seconds=1))
+            return found
+
+        monkeypatch.setattr(SqliteLedger, "hold", held)
+        world.clock.advance(timedelta(minutes=16))
+        await world.later()
+        assert ["first", "e000", "e001"] == [row.key for row in world.vendor.stored]
 
 
 @given(st.lists(st.tuples(st.sampled_from("ab"), st.integers(0, 9)), max_size=20))
