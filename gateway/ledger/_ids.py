@@ -3,7 +3,9 @@
 The ledger keeps digests by batch, in the order in which they came: written once, never sorted, never read where an
 id is new. What finds one again is this table of eight bytes a slot, made anew when the ledger is opened. A slot
 holds the running number of an id and 24 bits of its digest; those and twelve more that choose the part of the table
-leave one new id in ten thousand to be looked up in vain with five million known.
+leave one new id in ten thousand to be looked up in vain with five million known. Parts have every size between that of
+one that just grew and that of one about to, so that the table as a whole takes some 16 bytes an id however many there
+are, and no id is the one too many that makes all of them grow.
 """
 
 from array import array
@@ -22,8 +24,15 @@ _PARTS = 1 << 12
 _PART = _PARTS - 1
 _NUMBER = 40
 _NUMBERS = (1 << _NUMBER) - 1
-_SMALLEST = 64
-_FULL = 0.625
+_TAG = 64 - _NUMBER
+_FEWEST = 48
+"""Ids that the smallest part takes."""
+_FULL = 0.75
+"""Of a part's slots, how many are taken when it grows: the fuller it is, the farther an id may lie from its place."""
+_GROWTH = 2
+"""How many times the ids that it has a part takes once it grew."""
+_SPARE = 1.1
+"""How many times its share of the ids that are expected a part takes at least: shares are not quite alike."""
 
 
 class Ids:
@@ -34,12 +43,11 @@ class Ids:
 
     def __init__(self, expected: int = 0) -> None:
         """`expected`: how many ids are about to be added."""
-        slots = _SMALLEST
-        while slots * _FULL * _PARTS < expected * 1.1:
-            slots *= 2
-        empty = bytes(8 * slots)
-        self._parts = [array("Q", empty) for _ in range(_PARTS)]
-        self._room = [int(slots * _FULL)] * _PARTS
+        least = max(expected * _SPARE / _PARTS, _FEWEST)
+        # The next to grow lies beside the last one, so that what they leave behind is in one piece.
+        slots = [_slots(least * (_GROWTH / _SPARE) ** (part / _PARTS)) for part in range(_PARTS)]
+        self._parts = [array("Q", [0]) * count for count in slots]
+        self._room = [int(count * _FULL) for count in slots]
         """How many more each part takes before it grows."""
         self._next = 1  # an empty slot is 0
         self._starts = array("Q"), array("Q")
@@ -58,13 +66,12 @@ class Ids:
             if not room[chosen]:
                 self._grow(chosen)
             part, tag = parts[chosen], bits >> _NUMBER
-            mask = len(part) - 1
-            slot = tag & mask
+            slot = tag * len(part) >> _TAG
             while held := part[slot]:
                 if if_new and held >> _NUMBER == tag:
                     self._take_out(first, digests[: (number - first) * DIGEST])
                     return False
-                slot = (slot + 1) & mask
+                slot -= 1  # below zero it goes on from the other end
             part[slot] = tag << _NUMBER | number
             room[chosen] -= 1
         self._next = first + len(digests) // DIGEST
@@ -87,12 +94,11 @@ class Ids:
         parts = self._parts
         for place, bits in enumerate(_bits(digests)):
             part, tag = parts[bits & _PART], bits >> _NUMBER
-            mask = len(part) - 1
-            slot = tag & mask
+            slot = tag * len(part) >> _TAG
             while held := part[slot]:
                 if held >> _NUMBER == tag and (ref := self._ref(held & _NUMBERS)) is not None:
                     found.setdefault(place, []).append(ref)
-                slot = (slot + 1) & mask
+                slot -= 1
         return found
 
     def forget(self, batches: Iterable[int]) -> None:
@@ -114,30 +120,33 @@ class Ids:
         bits = _bits(digests)
         for at in range(len(bits) - 1, -1, -1):
             part, tag = self._parts[bits[at] & _PART], bits[at] >> _NUMBER
-            mask = len(part) - 1
-            slot = tag & mask
+            slot = tag * len(part) >> _TAG
             while part[slot] and part[slot] & _NUMBERS != first + at:
-                slot = (slot + 1) & mask
-            if part[slot] and not part[(slot + 1) & mask]:
+                slot -= 1
+            if part[slot] and not part[slot - 1]:
                 self._room[bits[at] & _PART] += 1
                 part[slot] = 0
 
     def _grow(self, chosen: int) -> None:
         """Put a part's ids into one with room for as many again, leaving out those that were forgotten."""
-        oldest = self._oldest
-        kept = [held for held in self._parts[chosen] if held and held & _NUMBERS >= oldest]
-        slots = len(self._parts[chosen])
-        while slots * _FULL < len(kept) * 1.25 + 1:
-            slots *= 2
-        grown = array("Q", bytes(8 * slots))
-        mask = slots - 1
+        kept = [*filter(None, self._parts[chosen])]
+        if self._oldest > 1:
+            oldest = self._oldest
+            kept = [held for held in kept if held & _NUMBERS >= oldest]
+        slots = _slots(max(len(kept), _FEWEST) * _GROWTH)
+        grown = [0] * slots  # faster to write to than an array
         for held in kept:
-            slot = (held >> _NUMBER) & mask
+            slot = (held >> _NUMBER) * slots >> _TAG
             while grown[slot]:
-                slot = (slot + 1) & mask
+                slot -= 1
             grown[slot] = held
         self._room[chosen] = int(slots * _FULL) - len(kept)
-        self._parts[chosen] = grown
+        self._parts[chosen] = array("Q", grown)
+
+
+def _slots(ids: float) -> int:
+    """Return how many a part has that takes so many ids before it grows."""
+    return int(ids / _FULL) + 1
 
 
 def _bits(digests: bytes) -> list[int]:

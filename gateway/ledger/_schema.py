@@ -79,10 +79,15 @@ UPGRADES: Mapping[int, tuple[Step, ...]] = {
 """What makes a file of each version one of the next, in order. A new file takes all of it, from nothing."""
 
 
+CACHE = 8 * 1024
+"""KiB of the file that a connection keeps in memory, at most. What was written last is all that is used over and over,
+a reader forgets everything when another connection commits, and the system has the file in memory besides."""
+
+
 def connect(path: Path) -> sqlite3.Connection:
     """Open the file so that what is committed survives kill -9 and power loss."""
     connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=10)
-    for pragma in ("journal_mode=WAL", "synchronous=FULL", "temp_store=MEMORY", "cache_size=-65536"):
+    for pragma in ("journal_mode=WAL", "synchronous=FULL", "temp_store=MEMORY", f"cache_size=-{CACHE}"):
         connection.execute(f"PRAGMA {pragma}")
     return connection
 

@@ -3,6 +3,7 @@
 import threading
 from hashlib import blake2b
 from pathlib import Path
+from random import Random
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -16,6 +17,11 @@ from tests.gateway.ledger.conftest import SqliteStore, opened, recorded
 
 def digest(number: int) -> bytes:
     return blake2b(number.to_bytes(8, "big"), digest_size=DIGEST).digest()
+
+
+def taken(ids: Ids) -> int:
+    """Return the bytes of a table."""
+    return sum(len(part) * part.itemsize for part in ids._parts)
 
 
 # Few different ones, of which many share what the table can tell apart: the first half.
@@ -83,12 +89,71 @@ def test_a_batch_is_added_as_new_where_none_of_its_ids_is_known_or_comes_twice(
     assert len(known) + len(some) * new == held
 
 
+def crowded(tag: int, number: int) -> bytes:
+    """Return the digest of an id of the first part, that has its place there by `tag`."""
+    return bytes(2) + bytes(3) + tag.to_bytes(3, "little") + number.to_bytes(8, "big")
+
+
+def leads_to(ids: Ids, batch: int, some: list[bytes]) -> bool:
+    """Return whether the ids of a batch are found where they are."""
+    found = ids.candidates(b"".join(some))
+    return all(ref_of(batch, index) in found.get(index, []) for index in range(len(some)))
+
+
+# Many in one part, so that it grows time and again, and most of them near one of its ends.
+crowds = st.lists(
+    st.lists(
+        st.builds(
+            crowded, st.sampled_from([0, 1, 2**23, 2**24 - 1]) | st.integers(0, 2**24 - 1), st.integers(0, 2**16)
+        ),
+        min_size=1,
+        max_size=120,
+    ),
+    min_size=1,
+    max_size=6,
+)
+
+
+@settings(deadline=None)
+@given(crowds, st.data())
+def test_a_part_that_grows_leads_to_all_but_what_was_taken_back_or_forgotten(
+    added: list[list[bytes]], data: st.DataObject
+) -> None:
+    ids = Ids()
+    left = dict(enumerate(added, 1))
+    for batch, some in left.items():
+        ids.add(batch, b"".join(some))
+    for batch in data.draw(st.sets(st.sampled_from([*left]))):
+        ids.take_back(batch, b"".join(left.pop(batch)))
+    assert all(leads_to(ids, batch, some) for batch, some in left.items())
+    gone = data.draw(st.integers(0, len(added)))
+    ids.forget(range(1, gone + 1))
+    ids.add(len(added) + 1, b"".join(crowded(7, number) for number in range(60)))
+    assert all(leads_to(ids, batch, some) is (batch > gone) for batch, some in left.items())
+
+
+def test_the_table_grows_with_its_ids_and_never_all_at_once() -> None:
+    drawn, ids, known = Random(1), Ids(), 0
+    rebuilt: list[float] = []
+    while known < 650_000:
+        before = ids._parts.copy()
+        for _ in range(known // 20_000 + 1):  # one in twenty more
+            ids.add(known, drawn.randbytes(1000 * DIGEST))
+            known += 1000
+        if known > 300_000:  # with fewer it has the size of an empty one
+            rebuilt.append(sum(one is not other for one, other in zip(before, ids._parts, strict=True)) / len(before))
+            assert taken(ids) <= known * 18
+    assert max(rebuilt) <= 0.15
+    for expected in range(300_000, 650_000, 50_000):
+        assert taken(Ids(expected)) <= expected * 18
+
+
 def test_few_new_ids_are_taken_for_known_ones_and_memory_stays_small() -> None:
     ids = Ids()
     for batch in range(100):
         ids.add(batch, b"".join(digest(batch * 1000 + index) for index in range(1000)))
     assert len(ids.candidates(b"".join(digest(10**9 + number) for number in range(100_000)))) < 10
-    assert sum(len(part) * part.itemsize for part in ids._parts) <= 100_000 * 32
+    assert taken(ids) <= 100_000 * 32
 
 
 def test_ids_are_found_while_others_are_added() -> None:
