@@ -2,13 +2,14 @@
 
 from collections.abc import Mapping
 from typing import Annotated, Any
+from urllib.parse import quote
 
 import httpx
 from cyclopts import Parameter
 
 from gateway.cli._out import CommandFailed
 
-__all__ = ["LOCAL", "Key", "Reason", "Url", "ask"]
+__all__ = ["LOCAL", "Key", "Reason", "Url", "ask", "in_path"]
 
 Url = Annotated[str, Parameter("--url", help="Where the gateway listens.")]
 Key = Annotated[
@@ -16,16 +17,30 @@ Key = Annotated[
 ]
 Reason = Annotated[str, Parameter("--reason", help="Why; kept in the audit trail.")]
 LOCAL = "http://127.0.0.1:8080"
+PATIENCE = httpx.Timeout(30, read=600)
+"""Seconds. The largest correction or erasure takes minutes on a busy machine, and giving up is no answer."""
+
+
+def in_path(text: str) -> str:
+    """Return text as one part of a path, also where it is made of dots, which a client would take for folders."""
+    return quote(text, safe="").replace(".", "%2E")
 
 
 def ask(url: str, key: str | None, method: str, path: str, body: Mapping[str, Any] | None = None) -> httpx.Response:
     """Return the answer to one request. Raises CommandFailed for every refusal, in its own words."""
     headers = {"authorization": f"Bearer {key}"} if key else {}
     try:
-        answer = httpx.request(method, url.rstrip("/") + path, json=body, headers=headers, timeout=60, trust_env=False)
-    except (httpx.TransportError, httpx.InvalidURL) as error:
+        answer = httpx.request(
+            method, url.rstrip("/") + path, json=body, headers=headers, timeout=PATIENCE, trust_env=False
+        )
+    except (httpx.ConnectError, httpx.ConnectTimeout, httpx.UnsupportedProtocol, httpx.InvalidURL) as error:
         raise CommandFailed(
             f"{url}: no gateway answers there ({type(error).__name__}): start it, or name it with --url"
+        ) from None
+    except httpx.TransportError as error:
+        raise CommandFailed(
+            f"{url}: no whole answer came ({type(error).__name__}), and what was asked may be done: look before you ask"
+            " again"
         ) from None
     if answer.is_error:
         try:

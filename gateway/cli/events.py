@@ -3,12 +3,11 @@
 import re
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal
-from urllib.parse import quote
 
 import httpx
 from cyclopts import App, Parameter
 
-from gateway.cli._asking import LOCAL, Key, Reason, Url, ask
+from gateway.cli._asking import LOCAL, Key, Reason, Url, ask, in_path
 from gateway.cli._filters import OPTIONS, Customer, Destination, Meter, Since, Until, chosen
 from gateway.cli._out import CommandFailed, Exit, Json, hint, machine, say
 
@@ -25,7 +24,7 @@ _BAD = {"unsupported", "rejected", "blocked"}
 @events.command
 def show(event_id: str, /, *, url: Url = LOCAL, key: Key = None, as_json: Json = False) -> int:
     """Show one event, what became of it at each vendor, and what corrected it."""
-    found = ask(url, key, "GET", f"/v1/events/{quote(event_id, safe='')}").json()
+    found = ask(url, key, "GET", f"/v1/events/{in_path(event_id)}").json()
     if as_json:
         machine(found)
         return Exit.OK
@@ -152,7 +151,7 @@ def corrections(
 
 
 def _one(url: str, key: str | None, event_id: str, what: str, body: Mapping[str, Any], *, as_json: bool) -> int:
-    result = ask(url, key, "POST", f"/v1/events/{quote(event_id, safe='')}/{what}", body).json()
+    result = ask(url, key, "POST", f"/v1/events/{in_path(event_id)}/{what}", body).json()
     if as_json:
         machine(result)
     else:

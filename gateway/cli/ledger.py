@@ -6,12 +6,11 @@ from collections import Counter
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Annotated, Any
-from urllib.parse import quote
 
 from cyclopts import App, Parameter
 from pydantic import ValidationError
 
-from gateway.cli._asking import LOCAL, Key, Reason, Url, ask
+from gateway.cli._asking import LOCAL, Key, Reason, Url, ask, in_path
 from gateway.cli._out import CommandFailed, ConfigFile, Exit, Json, hint, machine, say
 from gateway.configuration.file import load
 from gateway.configuration.sections import LedgerSettings
@@ -164,7 +163,7 @@ def erase(
 ) -> int:
     """Forget a customer at a running gateway: properties, names, vendors' words. Quantities stay, under a pseudonym."""
     body = {"reason": reason, "unsettled": "abandon" if abandon else "refuse"}
-    made = ask(url, key, "POST", f"/v1/customers/{quote(customer, safe='')}/erase", body).json()
+    made = ask(url, key, "POST", f"/v1/customers/{in_path(customer)}/erase", body).json()
     if as_json:
         machine(made)
         return Exit.OK
