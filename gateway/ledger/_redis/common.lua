@@ -156,16 +156,19 @@ end
 local OPEN = { r = true, s = true, b = true, h = true, w = true }
 local function closing(number, batch, work) return string.format('%016d', work.due) .. member(number, batch) end
 
-local function place_work(number, batch, head, work)
-    redis.call('HSET', work_key(batch), number, head)
-    if work.state == 'r' then redis.call('ZADD', due_key(work.destination), work.due, member(number, batch)) end
-    redis.call('ZADD', state_key(work.state, work.destination), number, member(number, batch))
-    if OPEN[work.state] then
-        redis.call('ZADD', since_key(work.state, work.destination), work.since, member(number, batch))
-    end
+local function index_work(number, batch, work)
+    local name = member(number, batch)
+    if work.state == 'r' then redis.call('ZADD', due_key(work.destination), work.due, name) end
+    redis.call('ZADD', state_key(work.state, work.destination), number, name)
+    if OPEN[work.state] then redis.call('ZADD', since_key(work.state, work.destination), work.since, name) end
     if work.deadline >= 0 and OPEN[work.state] then
         redis.call('ZADD', deadline_key(work.state, work.destination), work.deadline, closing(number, batch, work))
     end
+end
+
+local function place_work(number, batch, head, work)
+    redis.call('HSET', work_key(batch), number, head)
+    index_work(number, batch, work)
 end
 
 local function displace_work(number, batch, work)
@@ -195,22 +198,37 @@ local function add_places(keys, state, destination)
     keys[#keys + 1] = deadline_key(state, destination)
 end
 
+-- Two commands for as many fields as there are: each costs as much as what it does, and is written to the disk.
+local function add_to(key, changes)
+    local names, fields = {}, {}
+    for field, by in pairs(changes) do
+        if by ~= 0 then names[#names + 1] = field end
+    end
+    if #names == 0 then return end
+    local held = redis.call('HMGET', key, unpack(names))
+    for at, name in ipairs(names) do
+        fields[#fields + 1] = name
+        fields[#fields + 1] = string.format('%.0f', tonumber(held[at] or '0') + changes[name])
+    end
+    redis.call('HSET', key, unpack(fields))
+end
+
 local function write_gathered()
-    for field, by in pairs(depths) do
-        if by ~= 0 then redis.call('HINCRBY', DEPTHS, field, by) end
-    end
-    for field, by in pairs(counts) do
-        if by ~= 0 then redis.call('HINCRBY', COUNTS, field, by) end
-    end
+    add_to(DEPTHS, depths)
+    add_to(COUNTS, counts)
     for _, track in pairs(tracks) do
         redis.call('HSET', batch_key(track.batch), 'c:' .. track.destination, track.codes)
     end
 end
 
 -- Numbers are never given twice, and carry the partition in their last part.
-local function next_work(partition)
-    return string.format('%.0f', redis.call('HINCRBY', META, 'work', 1) * 16 + partition)
+local function next_works(many, partition)
+    local last, numbers = redis.call('HINCRBY', META, 'work', many), {}
+    for place = 1, many do numbers[place] = string.format('%.0f', (last - many + place) * 16 + partition) end
+    return numbers
 end
+
+local function next_work(partition) return next_works(1, partition)[1] end
 
 local function note_audit(rows)
     for _, row in ipairs(rows) do

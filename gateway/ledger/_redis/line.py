@@ -1,16 +1,19 @@
 """A connection of its own to one server: several commands at once, and their answers in order."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, cast
 
+import hiredis
 from redis.asyncio import Redis
 from redis.exceptions import ResponseError
 from redis.exceptions import TimeoutError as TimedOut
 
 __all__ = ["Line"]
 
-Command = Sequence[bytes | str | int]
+Command = tuple[bytes | str | int, ...]
+# What redis-py packs with is written in Python, and takes ten times as long.
+_packed: Callable[[Command], bytes] = cast("Any", hiredis).pack_command
 
 
 class Line:
@@ -39,7 +42,7 @@ class Line:
             ):  # closed meanwhile, or somebody else's answer
                 await self._connect()
             async with asyncio.timeout(self._timeout) as limit:
-                await connection.send_packed_command(connection.pack_commands(commands), check_health=False)
+                await connection.send_packed_command([_packed(one) for one in commands], check_health=False)
                 for _ in commands:
                     if answers:
                         limit.reschedule(asyncio.get_running_loop().time() + self._timeout)

@@ -72,9 +72,9 @@ class _Call(NamedTuple):
     arguments: Sequence[Argument]
     answer: asyncio.Future[Any]
 
-    def command(self, tag: bytes) -> Sequence[Argument]:
+    def command(self, tag: bytes) -> tuple[Argument, ...]:
         if self.script is None:
-            return self.arguments
+            return (*self.arguments,)
         return ("EVALSHA", self.script.sha, 1, tag, *self.arguments)
 
 

@@ -56,8 +56,18 @@ for _, row in ipairs(audit) do keys[#keys + 1] = tag .. ':au:' .. row.tenant end
 touch(keys)
 
 redis.call('HSET', META, 'batch', string.format('%.0f', second))
-redis.call('HSET', key, 'o', token, 't', tenant, 'r', received, 'n', total, 'd', digests)
-if receipts ~= '' then redis.call('HSET', key, 'R', receipts) end
+local fields = { 'o', token, 't', tenant, 'r', received, 'n', total, 'd', digests }
+local function field(name, value)
+    fields[#fields + 1] = name
+    fields[#fields + 1] = value
+end
+if receipts ~= '' then field('R', receipts) end
+for _, one in ipairs(destinations) do
+    field('c:' .. one.name, one.codes)
+    if one.shadow == '1' then field('s:' .. one.name, '1') end
+    for code, times in string.gmatch(one.tally, '(%d+):(%d+)') do counted(code, one.name, tonumber(times)) end
+end
+redis.call('HSET', key, unpack(fields))
 redis.call('SET', tag .. ':e:' .. batch, events)
 redis.call('ZADD', BATCHES, batch, batch)
 local prefix = struct.pack('>I2I4', math.floor(second * 16 / 4294967296), (second * 16 + partition) % 4294967296)
@@ -71,15 +81,15 @@ for bucket, held in pairs(buckets) do
         redis.call('HSET', tag .. ':i' .. bucket, unpack(pairs_of, first, math.min(first + 1999, #pairs_of)))
     end
 end
-for _, one in ipairs(destinations) do
-    redis.call('HSET', key, 'c:' .. one.name, one.codes)
-    if one.shadow == '1' then redis.call('HSET', key, 's:' .. one.name, '1') end
-    for code, times in string.gmatch(one.tally, '(%d+):(%d+)') do counted(code, one.name, tonumber(times)) end
-end
-for _, head in ipairs(works) do
-    local work = read(head)
-    place_work(next_work(partition), batch, head, work)
-    deeper(work.state, work.destination, size(work.runs))
+if #works > 0 then
+    local numbers, heads = next_works(#works, partition), {}
+    for place, head in ipairs(works) do
+        local work = read(head)
+        heads[2 * place - 1], heads[2 * place] = numbers[place], head
+        index_work(numbers[place], batch, work)
+        deeper(work.state, work.destination, size(work.runs))
+    end
+    redis.call('HSET', work_key(batch), unpack(heads))
 end
 if unrouted ~= '' then redis.call('HSET', UNROUTED, batch, unrouted) end
 note_audit(audit)
