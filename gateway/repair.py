@@ -44,8 +44,7 @@ async def resolve(
     batch, index = split_ref(ref)
     work = next((one for one in await ledger.pieces(batch, destination) if index in one.members), None)
     if work is None or work.group.state is not WorkState.UNKNOWN:
-        detail = f"the delivery to {destination} is not unknown: look at the event, there is nothing to resolve"
-        raise RequestRefused(409, ErrorCode.CONFLICT, detail)
+        raise await _not_unknown(ledger, ref, destination)
     parts = None if work.parts is None else work.parts[work.members.index(index)]
     code, group, parts = _decided(resolution, work.group, parts, now)
     change = Change(
@@ -73,6 +72,21 @@ async def resolve(
     except Moved:
         raise RequestRefused(409, ErrorCode.CONFLICT, "somebody else decided this delivery: look again") from None
     return ref, code
+
+
+async def _not_unknown(ledger: Ledger, ref: int, destination: str) -> RequestRefused:
+    """Return why a delivery cannot be resolved."""
+    batch, index = split_ref(ref)
+    snapshot = (await ledger.snapshots([batch])).get(batch)
+    view = None if snapshot is None else View(snapshot)
+    code = None if view is None else view.codes(index).get(destination)
+    if view is None or code is None:
+        return RequestRefused(404, ErrorCode.NOT_FOUND, f"the event has no delivery to {destination[:64]}")
+    if view.trimmed:
+        detail = "its record is no longer kept, and nothing of it can be decided any more: settle it at the provider"
+        return RequestRefused(409, ErrorCode.CONFLICT, detail)
+    detail = f"the delivery to {destination} is {code.status}, not unknown: there is nothing to resolve"
+    return RequestRefused(409, ErrorCode.CONFLICT, detail)
 
 
 async def resolve_many(
@@ -201,7 +215,8 @@ async def retry(
         told = {one["id"] for one in (*retried, *skipped)}
         left = [event_id for event_id in dict.fromkeys(wanted) if event_id not in told]
         known = await ledger.refs(actor.tenant, left)
-        nothing, nobody = "no delivery of it is dead or rejected", "no event of this tenant has this id"
+        nothing = "no delivery of it is dead or rejected, or its record is no longer kept"
+        nobody = "no event of this tenant has this id"
         skipped += [{"id": event_id, "why": nothing if event_id in known else nobody} for event_id in left]
     return {"object": "retry_result", "retried": retried, "skipped": skipped}
 

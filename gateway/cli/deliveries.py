@@ -78,7 +78,7 @@ _DECIDED = {"accepted": "taken for arrived", "resend": "sent again", "abandon": 
 @deliveries.command
 def retry(
     *ids: str,
-    reason: Reason,
+    reason: Reason = "",
     status: Annotated[Literal["dead", "rejected"] | None, Parameter(help="Only those of this status.")] = None,
     destination: Destination = None,
     meter: Meter = None,

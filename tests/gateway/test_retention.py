@@ -132,6 +132,23 @@ async def test_what_can_be_repaired_stays_until_its_bound(house: House, clock: M
     adds_up(tmp_path)
 
 
+async def test_what_is_no_longer_kept_is_not_said_to_be_decided(
+    house: House, clock: MovableClock, tmp_path: Path
+) -> None:
+    async with house(keeping(tmp_path, letters="4d")) as asking:
+        asking.vendors["wingback"].fail("lost_answer")
+        assert "unknown" == (await asking.one(event()))["deliveries"]["wingback"]["status"]
+        clock.ahead = timedelta(days=5)
+        await kept(asking)
+        assert "unknown" == (await asking.get("/v1/events/e1"))["deliveries"]["wingback"]["status"]
+        body = {"id": "e1", "destination": "wingback", "resolution": "accepted", "reason": "counted"}
+        answer = await asking.client.post("/v1/deliveries/resolve", json=body)
+        assert (409, True) == (answer.status_code, "is no longer kept" in answer.json()["detail"])
+        answer = await asking.client.post("/v1/deliveries/retry", json={"ids": ["e1"]})
+        (left,) = answer.json()["skipped"]
+        assert "no longer kept" in left["why"]
+
+
 async def test_it_goes_on_by_itself_and_an_archive_that_cannot_be_used_costs_nothing(
     house: House, clock: MovableClock, tmp_path: Path
 ) -> None:

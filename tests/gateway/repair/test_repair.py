@@ -49,6 +49,10 @@ async def test_only_an_unknown_can_be_resolved_and_only_once(house: Any) -> None
     await house.send("e1")
     status, problem = await resolve(house, "accepted")
     assert (409, "conflict") == (status, problem["code"])
+    assert "the delivery to wingback is accepted, not unknown: there is nothing to resolve" == problem["detail"]
+    body = {"id": "e1", "destination": "wingbak", "resolution": "accepted", "reason": "counters compared"}
+    reply = await house.client.post("/v1/deliveries/resolve", json=body)
+    assert (404, "the event has no delivery to wingbak") == (reply.status_code, reply.json()["detail"])
     assert 404 == (await resolve(house, "accepted", "nobody"))[0]
     house.vendors["wingback"].fail("lost_answer")
     await house.send("e2")
@@ -116,7 +120,7 @@ async def test_a_retry_needs_no_reason_and_says_of_each_id_what_became_of_it(hou
     assert [{"id": "lacking", "destination": "flowglad"}] == reply["retried"]
     assert [
         ("doubtful", "wingback", "it was given up in doubt and may be stored there: bill it there if it is not"),
-        ("fine", None, "no delivery of it is dead or rejected"),
+        ("fine", None, "no delivery of it is dead or rejected, or its record is no longer kept"),
         ("nobody", None, "no event of this tenant has this id"),
     ] == [(one["id"], one.get("destination"), one["why"]) for one in reply["skipped"]]
     (row, _) = (await house.client.get("/v1/audit")).json()["data"]
