@@ -50,6 +50,8 @@ log = structlog.get_logger("gateway.service")
 
 TAKE_OVER = timedelta(seconds=10)
 """How often it is looked for what processes that are gone were sending."""
+LATER = timedelta(seconds=1)
+"""How long to wait where the ledger does not take what the lanes left."""
 LOOK_AGAIN = 1.0
 """Seconds after which a request looks whether another process delivered what it waits for."""
 
@@ -76,6 +78,7 @@ class Gateway:
         self._mounts = mounts or {}
         self._rng = rng
         self._reloading = asyncio.Lock()
+        self._leaving = asyncio.Event()
         self.periods = Periods()
         self.doubts = Doubts(self.clock)
         self.restored = Restored()
@@ -152,6 +155,7 @@ class Gateway:
 
     async def open(self) -> None:
         """Open the ledger and take up what the last process left; nothing is sent yet."""
+        self._leaving.clear()
         await self.ledger.open()
         try:
             await self.book.naming.check()
@@ -183,22 +187,39 @@ class Gateway:
                 raise ConfigurationError(f"{name} cannot change while the gateway runs: restart it for that")
         await Naming(configuration, self.ledger).check()
         async with self._reloading:
+            if self._leaving.is_set():
+                return
             before = self.generation
             await self._rest(self.configuration.delivery.grace)
             self._use(configuration)
             self.generation = Generation(configuration, before.number + 1, self.clock.now())
             try:
-                await self._take_up()
+                while not self._leaving.is_set() and not await self._took_over(before, actor):
+                    await self.clock.wait(self._leaving, self.clock.now() + LATER)
             finally:
-                self._run()
+                if not self._leaving.is_set():
+                    self._run()
+                    log.info("configuration.reloaded", generation=self.generation.number, digest=self.generation.digest)
+
+    async def _took_over(self, before: Generation, actor: str) -> bool:
+        """Take up what the lanes before left, and put it on record; return whether the ledger took that.
+
+        Until then nothing may leave: nobody else would ever judge what was being sent.
+        """
+        try:
+            await self._take_up()
             await reloaded(self.ledger, before, self.generation, actor)
-            log.info("configuration.reloaded", generation=self.generation.number, digest=self.generation.digest)
+        except LedgerUnavailable as error:
+            log.error("configuration.waits", error=str(error), hint="it is in use, and nothing is sent before that")
+            return False
+        return True
 
     async def stop(self, grace: timedelta | None = None) -> None:
         """Let requests in flight finish within the grace, then close. Never cancels a send before that.
 
         Absent it is `delivery.grace`. What is in flight then is in doubt at the next start.
         """
+        self._leaving.set()
         async with self._reloading:
             await self._rest(self.configuration.delivery.grace if grace is None else grace)
             await self.ledger.close()

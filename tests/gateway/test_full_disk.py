@@ -105,9 +105,11 @@ def test_files_that_may_grow_no_further(start: Start, vendor: Vendor, tmp_path: 
     goes_on(gateway, vendor, promised, tmp_path / "usage-gateway.db")
 
 
+@pytest.mark.parametrize("reloaded", [False, True], ids=["", "reloaded"])
 def test_answers_that_cannot_be_written_down_are_in_doubt_and_asked_for_again(
-    start: Start, vendor: Vendor, tmp_path: Path, small: Path
+    start: Start, vendor: Vendor, tmp_path: Path, small: Path, reloaded: bool
 ) -> None:
+    """Also where the configuration is read again while the disk is full."""
     more = "ledger: {url: 'sqlite:///small/ledger.db'}\ndelivery: {retry: {first: 10ms, max: 50ms}}\n"
     gateway = start("serve", "--config", configure(tmp_path, vendor.url, more=more))
     url = gateway.said["url"]
@@ -126,6 +128,9 @@ def test_answers_that_cannot_be_written_down_are_in_doubt_and_asked_for_again(
     told(answers[0])
     vendor.may_answer.set()
     gateway.logged("lane.shipment_failed")
+    if reloaded:
+        gateway.popen.send_signal(signal.SIGHUP)
+        gateway.logged("configuration.waits")
     ballast.unlink()
     goes_on(gateway, vendor, stored, small / "ledger.db")
     counted = add_up(small / "ledger.db")["destinations"]["flexprice"]
