@@ -114,15 +114,21 @@ class Adapter(ABC, Generic[S, B, L]):
 
         `rows` is what `encode_row` gave, at most `door.max_rows`; for a door of single rows, one.
         """
+        if self.door.rows == "one":
+            (row,) = rows
+            return self.framed(row)
+        return self.framed(b",".join(rows))
+
+    def framed(self, rows: bytes) -> Request:
+        """Frame rows as `request` does, with the commas between them."""
         path = self.door.path
         match self.door.rows:
             case "one":
-                (body,) = rows
-                path, body = _placed(self.door.path, body)
+                path, body = _placed(self.door.path, rows)
             case "list":
-                body = b"[%b]" % b",".join(rows)
+                body = b"[%b]" % rows
             case (under,):
-                body = b'{"%b":[%b]}' % (under.encode(), b",".join(rows))
+                body = b'{"%b":[%b]}' % (under.encode(), rows)
         return Request(method=self.door.method, url=self.base_url + path, headers=self._headers, body=body)
 
     def reading(

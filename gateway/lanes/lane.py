@@ -385,7 +385,7 @@ class Lane:
     async def _granted(self, requests: list[list[Lot]], now: datetime) -> timedelta:
         """Count requests that leave now, and strike those that may not yet; return how long the first has to wait."""
         most = self._adapter.door.max_rows
-        counts = [sum(len(lot.rows()) for lot in lots) for lots in requests]
+        counts = [sum(lot.count for lot in lots) for lots in requests]
         # What did not fit is rendered anew, so no more is taken than would.
         self._fitting = min(most, counts[0] if len(counts) > 1 else self._fitting * 2)
         for place, count in enumerate(counts):

@@ -56,6 +56,16 @@ class Lot:
     deadlines: Sequence[int | None] = ()
     """In the order of `members`, where there is an acceptance window: when it closes."""
 
+    @property
+    def count(self) -> int:
+        """How many rows have to be sent."""
+        return len(self.members) if isinstance(self.parts, Sheet) else len(self.rows())
+
+    @property
+    def size(self) -> int:
+        """Bytes of the rows that have to be sent, each with what parts it from the next."""
+        return self.parts.size if isinstance(self.parts, Sheet) else sum(len(row) + 1 for row in self.rows())
+
     def rows(self) -> Sequence[bytes]:
         """Return the rows that have to be sent."""
         if isinstance(self.parts, Sheet):
@@ -82,24 +92,32 @@ def packed(lots: Sequence[Lot], max_rows: int, max_bytes: int) -> list[list[Lot]
     """Fill requests up to the limits, in order; the rows of one event are never parted."""
     requests: list[list[Lot]] = []
     count = size = 0
+    most = max_bytes - FRAME
     for lot in lots:
-        rows = lot.rows()
-        whole = sum(map(len, rows)) + len(rows)
-        if count + len(rows) <= max_rows and size + whole <= max_bytes - FRAME:  # as it mostly does
-            if not requests:
+        begin, end = 0, len(lot.members)
+        while isinstance(lot.parts, Sheet) and begin < end:  # as many as there is room for, where bytes allow it
+            if not requests or count == max_rows:
                 requests.append([])
-            requests[-1].append(lot)
-            count, size = count + len(rows), size + whole
+                count = size = 0
+            some = lot.slice(begin, min(end, begin + max_rows - count))
+            if size + some.size > most:
+                if not count:  # nor are they the first of another request
+                    requests.pop()
+                    count = max_rows
+                break
+            requests[-1].append(some)
+            count, size, begin = count + some.count, size + some.size, begin + some.count
+        if begin == end:
             continue
-        begin = 0
-        for place, (more, bytes_) in enumerate(_sizes(lot)):
-            if not requests or count + more > max_rows or size + bytes_ > max_bytes - FRAME:
+        rest, begin = lot.slice(begin, end), 0
+        for place, (more, bytes_) in enumerate(_sizes(rest)):
+            if not requests or count + more > max_rows or size + bytes_ > most:
                 if place > begin:
-                    requests[-1].append(lot.slice(begin, place))
+                    requests[-1].append(rest.slice(begin, place))
                 requests.append([])
                 begin, count, size = place, 0, 0
             count, size = count + more, size + bytes_
-        requests[-1].append(lot.slice(begin, len(lot.members)))
+        requests[-1].append(rest.slice(begin, len(rest.members)))
     return requests
 
 

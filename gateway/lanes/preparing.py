@@ -74,8 +74,7 @@ class Preparer:
                 () if group.window is None else [deadline_of(work, place) for place in places],
             )
             lots.append(lot)
-            sending = lot.rows()
-            rows, size = rows + len(sending), size + sum(map(len, sending))
+            rows, size = rows + lot.count, size + lot.size
         return lots, turned
 
     def _in_turn(self, work: Work, places: Sequence[int]) -> tuple[Sequence[int], list[int]]:
@@ -95,9 +94,14 @@ class Preparer:
         """Return the places of what can be sent with its rows, and what becomes of what cannot."""
         receipts = self._receipts(work)
         rows = self._filled(work, receipts, now)
+        largest = self._adapter.door.max_bytes - FRAME
+        if isinstance(rows, bytes):
+            keys = columns_of(work.events).keys
+            if len(places) == len(keys) and len(rows) <= largest:
+                return places, Sheet(keys, lines=rows), []
+            rows = rows.split(b"\n")
         if len(places) < len(rows):
             rows = [rows[place] for place in places]
-        largest = self._adapter.door.max_bytes - FRAME
         if None not in rows and (not rows or max(map(len, rows)) <= largest):  # type: ignore[arg-type]
             keys = columns_of(work.events).keys
             return places, Sheet(keys if len(places) == len(keys) else [keys[place] for place in places], rows), []  # type: ignore[arg-type]
@@ -123,7 +127,7 @@ class Preparer:
             return good, Sheet([made[0].key for made in parts], [made[0].row for made in parts]), changes
         return good, parts, changes
 
-    def _filled(self, work: Work, receipts: Sequence[datetime], now: datetime) -> Sequence[bytes | None]:
+    def _filled(self, work: Work, receipts: Sequence[datetime], now: datetime) -> bytes | Sequence[bytes | None]:
         try:
             return self._stencils.rows(work.tenant, work.events, receipts, now)
         except Exception as error:  # noqa: BLE001  each event is asked for singly: one that is at fault stops no other

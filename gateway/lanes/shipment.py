@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-from adapters import AnyAdapter, Fault, Outcome, Reply, Sent, State, settle, took_all
+from adapters import AnyAdapter, Fault, Outcome, Reply, Request, Sent, State, settle, took_all
 from adapters._values import JsonValue
 from canonical_schema import ErrorItem
 from gateway.lanes.joining import Joined, Write
@@ -101,17 +101,17 @@ class Shipper:
 
     async def _first(self, lots: Sequence[Lot]) -> list[Sequence[Row]]:
         """Send whole lots; return what goes again at once. Where every row was taken, none is looked at by itself."""
-        rows = [row for lot in lots for row in lot.rows()]
+        count = sum(lot.count for lot in lots)
+        sheets = [lot.parts for lot in lots if isinstance(lot.parts, Sheet)]
         async with self.slots:
-            until, began = await self._leave(len(rows) if self._several else 0)
+            until, began = await self._leave(count if self._several else 0)
             if until is not None:
                 await self._write(self._unsent(_rows(lots), began, until), [])
                 return []
             for lot in lots:
                 lot.group = msgspec.structs.replace(lot.group, attempts=lot.group.attempts + 1)
-            reply = await self._transport.send(self._adapter.request(rows))
+            reply = await self._transport.send(self._framed(lots, sheets))
         now = self._clock.now()
-        sheets = [lot.parts for lot in lots if isinstance(lot.parts, Sheet)]
         theirs = None
         if len(sheets) == len(lots) and isinstance(reply, Reply):
             keys = [key for sheet in sheets for key in sheet.keys]
@@ -119,9 +119,15 @@ class Shipper:
         if theirs is None or isinstance(reply, Fault):
             return await self._sorted(_rows(lots), reply, began, now)
         taken = Outcome(state=State.ACCEPTED, status=reply.status)
-        self._noted(reply, {State.ACCEPTED: len(rows)}, taken, began, now)
+        self._noted(reply, {State.ACCEPTED: count}, taken, began, now)
         await self._write(*self._taken(lots, taken, theirs, reply, began, now))
         return []
+
+    def _framed(self, lots: Sequence[Lot], sheets: Sequence[Sheet]) -> Request:
+        lines = [sheet.lines for sheet in sheets]
+        if len(lines) < len(lots) or None in lines:
+            return self._adapter.request([row for lot in lots for row in lot.rows()])
+        return self._adapter.framed(b"\n".join(filter(None, lines)).replace(b"\n", b","))
 
     async def _again(self, rows: Sequence[Row]) -> list[Sequence[Row]]:
         """Send some rows of what was sent before; return those that go again at once."""

@@ -12,7 +12,6 @@ import re
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from decimal import Decimal
-from itertools import repeat
 
 from adapters import AnyAdapter, Binding, Link, Measure, Usage, encode_row
 from adapters._values import Scalar
@@ -48,13 +47,16 @@ class _Stencil:
         self._order = order
         self.unchecked = CHECKED
 
-    def filled(self, columns: Sequence[Sequence[bytes]]) -> list[bytes]:
-        """Return the rows of as many events as the columns have places."""
-        *before, last = self._pieces
-        sides: list[Iterable[bytes]] = []
-        for piece, number in zip(before, self._order, strict=True):
-            sides += [repeat(piece), columns[number]]
-        return [*map(b"".join, zip(*sides, repeat(last), strict=False))]
+    def filled(self, columns: Sequence[Sequence[bytes]], count: int) -> bytes:
+        """Return the rows of as many events as the columns have places, a line each."""
+        first, *between, last = self._pieces
+        each = 2 * len(self._order)
+        sides = [b""] * (each * count + 1)
+        for place, (piece, number) in enumerate(zip((last + b"\n" + first, *between), self._order, strict=True)):
+            sides[2 * place : -1 : each] = [piece] * count
+            sides[2 * place + 1 :: each] = columns[number]
+        sides[0], sides[-1] = first, last
+        return b"".join(sides)
 
 
 class Stencils:
@@ -83,10 +85,10 @@ class Stencils:
 
     def rows(
         self, tenant: str, events: Sequence[Event], receipts: Sequence[datetime], now: datetime
-    ) -> Sequence[bytes | None]:
+    ) -> bytes | Sequence[bytes | None]:
         """Return the one row of each plain event, as `encoded(render(...))` would; `None`: that one has to be asked.
 
-        `receipts` tells when each event was received.
+        Where all are plain and alike it is one text, a line each. `receipts` tells when each event was received.
         """
         made: list[bytes | None] = [None] * len(events)
         if not self._usable or tenant != DEFAULT_TENANT:
@@ -100,9 +102,9 @@ class Stencils:
             fitting = self._fitting(shape, received, now)
             for places, naming, names in self._named(tenant, columns, shape, fitting, received):
                 rows = self._filled(tenant, columns, shape, binding, places, naming, names, received, now)
-                if len(rows) == len(events):
+                if rows and len(places) == len(events):
                     return rows
-                for place, row in zip(places, rows, strict=False):
+                for place, row in zip(places, rows.split(b"\n") if rows else (), strict=False):
                     made[shape.places[place]] = row
         return made
 
@@ -119,15 +121,15 @@ class Stencils:
         names: Sequence[bytes],
         receipts: Sequence[datetime],
         now: datetime,
-    ) -> list[bytes]:
-        """Return the rows of events that share a stencil; none where it does not hold for one of the first."""
+    ) -> bytes:
+        """Return the rows of events that share a stencil, a line each; none where it fails for one of the first."""
         key = (shape.look, naming[1])
         try:
             stencil = self._stencils[key]
         except KeyError:
             stencil = self._cut(key, binding, naming[0], columns.events[shape.places[places[0]]])
-        if stencil is None:
-            return []
+        if stencil is None or not places:
+            return b""
         ids = picked(shape.ids, places)
         rows = stencil.filled(
             [
@@ -138,13 +140,15 @@ class Stencils:
                 picked(shape.numbers, places),
                 names,
                 *(picked(column, places) for column in shape.values),
-            ]
+            ],
+            len(places),
         )
-        for place, row in zip(places[: stencil.unchecked], rows, strict=False):
-            if not self._bears_out(tenant, columns.events[shape.places[place]], row, receipts[place], now):
-                self._stencils[key] = None
-                return []
-            stencil.unchecked -= 1
+        if stencil.unchecked:
+            for place, row in zip(places[: stencil.unchecked], rows.split(b"\n"), strict=False):
+                if not self._bears_out(tenant, columns.events[shape.places[place]], row, receipts[place], now):
+                    self._stencils[key] = None
+                    return b""
+                stencil.unchecked -= 1
         return rows
 
     def _bears_out(self, tenant: str, event: Event, row: bytes, received: datetime, now: datetime) -> bool:

@@ -144,11 +144,36 @@ class Part(msgspec.Struct, array_like=True, gc=False):
 
 
 class Sheet(Sequence[list[Part]]):
-    """The rows of deliveries of one row each, none of which has ended: what is usual, as two columns."""
+    """The rows of deliveries of one row each, none of which has ended: what is usual, as two columns.
 
-    def __init__(self, keys: Sequence[str], rows: Sequence[bytes]) -> None:
+    Rows are most often one text, and are cut apart where somebody asks for one.
+    """
+
+    def __init__(self, keys: Sequence[str], rows: Sequence[bytes] | None = None, *, lines: bytes | None = None) -> None:
+        """`rows`, or `lines`: all of them, a line each."""
         self.keys = keys
-        self.rows = rows
+        self._rows = rows
+        self._lines = lines
+
+    @property
+    def rows(self) -> Sequence[bytes]:
+        """Each row by itself."""
+        if self._rows is None:
+            self._rows = (self._lines or b"").split(b"\n") if self.keys else []
+        return self._rows
+
+    @property
+    def lines(self) -> bytes | None:
+        """All rows, a line each; `None` where one has several."""
+        if self._lines is None:
+            lines = b"\n".join(self._rows or ())
+            self._lines = lines if lines.count(b"\n") == max(0, len(self.keys) - 1) else None
+        return self._lines
+
+    @property
+    def size(self) -> int:
+        """Bytes of the rows, each with what parts it from the next."""
+        return len(self._lines) + 1 if self._lines is not None else sum(map(len, self.rows)) + len(self.keys)
 
     def __len__(self) -> int:
         return len(self.keys)

@@ -56,10 +56,10 @@ def _unsqueezed(body: bytes) -> bytes:
 
 
 class _Sheet(msgspec.Struct):
-    """A `Sheet`, as it is packed; rows that are none are packed part by part."""
+    """A `Sheet`, as it is packed: a line each, or one by one; rows that are none are packed part by part."""
 
-    keys: list[str]
-    rows: list[bytes]
+    keys: list[str] | str
+    rows: list[bytes] | bytes
 
 
 _parts_decoder = msgspec.msgpack.Decoder(list[list[Part]] | _Sheet)
@@ -126,7 +126,11 @@ def find_in_events(packed: bytes, customer: str) -> bool:
 def pack_parts(parts: Rendered | None) -> bytes | None:
     """Return rendered rows, compressed where they are many."""
     if isinstance(parts, Sheet):
-        return _squeezed(_pack({"keys": parts.keys, "rows": parts.rows}))
+        keys = "\n".join(parts.keys)
+        plain = keys.count("\n") == max(0, len(parts) - 1) and len(parts) > 0
+        return _squeezed(
+            _pack({"keys": keys if plain else parts.keys, "rows": parts.rows if parts.lines is None else parts.lines})
+        )
     return None if parts is None else _squeezed(_pack(parts))
 
 
@@ -135,7 +139,10 @@ def unpack_parts(packed: bytes | None) -> Rendered | None:
     if packed is None:
         return None
     parts = _parts_decoder.decode(_unsqueezed(packed))
-    return Sheet(parts.keys, parts.rows) if isinstance(parts, _Sheet) else parts
+    if not isinstance(parts, _Sheet):
+        return parts
+    keys = parts.keys.split("\n") if isinstance(parts.keys, str) else parts.keys
+    return Sheet(keys, lines=parts.rows) if isinstance(parts.rows, bytes) else Sheet(keys, parts.rows)
 
 
 def pack_attempt(attempt: AttemptRow) -> bytes:

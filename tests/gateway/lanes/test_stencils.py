@@ -75,7 +75,7 @@ def filled(made: Stencils, *events: Event) -> Sequence[bytes | None]:
         for some in (events, StoredEvents(encode_events(events)))
     )
     assert rows == stored
-    return rows
+    return rows.split(b"\n") if isinstance(rows, bytes) else rows
 
 
 def said(name: str, event: Event) -> object:
