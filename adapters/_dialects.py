@@ -7,7 +7,9 @@ what a refusal means for the peers, whether to resend, or what silence of the wh
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TypeGuard, cast
+from functools import cache
+from operator import attrgetter
+from typing import Any, TypeGuard, cast
 
 import msgspec
 
@@ -135,8 +137,7 @@ class EchoedRows:
         return outcomes
 
     def took_all(self, reply: Reply, keys: Sequence[str]) -> Sequence[str | None] | None:
-        rows = _member(reply.json, self.under)
-        return _ids(rows, self.key, self.id, keys) if reply.status == self.success else None
+        return _ids(reply, self.under, None, self.key, self.id, keys) if reply.status == self.success else None
 
     def render(self, door: Door, sent: Sequence[Sent], truth: Truth) -> Reply:
         if any(outcome.state is State.REJECTED for outcome in truth.values()):
@@ -188,8 +189,7 @@ class TwoLists:
         return outcomes
 
     def took_all(self, reply: Reply, keys: Sequence[str]) -> Sequence[str | None] | None:
-        stored, failed = _member(reply.json, self.stored), _member(reply.json, self.failed)
-        return None if failed != [] else _ids(stored, self.key, self.id, keys)
+        return _ids(reply, self.stored, self.failed, self.key, self.id, keys)
 
     def _failed_key(self, failure: JsonValue, sent: Sequence[Sent]) -> str | None:
         key, index = _member(failure, self.key), _member(failure, self.index)
@@ -227,13 +227,7 @@ def refuse(door: Door, sent: Sequence[Sent], truth: Truth) -> Reply:
 
 
 def _json(status: int, body: JsonValue) -> Reply:
-    encoded = _ENCODER.encode(body)
-    return Reply(
-        status=status,
-        headers={"content-type": "application/json"},
-        body=encoded,
-        json=cast("JsonValue", msgspec.json.decode(encoded)),
-    )
+    return Reply(status=status, headers={"content-type": "application/json"}, body=_ENCODER.encode(body))
 
 
 _ENCODER = msgspec.json.Encoder(decimal_format="number")
@@ -246,17 +240,31 @@ def _nested(path: str, value: JsonValue) -> Row:
     return cast("Row", value)
 
 
-def _ids(rows: JsonValue | None, key: str, theirs: str, keys: Sequence[str]) -> Sequence[str | None] | None:
-    """Return the provider's ids of rows that are listed once each, in the order of their keys, and nothing else is."""
-    if not isinstance(rows, list):
+@cache
+def _listing(under: str, failed: str | None, key: str, theirs: str) -> msgspec.json.Decoder[Any]:
+    """Return what reads an answer that lists rows; of all else in it nothing is made."""
+    row = msgspec.defstruct("Listed", [("key", str), ("id", str | None, None)], rename={"key": key, "id": theirs})
+    members: list[Any] = [("rows", list[row])]
+    if failed is not None:
+        members.append(("failed", list[msgspec.Raw]))
+    names = {"rows": under} | ({} if failed is None else {"failed": failed})
+    return msgspec.json.Decoder(msgspec.defstruct("Listing", members, rename=names))
+
+
+def _ids(
+    reply: Reply, under: str, failed: str | None, key: str, theirs: str, keys: Sequence[str]
+) -> Sequence[str | None] | None:
+    """Return the provider's ids of rows that are listed once each, in the order of their keys, and nothing else is.
+
+    `failed` names a list that has to be there, and empty.
+    """
+    listing = _listing(under, failed, key, theirs).decode(reply.body)
+    if failed is not None and listing.failed:
         return None
-    listed = cast("list[dict[str, JsonValue]]", rows)
-    try:
-        if [row[key] for row in listed] != keys:
-            return None
-    except (TypeError, KeyError):
-        return None
-    return [one if isinstance(one := row.get(theirs), str) else None for row in listed]
+    return [*map(_their_id, listing.rows)] if [*map(_key, listing.rows)] == keys else None
+
+
+_key, _their_id = attrgetter("key"), attrgetter("id")
 
 
 def _member(value: JsonValue | None, name: str) -> JsonValue | None:

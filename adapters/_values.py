@@ -101,8 +101,18 @@ class Reply:
     status: int
     headers: Mapping[str, str] = field(default_factory=dict[str, str], repr=False)
     body: bytes = field(default=b"", repr=False)
-    json: JsonValue | None = field(default=None, repr=False)
-    """The decoded body; `None` where it is empty or no JSON, which `body` tells apart."""
+    _json: list[JsonValue] = field(default_factory=list[JsonValue], init=False, repr=False, compare=False)
+    """Decoded once, when somebody asks: of most answers nobody does."""
+
+    @property
+    def json(self) -> JsonValue | None:
+        """The decoded body; `None` where it is empty or no JSON, which `body` tells apart."""
+        if not self._json:
+            try:
+                self._json.append(msgspec.json.decode(self.body) if self.body else None)
+            except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+                self._json.append(None)
+        return self._json[0]
 
 
 class FaultKind(StrEnum):

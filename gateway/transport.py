@@ -8,7 +8,6 @@ from typing import Literal, Protocol
 
 import aiohttp
 import httpx
-import msgspec
 import structlog
 import yarl
 from aiohttp.connector import Connection
@@ -259,12 +258,7 @@ async def _whole(status: int, headers: dict[str, str], pieces: AsyncIterator[byt
         size += len(piece)
         if size > MAX_REPLY:
             return Fault(kind=FaultKind.NO_ANSWER, name="ReplyTooLarge")
-    body = b"".join(read)
-    try:
-        decoded = msgspec.json.decode(body) if body else None
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        decoded = None
-    return Reply(status=status, headers=headers, body=body, json=decoded)
+    return Reply(status=status, headers=headers, body=b"".join(read))
 
 
 def _asked_for(encoding: str) -> bool:

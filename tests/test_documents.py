@@ -143,7 +143,7 @@ def test_the_readmes_adapter_sends_settles_and_can_be_simulated() -> None:
     for _ in range(2):
         reply = vendor.handle(request.method, "/events", headers, request.body).reply
         assert reply is not None
-        read = Reply(status=reply.status, headers=reply.headers, body=reply.body, json=json.loads(reply.body))
+        read = Reply(status=reply.status, headers=reply.headers, body=reply.body)
         outcomes = settle(adapter.door, read, [Sent(key="e1", row=row)], now=AT)
         assert [State.ACCEPTED] == [outcome.state for outcome in outcomes.values()]
     assert {("a1", "calls"): Decimal("1.5")} == vendor.billed()

@@ -124,7 +124,12 @@ class Shape:
     @cached_property
     def names(self) -> Mapping[bytes, str]:
         """What each customer's text says."""
-        return {text: _unescaped(text) for text in set(self.customers)}
+        return {text: _unescaped(text) for text in self.someplace}
+
+    @cached_property
+    def someplace(self) -> Mapping[bytes, int]:
+        """A place of each customer's text."""
+        return dict(zip(self.customers, range(len(self)), strict=True))
 
     @cached_property
     def all_ids(self) -> bytes:
@@ -263,19 +268,21 @@ def _told(look: Look, places: Sequence[int], columns: Sequence[Sequence[bytes]])
         return
     truths = [column for column, kind in zip(columns[first:], look.kinds, strict=True) if kind == "b"]
     others = [*columns[:first], *(c for c, kind in zip(columns[first:], look.kinds, strict=True) if kind != "b")]
+    if all(column.count(column[0]) == len(column) for column in truths):  # as it mostly is
+        yield Shape(_having(look, [column[0] for column in truths]), places, others)
+        return
     told = list(zip(*truths, strict=True))
     for truth in set(told):
-        letters = iter(truth)
-        kinds = "".join(chr(next(letters)[0]) if kind == "b" else kind for kind in look.kinds)
-        if told.count(truth) == len(places):
-            yield Shape(look._replace(kinds=kinds), places, others)
-            return
         here = [one == truth for one in told]
         yield Shape(
-            look._replace(kinds=kinds),
-            list(compress(places, here)),
-            [list(compress(column, here)) for column in others],
+            _having(look, truth), list(compress(places, here)), [list(compress(column, here)) for column in others]
         )
+
+
+def _having(look: Look, truth: Sequence[bytes]) -> Look:
+    """Return a look that tells what its booleans are."""
+    letters = iter(truth)
+    return look._replace(kinds="".join(chr(next(letters)[0]) if kind == "b" else kind for kind in look.kinds))
 
 
 def _fitting(look: Look, columns: Sequence[Sequence[bytes]]) -> list[bool] | None:

@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator, 
 from datetime import datetime
 from functools import cached_property
 from operator import attrgetter
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 
@@ -203,16 +203,7 @@ class Shipper:
             at += len(lot.members)
         outcome = taken.state.value, None
         attempts = [
-            self._attempt(
-                batch,
-                members,
-                reply,
-                began,
-                now,
-                outcome,
-                {},
-                {index: one for index, one in zip(members, ids, strict=False) if one is not None},
-            )
+            self._attempt(batch, members, reply, began, now, outcome, {}, _named(members, ids))
             for batch, (members, ids) in seen.items()
         ]
         return changes, attempts
@@ -342,6 +333,13 @@ class _Undecoded(Mapping[str, JsonValue]):
 
     def __len__(self) -> int:
         return len(self._members)
+
+
+def _named(members: Sequence[int], ids: Sequence[str | None]) -> dict[int, str]:
+    """Return the provider's ids by member, as far as it gave any."""
+    if None in ids:
+        return {index: one for index, one in zip(members, ids, strict=False) if one is not None}
+    return dict(zip(members, cast("Sequence[str]", ids), strict=False))
 
 
 def _plainly(what: tuple[str, ErrorItem | None]) -> tuple[str, bytes]:

@@ -237,7 +237,8 @@ class Stencils:
         """Put events together whose customers are named in the same way, with the names; without one they are left."""
         customers = picked(shape.customers, places)
         known: dict[bytes, _Naming | None] = {}
-        for text, place in dict(zip(customers, places, strict=True)).items():
+        someplace = shape.someplace if len(places) == len(shape) else dict(zip(customers, places, strict=True))
+        for text, place in someplace.items():
             customer = shape.names[text]
             rows = self._catalogue.links(self._destination, tenant, customer)
             if len(rows) == 1 and rows[0].unconditional:
@@ -251,7 +252,7 @@ class Stencils:
         kinds = {None if naming is None else naming[1] for naming in known.values()}
         if len(kinds) == 1 and None not in kinds:
             names = {text: naming[2] for text, naming in known.items() if naming is not None}
-            return [(places, next(filter(None, known.values())), [names[text] for text in customers])]
+            return [(places, next(filter(None, known.values())), [*map(names.__getitem__, customers)])]
         alike: dict[object, tuple[list[int], _Naming, list[bytes]]] = {}
         for text, place in zip(customers, places, strict=True):
             naming = known[text]

@@ -34,7 +34,7 @@ def asked(one: AnyAdapter, customer: str, answer: Reply | Fault) -> tuple[str, L
 
 
 def said(status: int, body: Any) -> Reply:
-    return Reply(status=status, body=json.dumps(body).encode(), json=body)
+    return Reply(status=status, body=json.dumps(body).encode())
 
 
 def current(*ids: str, status: str = "active") -> list[dict[str, str]]:

@@ -141,7 +141,7 @@ def test_a_wait_is_told_wherever_a_row_goes_again_and_nowhere_else() -> None:
     for status in (401, 404, 413, 429, 503):
         assert week == both(text_reply(status, "", headers)).retry_after
     done = json_reply(200, {"usageEvents": [{"transactionId": "e1"}, {"transactionId": "e2"}]}, headers)
-    assert both(replace(done, json={"usageEvents": []})).retry_after is None
+    assert both(replace(done, body=b'{"usageEvents": []}')).retry_after is None
     refused = json_reply(400, {"error": [{"path": ["usageEvents", 0], "message": "low"}]}, headers)
     first, second = settle(FLOWGLAD, refused, TWO, now=NOW).values()
     assert (None, week) == (first.retry_after, second.retry_after)

@@ -152,9 +152,8 @@ def decoded(row: bytes) -> Row:
 
 def json_reply(status: int, body: object, headers: Mapping[str, str] | None = None) -> Reply:
     """Return a reply with a JSON body, as a transport hands it over."""
-    encoded = msgspec.json.encode(body)
     said = {"content-type": "application/json", **(headers or {})}
-    return Reply(status=status, headers=said, body=encoded, json=msgspec.json.decode(encoded))
+    return Reply(status=status, headers=said, body=msgspec.json.encode(body))
 
 
 def text_reply(status: int, body: str = "", headers: Mapping[str, str] | None = None) -> Reply:

@@ -143,7 +143,7 @@ def answered(adapter: AnyAdapter, question: Any, answers: Answers) -> Any:
 
 
 def reply(body: object) -> Reply:
-    return Reply(status=200, body=json.dumps(body).encode(), json={})
+    return Reply(status=200, body=json.dumps(body).encode())
 
 
 def adapter(name: str, **settings: str) -> AnyAdapter:

@@ -92,12 +92,8 @@ def send(vendor: SimulatedProvider, profile: str, rows: list[dict[str, object]])
             never = isinstance(error, httpx.ConnectError)
             kind = FaultKind.NEVER_LEFT if never else FaultKind.NO_ANSWER
             return Fault(kind=kind, name=type(error).__name__, timeout=isinstance(error, httpx.TimeoutException))
-    try:
-        decoded = response.json()
-    except ValueError:
-        decoded = None
     lower = {name.lower(): value for name, value in response.headers.items()}
-    return Reply(status=response.status_code, headers=lower, body=response.content, json=decoded)
+    return Reply(status=response.status_code, headers=lower, body=response.content)
 
 
 ROWS = st.lists(
