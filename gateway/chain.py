@@ -13,6 +13,8 @@ __all__ = ["LONGEST_ID", "Chain", "Look", "Stand", "correction_id", "has_correct
 
 LONGEST_ID = 128
 """Characters of an event's id."""
+TRAIL = 500
+"""Lines of the audit trail that are read at once."""
 
 
 def correction_id(original: str, number: int) -> str:
@@ -52,6 +54,8 @@ class Stand(msgspec.Struct, kw_only=True):
     """The provider's id of its only row."""
     sent: int
     """When it was first sent, as far as is known; 0 where it is not."""
+    last: int
+    """When it was last sent; 0 where it was not, or that is not known."""
 
     @property
     def partly(self) -> bool:
@@ -93,6 +97,7 @@ class Look:
         self._refs: dict[tuple[str, str], int | None] = {}
         self.named: dict[tuple[str, ...], int] = {}
         """Since when destinations name customers and meters as they do: for whoever asks."""
+        self._remaps: dict[str, tuple[int, dict[tuple[str, str | None], int]]] = {}
 
     async def learn(self, tenant: str, ids: Sequence[str]) -> None:
         """Look up in one go what is about to be asked for."""
@@ -169,6 +174,22 @@ class Look:
                 made.append(standing.stand(event, batch, index, code))
         return made
 
+    async def remapped(self, tenant: str, event_id: str, destination: str, since: int) -> bool:
+        """Return whether somebody had a delivery rendered anew at an instant or later, by the audit trail."""
+        known = self._remaps.get(tenant)
+        if known is None or since < known[0]:
+            found: dict[tuple[str, str | None], int] = {}
+            below: int | None = None
+            while rows := await self._ledger.trail(tenant, below, TRAIL):
+                for _, row in rows:
+                    if row.action == "remap":
+                        found.setdefault((row.target, row.destination), row.at)
+                below, oldest = rows[-1]
+                if oldest.at < since:
+                    break
+            known = self._remaps[tenant] = since, found
+        return known[1].get((event_id, destination), -1) >= since
+
     async def holder(self, stand: Stand, destination: str) -> Work | None:
         """Return the piece of work that holds a delivery, as it is at this moment."""
         key = (stand.batch, destination)
@@ -197,10 +218,12 @@ class _Standing:
         self._groups = {index: group for group, members in track.work for index in members}
         self._theirs: dict[int, str] = {}
         self._sent: dict[int, int] = {}
+        self._last: dict[int, int] = {}
         for attempt in track.attempts:
             self._theirs.update(attempt.provider_event_ids)
             for index in attempt.members:
                 self._sent.setdefault(index, attempt.at)
+                self._last[index] = attempt.at
 
     def code(self, index: int) -> Code:
         return Code(self._track.codes[index])
@@ -215,4 +238,5 @@ class _Standing:
             parts=self._track.parts.get(index, ()),
             theirs=self._theirs.get(index),
             sent=self._sent.get(index, 0),
+            last=self._last.get(index, 0),
         )

@@ -6,7 +6,7 @@ from typing import Any
 from canonical_schema import ErrorCode
 from gateway.chain import Chain, Look
 from gateway.corrections.steps import Step
-from gateway.lanes.correcting import Rows, Waits, rendered, situation
+from gateway.lanes.correcting import Rows, Waits, named_since, rendered, situation
 from gateway.lanes.rendering import Turned
 from gateway.ledger import Code
 from gateway.service import Gateway
@@ -38,9 +38,7 @@ async def _at(gateway: Gateway, look: Look, chain: Chain, name: str, step: Step,
         step = last
     if name not in gateway.catalogue.destinations:
         return {"does": "taken back" if taken and not found.have else "blocked"}
-    named = 0
-    if found.carrier is not None:
-        named = await gateway.catalogue.named_since(name, chain.tenant, step.event, look.named)
+    named = await named_since(gateway.catalogue, look, name, chain.tenant, step.event, found.carrier)
     await gateway.catalogue.learn([(chain.tenant, [step.event.customer])])
     made = rendered(gateway.catalogue, name, chain.tenant, step.event, found, now, now, named)
     if isinstance(made, Rows):

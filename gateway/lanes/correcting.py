@@ -13,12 +13,12 @@ import msgspec
 from adapters import Amend, AnyAdapter, Deltas, TakeBack, encode_row
 from canonical_schema import PLAIN, ErrorCode, ErrorItem, Event, Quantities
 from gateway.catalogue import Catalogue
-from gateway.chain import Stand, quantities_of
+from gateway.chain import Look, Stand, quantities_of
 from gateway.lanes.rendering import Refused, Turned, check_period, encoded, render
 from gateway.ledger import Code, Part, WorkState
 from gateway.times import from_micros
 
-__all__ = ["SOON", "Rows", "Situation", "Waits", "difference", "rendered", "saying", "situation"]
+__all__ = ["SOON", "Rows", "Situation", "Waits", "difference", "named_since", "rendered", "saying", "situation"]
 
 SOON = timedelta(milliseconds=100)
 PATIENCE = timedelta(seconds=15)
@@ -89,6 +89,21 @@ def _first(stand: Stand, correction: Event) -> bool:
     )  # fmt: skip
 
 
+async def named_since(
+    catalogue: Catalogue, look: Look, destination: str, tenant: str, correction: Event, carrier: Stand | None
+) -> int:
+    """Return since when a destination names the customer and the meter as it does; 0 where the carrier has these names.
+
+    What was refused under other names, and rendered anew on request since then, has those of today.
+    """
+    if carrier is None:
+        return 0
+    named = await catalogue.named_since(destination, tenant, correction, look.named)
+    if carrier.sent < named <= carrier.last and await look.remapped(tenant, carrier.event.id, destination, named):
+        return 0
+    return named
+
+
 def rendered(
     catalogue: Catalogue,
     destination: str,
@@ -101,7 +116,7 @@ def rendered(
 ) -> Rows | Turned:
     """Return what is sent for a correction, or why nothing is.
 
-    `named`: since when the destination names the customer and the meter as it does.
+    `named`: since when the destination names the customer and the meter as it does, and the carrier may have others.
     """
     assert correction.corrects is not None
     want, have = correction.corrects.after, found.have
@@ -113,7 +128,9 @@ def rendered(
     way, meter = adapter.door.corrections, catalogue.meter(correction.meter)
     aggregation = "sum" if meter is None else meter.aggregation
     if named > found.carrier.sent and isinstance(way, Amend | Deltas):
-        return _unsupported(adapter, "it was sent under other names of its meter or customer: correct it there")
+        return _unsupported(
+            adapter, "it was sent under other names of its meter or customer, or scaled otherwise: correct it there"
+        )
     match way:
         case Amend() if aggregation in (way.replaces if want else way.voids):
             if way.setting is not None and not getattr(adapter.settings, way.setting):

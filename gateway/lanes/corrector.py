@@ -10,7 +10,7 @@ from adapters import AnyAdapter, TakeBack
 from canonical_schema import ErrorCode, ErrorItem, Event
 from gateway.catalogue import Catalogue
 from gateway.chain import Look, Stand, correction_id, has_corrections
-from gateway.lanes.correcting import SOON, Rows, Situation, Waits, rendered, situation
+from gateway.lanes.correcting import SOON, Rows, Situation, Waits, named_since, rendered, situation
 from gateway.lanes.rendering import Turned
 from gateway.ledger import AttemptRow, Change, Code, Ledger, Moved, Part, Work, WorkState, ref_of, some_of
 from gateway.times import from_micros, to_micros
@@ -95,9 +95,9 @@ class Corrector:
                 found = waits
             elif self._destination in self._catalogue.destinations or not found.have:
                 received = from_micros(work.received_at(place))
-                named = 0
-                if found.carrier is not None:
-                    named = await self._catalogue.named_since(self._destination, work.tenant, event, round_.look.named)
+                named = await named_since(
+                    self._catalogue, round_.look, self._destination, work.tenant, event, found.carrier
+                )
                 await self._catalogue.learn([(work.tenant, [event.customer])])
                 made = rendered(self._catalogue, self._destination, work.tenant, event, found, received, now, named)
                 if isinstance(made, Rows):

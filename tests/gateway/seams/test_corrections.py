@@ -97,6 +97,45 @@ async def test_what_was_sent_under_other_names_of_its_meter_is_not_corrected_und
         await refused_there(asking, quantity=6)
 
 
+async def retried(asking: Asking, *, remap: bool) -> None:
+    said = await posted(asking, "/v1/deliveries/retry", ids=["e1"], remap=remap)
+    assert ["paygentic"] == [one["destination"] for one in said["retried"]]
+    await asking.settled("e1")
+    assert "accepted" == (await standing(asking, "e1"))["status"]
+
+
+CALLS = {"flowglad": None, "wingback": None, "flexprice": None,
+         "paygentic": {"event_type": "calls", "billable_metric_id": None}}  # fmt: skip
+SCALED = {**CALLS, "paygentic": {"event_type": "calls2", "billable_metric_id": None, "scale": 10}}
+ALONE = {**DELTAS, "destinations": {**DELTAS["destinations"], "flexprice": None},
+         "meters": {"api_calls": {"bindings": CALLS}, "jobs": None, "logins": None, "llm_call": None}}  # fmt: skip
+RESCALED = {**ALONE, "meters": {**ALONE["meters"], "api_calls": {"bindings": SCALED}}}
+
+
+@pytest.mark.parametrize("remap", [False, True])
+async def test_what_was_refused_under_other_names_is_corrected_under_those_it_was_rendered_anew_with(
+    house: House, *, remap: bool
+) -> None:
+    async with house(ALONE) as asking:
+        asking.vendors["paygentic"].refuse(("e1",))
+        assert "rejected" == (await asking.one(event("e1")))["deliveries"]["paygentic"]["status"]
+        asking.vendors["paygentic"].clear()
+    async with house(RESCALED) as asking:
+        await retried(asking, remap=remap)
+        if not remap:  # it went as it was rendered at first
+            assert {("cus_acme", "calls"): 3} == bills(asking)["paygentic"]
+            await refused_there(asking, quantity=5)
+            return
+        assert {("cus_acme", "calls2"): 30} == bills(asking)["paygentic"]
+        foreseen = await posted(asking, "/v1/events/e1/correct", quantity=5, dry_run=True)
+        assert "delta" == foreseen["deliveries"]["paygentic"]["does"]
+        said = await corrected(asking, "e1", quantity=5)
+        assert "accepted" == said["deliveries"]["paygentic"]["status"]
+        assert {("cus_acme", "calls2"): 50} == bills(asking)["paygentic"]
+    async with house(ALONE) as asking:  # and under no others
+        await refused_there(asking)
+
+
 async def test_links_that_change_from_some_time_on_leave_what_was_before_to_be_corrected(
     house: House, clock: MovableClock
 ) -> None:
