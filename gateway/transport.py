@@ -1,6 +1,9 @@
 """The only module that talks to providers: one request out, one reply or one fault back."""
 
 import asyncio
+import contextlib
+import socket
+import threading
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -10,6 +13,7 @@ import aiohttp
 import httpx
 import structlog
 import yarl
+from aiohttp.abc import AbstractResolver, ResolveResult
 from aiohttp.connector import Connection
 from aiohttp.tracing import Trace
 
@@ -148,7 +152,7 @@ class Network:
         """Send a request, and read the answer up to the bound."""
         if self._session is None:  # not before there is an event loop
             self._session = aiohttp.ClientSession(
-                connector=_Connector(limit=self._connections, force_close=not self._reuse),
+                connector=_Connector(limit=self._connections, force_close=not self._reuse, resolver=_Resolver()),
                 cookie_jar=aiohttp.DummyCookieJar(),
             )
         if request.url != self._url[0]:
@@ -199,6 +203,57 @@ class _Connector(aiohttp.TCPConnector):
                 return connection
             connection.close()
         return await super().connect(req, traces, timeout)
+
+
+class _Resolver(AbstractResolver):
+    """Looks names up in a thread for each look-up, of which a destination makes one at a time.
+
+    The loop's own threads are two for all destinations: of two names whose servers do not answer nobody else's would be
+    looked up. They end with the process, whatever they wait for.
+    """
+
+    async def resolve(
+        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
+    ) -> list[ResolveResult]:
+        loop = asyncio.get_running_loop()
+        told: asyncio.Future[list[ResolveResult]] = loop.create_future()
+
+        def tell(found: list[ResolveResult], failed: Exception | None) -> None:
+            if told.done():  # nobody waits for it any more
+                return
+            if failed is None:
+                told.set_result(found)
+            else:
+                told.set_exception(failed)
+
+        def look() -> None:
+            found, failed = list[ResolveResult](), None
+            try:
+                found = _looked_up(host, port, family)
+            except Exception as error:  # noqa: BLE001  whatever it is, who waits has to hear of it
+                failed = error
+            with contextlib.suppress(RuntimeError):  # the loop is gone
+                loop.call_soon_threadsafe(tell, found, failed)
+
+        threading.Thread(target=look, name="resolver", daemon=True).start()
+        return await told
+
+    async def close(self) -> None:
+        return
+
+
+def _looked_up(host: str, port: int, family: socket.AddressFamily) -> list[ResolveResult]:
+    found: list[ResolveResult] = []
+    numeric = socket.AI_NUMERICHOST | socket.AI_NUMERICSERV
+    for kind, _, proto, _, address in socket.getaddrinfo(
+        host, port, family, socket.SOCK_STREAM, 0, socket.AI_ADDRCONFIG
+    ):
+        # A link's own addresses name the link, which they do in words alone.
+        where, service = socket.getnameinfo(address, socket.NI_NUMERICHOST | socket.NI_NUMERICSERV)
+        found.append(
+            ResolveResult(hostname=host, host=where, port=int(service), family=kind, proto=proto, flags=numeric)
+        )
+    return found
 
 
 _PLAIN = frozenset({"GET", "POST"})

@@ -4,11 +4,13 @@ import asyncio
 import gzip
 import ssl
 import struct
+import threading
 import zlib
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from datetime import timedelta
-from socket import SO_LINGER, SOL_SOCKET, socket
+from socket import EAI_AGAIN, SO_LINGER, SOL_SOCKET, gaierror, getaddrinfo, socket
+from typing import Any
 
 import aiohttp
 import httpx
@@ -177,6 +179,30 @@ async def test_a_name_that_does_not_exist_never_left() -> None:
 @pytest.mark.parametrize("host", ["a" * 70 + ".invalid", "nowhere..invalid", "nowhere\u200d.invalid", "-.invalid"])
 async def test_a_name_that_cannot_exist_is_a_fault_and_no_exception(host: str) -> None:
     assert NEVER_LEFT is (await fault(f"http://{host}")).kind
+
+
+async def test_names_that_nobody_answers_for_keep_no_other_from_being_looked_up(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """More of them than a loop has threads for all."""
+    answering, ask = threading.Event(), getaddrinfo
+
+    def asked(host: Any, *more: Any, **named: Any) -> Any:
+        if str(host).endswith("silent.example"):
+            answering.wait()
+            raise gaierror(EAI_AGAIN, "Temporary failure in name resolution")
+        return ask(host, *more, **named)
+
+    monkeypatch.setattr("socket.getaddrinfo", asked)
+    async with serving(scripted(answered("200 OK", body=b"[]"))) as url:
+        silent = [asyncio.create_task(fault(f"http://{number}.silent.example")) for number in range(40)]
+        try:
+            await asyncio.sleep(0.05)
+            (reply,) = await sent(url.replace("127.0.0.1", "localhost"), seconds=2)
+        finally:
+            answering.set()
+        assert isinstance(reply, Reply), reply
+        assert {(NEVER_LEFT, False)} == {(one.kind, one.timeout) for one in await asyncio.gather(*silent)}
 
 
 async def test_a_server_that_speaks_no_tls_never_got_anything() -> None:
