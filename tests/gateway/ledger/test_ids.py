@@ -120,6 +120,7 @@ def test_a_part_that_grows_leads_to_all_but_what_was_taken_back_or_forgotten(
     added: list[list[bytes]], data: st.DataObject
 ) -> None:
     ids = Ids()
+    added = [[crowded(0, number) for number in range(30)], *added]  # the last of them lie at the other end
     left = dict(enumerate(added, 1))
     for batch, some in left.items():
         ids.add(batch, b"".join(some))
