@@ -31,7 +31,7 @@ _FULL = 0.75
 """Of a part's slots, how many are taken when it grows: the fuller it is, the farther an id may lie from its place."""
 _GROWTH = 2
 """How many times the ids that it has a part takes once it grew."""
-_SPARE = 1.1
+_SPARE = 1.2
 """How many times its share of the ids that are expected a part takes at least: shares are not quite alike."""
 
 
@@ -128,20 +128,22 @@ class Ids:
                 part[slot] = 0
 
     def _grow(self, chosen: int) -> None:
-        """Put a part's ids into one with room for as many again, leaving out those that were forgotten."""
-        kept = [*filter(None, self._parts[chosen])]
+        """Put a full part's ids into one with room for as many again, leaving out those that were forgotten."""
+        full = self._parts[chosen]
+        kept: Iterable[int] = filter(None, full)
+        count = int(len(full) * _FULL)
         if self._oldest > 1:
-            oldest = self._oldest
-            kept = [held for held in kept if held & _NUMBERS >= oldest]
-        slots = _slots(max(len(kept), _FEWEST) * _GROWTH)
-        grown = [0] * slots  # faster to write to than an array
+            kept = [held for held in kept if held & _NUMBERS >= self._oldest]
+            count = len(kept)
+        slots = _slots(max(count, _FEWEST) * _GROWTH)
+        grown = array("Q", [0]) * slots
         for held in kept:
             slot = (held >> _NUMBER) * slots >> _TAG
             while grown[slot]:
                 slot -= 1
             grown[slot] = held
-        self._room[chosen] = int(slots * _FULL) - len(kept)
-        self._parts[chosen] = array("Q", grown)
+        self._room[chosen] = int(slots * _FULL) - count
+        self._parts[chosen] = grown
 
 
 def _slots(ids: float) -> int:
