@@ -9,6 +9,7 @@ from gateway.lanes.corrector import Corrector
 from gateway.ledger import AttemptRow, AuditRow, Change, ClaimKind, split_ref
 from gateway.merge import View
 from gateway.repair import Actor
+from gateway.routing import apart
 from gateway.service import Gateway
 from gateway.times import to_micros
 
@@ -16,17 +17,36 @@ __all__ = ["carry_out", "not_ended", "record"]
 
 
 async def record(gateway: Gateway, actor: Actor, steps: Sequence[Step]) -> Sequence[int] | None:
-    """Record corrections with their audit; return their refs, `None` where some of their ids were taken meanwhile."""
+    """Record corrections with their audit; return their refs, `None` where some of their ids were taken meanwhile.
+
+    The steps of one event are recorded together, and all of them at once unless they differ in whether a
+    destination counts.
+    """
     now = to_micros(gateway.clock.now())
-    audit = _audit(actor, steps, now)
-    events, plans = [step.event for step in steps], [step.plan for step in steps]
-    claims = await gateway.ledger.record(actor.tenant, now, events, plans, audit)
-    if all(claim.kind is ClaimKind.NEW for claim in claims):
-        return [claim.ref for claim in claims]
-    # The audit goes with all of them or not at all, and those that are new will be carried out.
-    new = [step for step, claim in zip(steps, claims, strict=True) if claim.kind is ClaimKind.NEW]
-    await gateway.ledger.keep([], _audit(actor, new, now))
-    return None
+    refs: dict[int, int] = {}
+    taken = False
+    for places in _apart(steps):
+        some = [steps[place] for place in places]
+        events, plans = [step.event for step in some], [step.plan for step in some]
+        claims = await gateway.ledger.record(actor.tenant, now, events, plans, _audit(actor, some, now))
+        refs |= {place: claim.ref for place, claim in zip(places, claims, strict=True)}
+        new = [step for step, claim in zip(some, claims, strict=True) if claim.kind is ClaimKind.NEW]
+        if len(new) < len(some):
+            # The audit goes with all of them or not at all, and those that are new will be carried out.
+            await gateway.ledger.keep([], _audit(actor, new, now))
+            taken = True
+    return None if taken else [refs[place] for place in range(len(steps))]
+
+
+def _apart(steps: Sequence[Step]) -> list[list[int]]:
+    """Return the places of steps that can be recorded together. A refund speaks of no more than what follows it."""
+    chains: list[list[int]] = []
+    for place, step in enumerate(steps):
+        if not place or steps[place - 1].chain is not step.chain:
+            chains.append([])
+        chains[-1].append(place)
+    parts = apart([steps[chain[-1]].plan for chain in chains])
+    return [[place for chain in part for place in chains[chain]] for part in parts]
 
 
 def _audit(actor: Actor, steps: Sequence[Step], now: int) -> list[AuditRow]:

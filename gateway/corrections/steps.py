@@ -83,9 +83,10 @@ async def steps_to(gateway: Gateway, look: Look, chain: Chain, wanted: Wanted, a
             filtered.append((name, code))
             continue
         stands = await look.stands(chain, name)
-        if any(stand.code is Code.UNKNOWN for stand in stands):
-            unknown.append(name)
-        (shadow if track.looks_on(index) else live).append(name)
+        looks_on = track.looks_on(index)
+        if not looks_on and any(stand.code is Code.UNKNOWN for stand in stands):
+            unknown.append(name)  # at one that looks on the correction waits, and holds up nobody's bill
+        (shadow if looks_on else live).append(name)
         known = gateway.catalogue.destinations.get(name)
         takes_back = known is not None and isinstance(known.adapter.door.corrections, TakeBack)
         if takes_back and any(not stand.code.status.final or stand.code.status.success for stand in stands):
@@ -104,7 +105,8 @@ async def steps_to(gateway: Gateway, look: Look, chain: Chain, wanted: Wanted, a
         plan = Plan(
             live=tuple(name for name in live if name in refunds),
             shadow=tuple(name for name in shadow if name in refunds),
-            filtered=tuple((name, Code.ZERO) for name in (*live, *shadow) if name not in refunds),
+            # One that looks on is not spoken of: it would count, and with it whatever is recorded beside this.
+            filtered=tuple((name, Code.ZERO) for name in live if name not in refunds),
         )
         steps.append(_step(chain, len(chain.events), "refund", {}, plan, actor))
     plan = Plan(live=tuple(live), shadow=tuple(shadow), filtered=tuple(filtered))

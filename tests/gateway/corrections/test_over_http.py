@@ -156,6 +156,55 @@ async def test_what_is_unknown_has_to_be_resolved_first(house: House) -> None:
         assert 0 == billed(asking)["wingback"]
 
 
+async def test_what_is_unknown_where_it_was_only_shadowed_holds_up_no_correction(house: House) -> None:
+    async with house(
+        {"destinations": {"wingback": {"mode": "shadow", "settings": {"allow_negative": True}}}}
+    ) as asking:
+        asking.vendors["wingback"].fail("lost_answer")
+        assert "delivered" == (await asking.one(event(), query="?ack=all"))["status"]
+        await asking.settled("e1")
+        status, foreseen = await ask(asking, "/v1/events/e1/correct", quantity=7, dry_run=True)
+        assert (200, "waits", True) == (status, *map(foreseen["deliveries"]["wingback"].get, ("does", "shadow")))
+        answer = await corrected(asking, "e1", "correct", quantity=7)
+        assert "delivered" == answer["status"]
+        assert ("pending", True) == tuple(map(answer["deliveries"]["wingback"].get, ("status", "shadow")))
+        assert {"flexprice": 7, "paygentic": 7, "flowglad": 7, "wingback": 3} == billed(asking)
+        said = await ask(asking, "/v1/corrections", filter={"customer": "acme"}, action="replace", quantity=8)
+        assert (200, 1, []) == (said[0], said[1]["corrected"], said[1]["skipped"])
+
+
+LOOKING_ON = {
+    "destinations": {"wingback": {"settings": {"allow_negative": True}}},
+    "customers": {
+        "globex": {
+            "flowglad": {"subscription_id": "sub_globex"},
+            "paygentic": {"customer_id": "cus_globex"},
+            "wingback": {"customer_id": "Cust_00000000-0000-4000-8000-000000910be8"},
+        }
+    },
+    "routes": [
+        {"destination": "wingback", "customers": ["acme"]},
+        {"destination": "wingback", "customers": ["globex"], "mode": "shadow"},
+    ],
+}
+
+
+async def test_corrections_of_many_count_and_look_on_where_their_events_do(house: House, tmp_path: Any) -> None:
+    async with house(LOOKING_ON) as asking:
+        await asking.send([event("a"), event("g", customer="globex"), event("b")], query="?ack=all")
+        for action in ({"action": "replace", "quantity": 5}, {"action": "void"}):
+            status, said = await ask(asking, "/v1/corrections", filter={"meter": "api_calls"}, **action)
+            assert (200, 3, []) == (status, said["corrected"], said["skipped"])
+            seen: dict[str, list[bool]] = {"a": [], "b": [], "g": []}
+            for name, counts in seen.items():
+                for one in (await asking.get(f"/v1/events/{name}"))["corrections"]:
+                    await asking.settled(one["id"])
+                    found = (await asking.get(f"/v1/events/{one['id']}"))["deliveries"].get("wingback", {})
+                    counts += [not found.get("shadow", False)] if found.get("attempts") else []
+            assert {"a": {True}, "b": {True}, "g": {False}} == {name: set(counts) for name, counts in seen.items()}
+    assert [] == add_up(tmp_path / "ledger.db")["problems"]
+
+
 async def test_a_correction_without_an_answer_is_unknown_where_repeats_are_billed(house: House) -> None:
     async with house({"destinations": {"wingback": {"settings": {"allow_negative": True}}}}) as asking:
         await asking.one(event())
