@@ -28,6 +28,9 @@ __all__ = ["Recording"]
 
 SMALL, SHARED = 64, 256
 """Events of a request that may share a batch with others, and of such a batch."""
+LINGER, QUIET = 0.005, 3
+"""Seconds for which a batch waits at most for as many requests as the last one had, and turns of the event loop that
+bring none after which it does not wait any longer. Where few come at a time that is no time at all."""
 
 
 class _Waiting(NamedTuple):
@@ -127,8 +130,11 @@ class Recording(Keeping):
     async def _share(self, key: tuple[int, str, Plan]) -> None:
         """Record what waits, as one batch, until nothing does: what comes meanwhile shares the next one."""
         partition, tenant, plan = key
+        loop, many = asyncio.get_running_loop(), 0
         try:
-            while waiting := self._waiting.pop(key, None):
+            while key in self._waiting:
+                await self._gathered(key, many)
+                waiting = self._waiting.pop(key)
                 size = many = 0
                 for one in waiting:
                     if size + len(one.events) > SHARED:
@@ -144,18 +150,21 @@ class Recording(Keeping):
                 try:
                     claims = await self._stored(partition, sent, [plan] * size, digests, ())
                 except Exception as error:  # noqa: BLE001  those who wait must hear, whatever it is
-                    for one in going:
-                        if not one.answer.done():
-                            one.answer.set_exception(error)
-                    continue
-                start = 0
-                for one in going:
-                    end = start + len(one.events)
-                    if not one.answer.done():
-                        one.answer.set_result(_some(claims, start, end))
-                    start = end
+                    loop.call_soon(_refuse, going, error)
+                else:
+                    # A turn later: the next batch is on its way while these are answered.
+                    loop.call_soon(_tell, going, claims)
         finally:
             del self._sharing[key]
+
+    async def _gathered(self, key: tuple[int, str, Plan], enough: int) -> None:
+        """Return when so many requests wait, or some turns of the event loop brought none: then there are no more."""
+        loop = asyncio.get_running_loop()
+        until, seen, quiet = loop.time() + LINGER, 0, 0
+        while (many := len(self._waiting[key])) < enough and quiet < QUIET and loop.time() < until:
+            quiet = 0 if many > seen else quiet + 1
+            seen = many
+            await asyncio.sleep(0)
 
     async def _stored(
         self, partition: int, sent: Batch, plans: Sequence[Plan], digests: Sequence[bytes], audit: Sequence[AuditRow]
@@ -307,6 +316,22 @@ def _picked(sent: Batch, places: Sequence[int]) -> Batch:
 def _some(claims: Sequence[Claim], start: int, end: int) -> Sequence[Claim]:
     """Return one request's claims of those that were recorded together."""
     return Run(claims.first + start, end - start) if isinstance(claims, Run) else claims[start:end]
+
+
+def _tell(going: Sequence[_Waiting], claims: Sequence[Claim]) -> None:
+    """Give requests what became of their events, which were recorded together."""
+    start = 0
+    for one in going:
+        end = start + len(one.events)
+        if not one.answer.done():
+            one.answer.set_result(_some(claims, start, end))
+        start = end
+
+
+def _refuse(going: Sequence[_Waiting], error: Exception) -> None:
+    for one in going:
+        if not one.answer.done():
+            one.answer.set_exception(error)
 
 
 def _may_share(plans: Sequence[Plan], audit: Sequence[AuditRow]) -> bool:

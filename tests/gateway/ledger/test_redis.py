@@ -9,6 +9,7 @@ import pytest
 
 from gateway.errors import ConfigurationError, LedgerUnavailable
 from gateway.ledger import Change, ClaimKind, Code, Moved, Plan, WorkState
+from gateway.ledger._redis import recording
 from gateway.ledger._redis.address import Address
 from gateway.ledger.redis import RedisLedger
 from tests.gateway.ledger.conftest import TENANT, RedisStore, event, events, opened, places, recorded, rendered, totals
@@ -272,3 +273,25 @@ async def test_small_requests_of_one_moment_share_a_batch_and_keep_their_own_tim
             await fresh.close()
     finally:
         await ledger.close()
+
+
+async def test_a_batch_waits_for_as_many_requests_as_the_last_had_while_more_come(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Senders that are answered together come again one after the other: as long as they do they share a batch."""
+    monkeypatch.setattr(recording, "LINGER", 60.0)  # a machine that stands still in between changes nothing
+    async with opened(RedisStore(server.folder, server)) as ledger:
+        total, senders = 80, 8
+        numbers = iter(range(total))
+
+        async def sender(place: int) -> None:
+            for number in numbers:
+                for _ in range(place):
+                    await asyncio.sleep(0)
+                await ledger.record(TENANT, 1000, [event(f"e{number}")], [Plan(live=("a",))])
+
+        await asyncio.gather(*map(sender, range(senders)))
+        batches = await ledger.batches_after(0, total)
+        sizes = [len(shot.events) for shot in (await ledger.snapshots(batches)).values()]
+        assert total == sum(sizes)
+        assert len(sizes) < 1.5 * total / senders, sizes
