@@ -50,6 +50,8 @@ log = structlog.get_logger("gateway.service")
 
 TAKE_OVER = timedelta(seconds=10)
 """How often it is looked for what processes that are gone were sending."""
+QUICK = 0.25
+"""Seconds in which lanes come to rest, but for those whose vendors are slow."""
 LATER = timedelta(seconds=1)
 """How long to wait where the ledger does not take what the lanes left."""
 LOOK_AGAIN = 1.0
@@ -102,6 +104,8 @@ class Gateway:
         self._transports: dict[str, Transport] = {}
         self.lanes: dict[str, Lane] = {}
         self._tasks: list[asyncio.Task[None]] = []
+        self._running: dict[str, asyncio.Task[None]] = {}
+        """The lanes' own, of these."""
         self.keeper = Keeper(self.ledger, configuration.retention, self.clock)
         self.chore("retention", self._keep_house)
         for name, destination in configuration.destinations.items():
@@ -190,6 +194,7 @@ class Gateway:
             if self._leaving.is_set():
                 return
             before = self.generation
+            await self._end_what_is_slow(self.configuration.delivery.grace)
             await self._rest(self.configuration.delivery.grace)
             self._use(configuration)
             self.generation = Generation(configuration, before.number + 1, self.clock.now())
@@ -225,8 +230,8 @@ class Gateway:
             await self.ledger.close()
 
     def _run(self) -> None:
-        self._tasks = [asyncio.create_task(lane.run()) for lane in self.lanes.values()]
-        self._tasks += [chore.start() for chore in self._chores.values()]
+        self._running = {name: asyncio.create_task(lane.run()) for name, lane in self.lanes.items()}
+        self._tasks = [*self._running.values(), *(chore.start() for chore in self._chores.values())]
 
     async def _keep_house(self) -> datetime | None:
         """Keep house where this process does, of those that share the ledger: one archive is written by one."""
@@ -255,6 +260,27 @@ class Gateway:
         await shelve(self.ledger, self.lanes, self.clock.now())
         await route_unrouted(self.ledger, self.catalogue, self.clock.now())
 
+    async def _end_what_is_slow(self, grace: timedelta) -> None:
+        """Let what takes long come to rest, the other lanes going on meanwhile: a slow vendor is not their matter."""
+        for chore in self._chores.values():
+            chore.stop()
+        stops = {name: asyncio.create_task(lane.stop(grace)) for name, lane in self.lanes.items()}
+        chores = set(self._tasks) - set(self._running.values())
+        if not (slow := {*stops.values(), *chores}):
+            return
+        _, slow = await asyncio.wait(slow, timeout=QUICK)
+        if slow:
+            for name in [name for name, stop in stops.items() if stop.done() and name in self._running]:
+                self._running[name].cancel()  # it takes no step any more
+                await asyncio.gather(self._running[name], return_exceptions=True)
+                self.lanes[name].resume()
+                self._running[name] = asyncio.create_task(self.lanes[name].run())
+                self._tasks.append(self._running[name])
+            _, late = await asyncio.wait(slow, timeout=grace.total_seconds())
+            for task in late & chores:
+                task.cancel()
+        await asyncio.gather(*stops.values())
+
     async def _rest(self, grace: timedelta) -> None:
         loop = asyncio.get_running_loop()
         end = loop.time() + grace.total_seconds()
@@ -266,7 +292,7 @@ class Gateway:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        self._tasks = []
+        self._tasks, self._running = [], {}
         await self.keeper.close()
         for transport in self._transports.values():
             await transport.close()

@@ -168,6 +168,10 @@ class Lane:
                 task.cancel()
             await asyncio.gather(*late, return_exceptions=True)
 
+    def resume(self) -> None:
+        """Have it run again as if it had not been stopped."""
+        self._stopping = False
+
     async def ask(self, asked: Ask[T]) -> T:
         """Return the answer of something that the adapter can ask; each request counts against the rate limits.
 

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Callable
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,9 +11,11 @@ import pytest
 from gateway.configuration.file import loads
 from gateway.configuration.keys import sha256
 from gateway.errors import ConfigurationError
-from gateway.ledger import WorkState
-from tests.gateway.conftest import Asking, House, MovableClock, configured, event
-from tests.gateway.lanes.world import until
+from gateway.ledger import SqliteLedger, WorkState
+from gateway.service import Gateway
+from gateway.simulator import SimulatedProvider
+from tests.gateway.conftest import Asking, House, MovableClock, asked, configured, event
+from tests.gateway.lanes.world import Gate, until
 from tests.gateway.seams.conftest import APART, OLD, filled, posted, standing
 
 pytestmark = pytest.mark.anyio
@@ -153,3 +156,27 @@ async def test_a_reload_changes_when_usage_is_read_back(house: House, clock: Mov
                 break
             await asyncio.sleep(0.001)
         assert "accepted" == (await standing(asking, "doubt"))["status"]
+
+
+async def test_a_reload_keeps_nobody_waiting_for_a_vendor_that_is_slow(
+    tmp_path: Path, vendors: dict[str, SimulatedProvider]
+) -> None:
+    gate = Gate()
+    gate.inner = vendors["wingback"].transport()
+    configuration = loads(configured({"meters": {"calls": {"bindings": {"flexprice": {}}}}}), {})
+    mounts = {name: vendor.transport() for name, vendor in vendors.items()} | {"wingback": gate}
+    gateway = Gateway(configuration, SqliteLedger(tmp_path / "ledger.db"), mounts=mounts)
+    await gateway.start()
+    async with asked(gateway, vendors) as asking:
+        await asking.send(event("e1"), query="?ack=stored")
+        await until(lambda: gate.waiting == 1)
+        reading = asyncio.create_task(gateway.reload(configuration))
+        assert "delivered" == (await asking.one(event("e2", meter="calls"), query="?ack=all"))["status"]
+        assert not reading.done(), "what is on its way to the slow one is heard by the lane that sent it"
+        gate.open.set()
+        await reading
+        assert 2 == gateway.generation.number
+        assert "delivered" == (await asking.one(event("e3"), query="?ack=all"))["status"]
+        assert "delivered" == (await asking.get("/v1/events/e1"))["status"]
+    assert 0 == gate.cancelled
+    assert {"e1": 1, "e3": 1} == {row.key: row.copies for row in vendors["wingback"].stored}
