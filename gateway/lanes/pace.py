@@ -19,6 +19,8 @@ OPENS_AFTER = 5
 """Faults in a row after which the breaker opens. Where one more lost answer leaves one more delivery in doubt: one."""
 LOOK = timedelta(seconds=1)
 """How old may be what is known of the other processes' trouble."""
+SET_BACK = timedelta(minutes=1)
+"""By how much a clock may be behind what was seen before it counts as set back."""
 SLOW = 2.0
 """How many times the usual latency counts as rising."""
 
@@ -107,6 +109,8 @@ class Pace:
         self._max = max_in_flight
         self._retry = retry
         self._jitter = jitter
+        self._latest: datetime | None = None
+        """The latest time that was seen."""
         self._usual: float | None = None
         self._shrunk: datetime | None = None
         self.window = min(4.0, float(max_in_flight))
@@ -230,6 +234,7 @@ class Pace:
 
         By the server's clock, whatever this process's own says.
         """
+        self._see(now)
         limits, untold = self._limits, self._untold
         if limits is None or (untold is None and not tries and self._fresh is not None and now < self._fresh):
             return
@@ -249,6 +254,18 @@ class Pace:
         elif known and not self.refused:  # another found that it is over
             self.faults, self.not_before, self._answers = 0, None, False
 
+    def _see(self, now: datetime) -> None:
+        """Take notice of a clock that was set back: what is reckoned by the time before would hold until that again."""
+        back = (self._latest or now) - now
+        if back <= SET_BACK:  # others may have looked at the clock a little later than this
+            self._latest = now + max(back, timedelta(0))
+            return
+        self._latest, self._shrunk, self._fresh, self._leave = now, None, None, None
+        for bucket in (*self._requests, *self._rows):
+            bucket.at = now
+        if self.not_before is not None:
+            self.not_before -= back
+
     async def alone(self, now: datetime) -> timedelta:
         """Return how long to wait before something is tried: while there is trouble one process tries at a time."""
         if self._in_common:
@@ -260,6 +277,8 @@ class Pace:
         self.not_before = max(now + pause, self.not_before or now)
 
     def _learn(self, seconds: float, began: datetime, now: datetime, *, busy: bool) -> None:
+        if seconds < 0:  # the clock was set back meanwhile
+            return
         usual = seconds if self._usual is None else self._usual
         # The usual falls at once and rises slowly: a provider that slows down is noticed, a new normal is accepted.
         self._usual = min(usual, seconds) if seconds < usual else usual + (seconds - usual) * 0.02

@@ -2,6 +2,7 @@
 
 from datetime import UTC, datetime, timedelta
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -25,6 +26,12 @@ def taken(one: Pace, rows: int, now: datetime) -> timedelta:
     except StopIteration as answered:
         return answered.value
     raise AssertionError("it waited for somebody")
+
+
+def told(one: Pace, now: datetime) -> None:
+    """Have it look at the clock, as every step does."""
+    with pytest.raises(StopIteration):
+        one.agree(now).send(None)
 
 
 @given(st.integers(1, 200), st.lists(st.tuples(st.integers(0, 5000), st.integers(1, 50)), min_size=1, max_size=120))
@@ -132,3 +139,21 @@ def test_pauses_grow_up_to_the_longest_retry() -> None:
         now = one.not_before
     assert sorted(pauses) == pauses
     assert Retry().max == pauses[-1]
+
+
+@given(st.integers(2, 10_000))
+def test_a_clock_that_is_set_back_stops_no_lane_until_it_is_then_again(minutes: int) -> None:
+    one = pace(Rate(requests=100, per=MINUTE))
+    told(one, START)
+    while not taken(one, 1, START):
+        pass
+    one.heard(Heard.THROTTLED, START, START, busy=False, retry_after=timedelta(minutes=7))
+    now = START - minutes * MINUTE
+    told(one, now)
+    assert now + timedelta(minutes=7) == one.not_before
+    assert taken(one, 1, now) < timedelta(seconds=1)
+    assert not taken(one, 1, now + timedelta(seconds=1))
+    window = one.window
+    one.heard(Heard.FINE, now + timedelta(minutes=8), now, busy=True)
+    one.heard(Heard.FINE, now + timedelta(minutes=8), now + timedelta(minutes=8, seconds=0.02), busy=True)
+    assert one.window >= window, "an answer before its request says nothing of how long answers take"
