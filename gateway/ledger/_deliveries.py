@@ -43,7 +43,7 @@ def fresh(
             first = earliest(events, receipts)
             closing = {destination: (window, first + window) for destination, window in plan.windows}
         live = {*plan.live, *(destination for destination, _ in plan.filtered)}
-        unrouted = None if plan.live else members
+        unrouted = None if plan.routed else members
     else:
         spread = _spread(range(size), plans, size, times(events, plans, receipts))
         codes |= {destination: bytes(some) for destination, some in spread.codes.items()}
@@ -141,6 +141,6 @@ def _spread(members: Sequence[int], plans: Sequence[Plan], size: int, happened: 
                 _, first = closing.get(destination, (window, closes))
                 closing[destination] = window, min(first, closes)
         live.update(plan.live, (destination for destination, _ in plan.filtered))
-        if not plan.live:
+        if not plan.routed:
             unrouted.append(index)
     return _Spread(codes, work, closing, live, unrouted)

@@ -130,6 +130,11 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     windows: tuple[tuple[str, int], ...] = ()
     """How old usage may be when it arrives, where a destination has such a window: microseconds, frozen here."""
 
+    @property
+    def routed(self) -> bool:
+        """Whether the event has a way: it counts somewhere, or would if it said anything there."""
+        return bool(self.live) or any(code is Code.ZERO for _, code in self.filtered)
+
 
 class Part(msgspec.Struct, array_like=True, gc=False):
     """One row of a delivery, as it was rendered and as it stands."""

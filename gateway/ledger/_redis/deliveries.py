@@ -39,7 +39,7 @@ def alike(plan: Plan, size: int) -> Ways:
     tracks: list[bytes | str | int] = [len(codes)]
     for name, code in codes.items():
         tracks += [name, int(name not in counted), bytes((code,)) * size, b"%d:%d" % (code, size)]
-    return Ways(tracks, b"" if plan.live else pack_runs(range(size)))
+    return Ways(tracks, b"" if plan.routed else pack_runs(range(size)))
 
 
 def ready(plan: Plan, size: int, now: int, first: int, owner: bytes) -> list[bytes]:
@@ -79,7 +79,7 @@ def planned(
             _, first = closing.get(destination, (window, closes))
             closing[destination] = window, min(first, closes)
         live.update(plan.live, (destination for destination, _ in plan.filtered))
-        if not plan.live:
+        if not plan.routed:
             unrouted += indexes
     heads: list[bytes] = []
     for destination, indexes in work.items():

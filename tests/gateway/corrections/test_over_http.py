@@ -343,3 +343,16 @@ async def test_only_an_admin_corrects(house: House) -> None:
         for path in ("/v1/events/e1/void", "/v1/events/e1/correct", "/v1/corrections"):
             answer = await asking.client.post(path, json={}, headers={"authorization": "Bearer ugw_b"})
             assert 403 == answer.status_code
+
+
+async def test_a_refund_where_the_event_was_only_shadowed_waits_for_no_way(house: House, tmp_path: Any) -> None:
+    async with house({"destinations": {"paygentic": {"mode": "shadow"}}}) as asking:
+        await asking.one(event(), query="?ack=all")
+        await asking.settled("e1")
+        await corrected(asking, "e1", "correct", quantity=7)
+        await asking.settled("e1~c2")
+        assert {"flexprice": 7, "paygentic": 7, "flowglad": 7, "wingback": 7} == billed(asking)
+        assert [] == list(await asking.gateway.ledger.unrouted())
+        answer = await asking.client.post("/v1/customers/acme/erase", json={"reason": "asked for"})
+        assert (200, 3) == (answer.status_code, answer.json().get("events"))
+    assert [] == add_up(tmp_path / "ledger.db")["problems"]
