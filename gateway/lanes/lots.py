@@ -96,7 +96,7 @@ def packed(lots: Sequence[Lot], max_rows: int, max_bytes: int) -> list[list[Lot]
     for lot in lots:
         begin, end = 0, len(lot.members)
         while isinstance(lot.parts, Sheet) and begin < end:  # as many as there is room for, where bytes allow it
-            if not requests or count == max_rows:
+            if not requests or count >= max_rows:
                 requests.append([])
                 count = size = 0
             some = lot.slice(begin, min(end, begin + max_rows - count))

@@ -59,7 +59,7 @@ def lot(number: int, sizes: list[list[int]]) -> Lot:
     st.lists(
         sizes | st.lists(st.lists(st.integers(1, 400), min_size=1, max_size=1), min_size=1, max_size=30), max_size=5
     ),
-    st.integers(4, 20),
+    st.integers(1, 20),
     st.integers(0, 4000),
 )
 def test_packing_keeps_every_delivery_once_in_order_and_within_the_limits(
@@ -74,7 +74,7 @@ def test_packing_keeps_every_delivery_once_in_order_and_within_the_limits(
     for request in requests:
         assert request
         rows = [row for each in request for row in each.rows()]
-        assert len(rows) <= max_rows
+        assert len(rows) <= max_rows or [1] == [len(each.members) for each in request]
         assert len(b'{"usageEvents":[' + b",".join(rows) + b"]}") <= max_bytes
     for left, right in pairwise(requests):
         first = [part.row for part in right[0].items()[0].parts]
