@@ -76,15 +76,16 @@ async def _serve(path: Path, configuration: Configuration, listener: socket.sock
     grace = configuration.delivery.grace
     # Who waits for an answer has half of it at most: the rest is the lanes'.
     server = Server(create_app(gateway), grace=max(1, int(grace.total_seconds() / 2)))
-    await gateway.start()
-    collect_rarely()
-    try:
-        with _reloading(path, gateway):
+    with _reloading(path, gateway) as begun:
+        await gateway.start()
+        begun.set()
+        collect_rarely()
+        try:
             _announce(gateway, address(listener), as_json=as_json)
             await server.serve([listener])
-    finally:
-        spent = timedelta(seconds=0 if server.told is None else time.monotonic() - server.told)
-        await gateway.stop(max(timedelta(0), grace - spent))
+        finally:
+            spent = timedelta(seconds=0 if server.told is None else time.monotonic() - server.told)
+            await gateway.stop(max(timedelta(0), grace - spent))
     log.info("gateway.stopped")
     return server.exit_code
 
@@ -99,12 +100,16 @@ def _announce(gateway: Gateway, url: str, *, as_json: bool) -> None:
 
 
 @contextlib.contextmanager
-def _reloading(path: Path, gateway: Gateway) -> Generator[None]:
-    """Read the configuration again at each SIGHUP; one that is wrong changes nothing."""
-    loop = asyncio.get_running_loop()
+def _reloading(path: Path, gateway: Gateway) -> Generator[asyncio.Event]:
+    """Read the configuration again at each SIGHUP; one that is wrong changes nothing.
+
+    Before what is given is set it waits, and after a SIGTERM it changes nothing either: it never ends the process.
+    """
+    loop, begun = asyncio.get_running_loop(), asyncio.Event()
     tasks: set[asyncio.Task[None]] = set()
 
     async def reload() -> None:
+        await begun.wait()
         try:
             await gateway.reload(await asyncio.to_thread(load, path, os.environ), actor="SIGHUP")
         except GatewayError as error:
@@ -117,6 +122,6 @@ def _reloading(path: Path, gateway: Gateway) -> Generator[None]:
 
     loop.add_signal_handler(signal.SIGHUP, hear)
     try:
-        yield
+        yield begun
     finally:
         loop.remove_signal_handler(signal.SIGHUP)

@@ -75,6 +75,7 @@ def test_what_is_in_flight_is_answered_before_the_process_ends(start: Start, ven
     gateway.popen.send_signal(signal.SIGTERM)
     while gateway.popen.poll() is None and _listens(gateway.said["url"]):
         pass
+    gateway.popen.send_signal(signal.SIGHUP)  # which would end it, did nobody hear
     assert gateway.popen.poll() is None, "it waits for the vendor"
     vendor.may_answer.set()
     assert 0 == gateway.popen.wait(30)
