@@ -3,6 +3,7 @@
 import json
 import signal
 import threading
+import time
 from collections.abc import Generator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -75,7 +76,9 @@ def test_what_is_in_flight_is_answered_before_the_process_ends(start: Start, ven
     gateway.popen.send_signal(signal.SIGTERM)
     while gateway.popen.poll() is None and _listens(gateway.said["url"]):
         pass
-    gateway.popen.send_signal(signal.SIGHUP)  # which would end it, did nobody hear
+    for _ in range(30):  # nothing tells when the door is shut and the lanes alone are waited for
+        gateway.popen.send_signal(signal.SIGHUP)  # which would end it, did nobody hear
+        time.sleep(0.02)
     assert gateway.popen.poll() is None, "it waits for the vendor"
     vendor.may_answer.set()
     assert 0 == gateway.popen.wait(30)
