@@ -45,3 +45,15 @@ async def test_other_destinations_and_states_are_not_walked(ledger: Ledger) -> N
     await blocked(ledger, "x")
     assert [] == list(await ledger.walk("b", WorkState.BLOCKED, 0, 10))
     assert [] == list(await ledger.walk("a", WorkState.DEAD, 0, 10))
+
+
+async def test_what_is_recorded_later_comes_after_where_the_ledger_says_so(ledger: Ledger) -> None:
+    """Whatever it is due by; and on a cluster nobody says so."""
+    after = 0
+    for number in range(20):
+        await recorded(ledger, f"e{number}", plan=PLAN)
+        if ledger.in_line:
+            (work,) = await ledger.walk("a", WorkState.READY, after, 10)
+            assert events(f"e{number}") == work.events
+            after = work.id
+    assert 20 == len(await ledger.walk("a", WorkState.READY, 0, 100))

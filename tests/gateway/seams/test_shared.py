@@ -184,6 +184,21 @@ async def test_a_running_value_goes_on_when_another_process_is_told_that_the_one
         assert "accepted" == (await one.get("/v1/events/a1"))["deliveries"]["wingback"]["status"]
 
 
+async def test_running_values_keep_their_order_where_the_clocks_of_two_machines_differ(
+    sharing: Sharing, clock: MovableClock
+) -> None:
+    async with sharing({"destinations": {"wingback": {"settings": {"allow_absolute": True}}}}) as (one, other):
+        other.gateway.clock = ahead = MovableClock()
+        ahead.ahead = timedelta(milliseconds=300)
+        await other.send(event("first", kind="absolute"), query="?ack=stored")
+        await one.send(event("second", kind="absolute"), query="?ack=stored")  # the first one leads
+        for _ in range(4000):
+            if 2 == len(one.vendors["wingback"].stored):
+                break
+            await asyncio.sleep(0.005)
+        assert ["first", "second"] == [row.key for row in one.vendors["wingback"].stored]
+
+
 async def test_whoever_is_asked_to_forget_a_customer_the_archive_does_too(
     sharing: Sharing, clock: MovableClock, tmp_path: Path
 ) -> None:
