@@ -29,8 +29,9 @@ __all__ = ["Recording"]
 SMALL, SHARED = 64, 256
 """Events of a request that may share a batch with others, and of such a batch."""
 LINGER, QUIET = 0.005, 3
-"""Seconds for which a batch waits at most for as many requests as the last one had, and turns of the event loop that
-bring none after which it does not wait any longer. Where few come at a time that is no time at all."""
+"""Seconds after the last batch left for which one waits at most for as many requests as that had, and turns of the
+event loop that bring none after which it does not wait any longer. That is no time at all where few come at a time, nor
+where the server takes longer than that: what came meanwhile is enough."""
 
 
 class _Waiting(NamedTuple):
@@ -130,10 +131,11 @@ class Recording(Keeping):
     async def _share(self, key: tuple[int, str, Plan]) -> None:
         """Record what waits, as one batch, until nothing does: what comes meanwhile shares the next one."""
         partition, tenant, plan = key
-        loop, many = asyncio.get_running_loop(), 0
+        loop, many, left = asyncio.get_running_loop(), 0, 0.0
         try:
             while key in self._waiting:
-                await self._gathered(key, many)
+                await self._gathered(key, many, left + LINGER)
+                left = loop.time()
                 waiting = self._waiting.pop(key)
                 size = many = 0
                 for one in waiting:
@@ -157,10 +159,9 @@ class Recording(Keeping):
         finally:
             del self._sharing[key]
 
-    async def _gathered(self, key: tuple[int, str, Plan], enough: int) -> None:
-        """Return when so many requests wait, or some turns of the event loop brought none: then there are no more."""
-        loop = asyncio.get_running_loop()
-        until, seen, quiet = loop.time() + LINGER, 0, 0
+    async def _gathered(self, key: tuple[int, str, Plan], enough: int, until: float) -> None:
+        """Return when so many requests wait, at that time, or when some turns of the event loop brought none."""
+        loop, seen, quiet = asyncio.get_running_loop(), 0, 0
         while (many := len(self._waiting[key])) < enough and quiet < QUIET and loop.time() < until:
             quiet = 0 if many > seen else quiet + 1
             seen = many
