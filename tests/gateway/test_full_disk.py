@@ -61,6 +61,7 @@ def filled(url: str) -> tuple[list[str], httpx.Response]:
 def goes_on(gateway: Process, vendor: Vendor, promised: list[str], ledger: Path) -> None:
     """Hold a gateway that has room again against what it promised."""
     url = gateway.said["url"]
+    assert 200 == httpx.get(f"{url}/readyz", trust_env=False).status_code
     again = httpx.post(f"{url}/v1/events", json=event("after"), trust_env=False, timeout=60)
     assert 200 == again.status_code, again.text
     for one in (*promised[:3], *promised[-3:]):
@@ -126,6 +127,7 @@ def test_answers_that_cannot_be_written_down_are_in_doubt_and_asked_for_again(
         answers = list(senders.map(lambda one: post(url, [one]), sent))
     assert {503} == {answer.status_code for answer in answers}
     told(answers[0])
+    told(httpx.get(f"{url}/readyz", trust_env=False))
     vendor.may_answer.set()
     gateway.logged("lane.shipment_failed")
     if reloaded:
