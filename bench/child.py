@@ -19,6 +19,7 @@ from bench.baselines import Loop, Sender
 from bench.events import bodies
 from bench.setting import configuration
 from canonical_schema import DeliveryStatus, Event, EventStatus
+from gateway.accepting import Accepting, Ack
 from gateway.answers import Answer
 from gateway.app import create_app
 from gateway.garbage import collect_rarely
@@ -26,7 +27,7 @@ from gateway.intake import Bad, admit, parse
 from gateway.ledger import Ledger, SqliteLedger
 from gateway.logs import configure
 from gateway.opening import ledger_of
-from gateway.service import Ack, Gateway
+from gateway.service import Gateway
 
 FAR = 20_000
 """Deliveries that take longer than it matters when their end is looked for."""
@@ -50,10 +51,14 @@ class Floor(Gateway):
     async def stop(self, grace: timedelta | None = None) -> None:
         pass
 
+
+class FloorDoor(Accepting):
+    """The floor's."""
+
     async def accept(self, tenant: str, sent: Sequence[Event | Bad], ack: Ack, wait: float) -> Answer:
-        now = self.clock.now()
-        given = self.configuration
-        admitted = list(admit(sent, self.catalogue, given.intake, now, given.retention.events))
+        floor = self._gateway
+        now, given = floor.clock.now(), floor.configuration
+        admitted = list(admit(sent, floor.catalogue, given.intake, now, given.retention.events))
         good = sum(isinstance(event, Event) for event in admitted)
         answer = Answer()
         answer.count(EventStatus.PENDING, good)
@@ -98,7 +103,7 @@ class Service:
             return {"seconds": time.perf_counter() - began}
         listener = socket.create_server(("127.0.0.1", 0), backlog=512)
         options = uvicorn.Config(
-            create_app(self._gateway),
+            create_app(self._gateway, FloorDoor(self._gateway) if self._kind is Floor else None),
             http="httptools",
             ws="none",
             lifespan="on",
@@ -136,8 +141,9 @@ class Service:
 
     async def do_fill(self, prefix: str, events: int, size: int) -> None:
         """Accept events without the network between."""
+        accepting = Accepting(self._gateway)
         for body in bodies(prefix, events, size):
-            await self._gateway.accept("default", parse(body, "application/json", size), "stored", 0)
+            await accepting.accept("default", parse(body, "application/json", size), "stored", 0)
 
     async def do_settled_fill(self, prefix: str, events: int) -> None:
         """Put events into the ledger as they are long after delivery, without delivering them."""

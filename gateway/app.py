@@ -20,6 +20,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from canonical_schema import ErrorCode, Event, format_time
 from gateway import __version__
+from gateway.accepting import Accepting, Ack
 from gateway.api import corrections, customers, erasing, migration, periods, reconciling, repair
 from gateway.api.access import tenant_of
 from gateway.api.asked import answer, path_of
@@ -30,7 +31,7 @@ from gateway.corrections.one import shown
 from gateway.errors import RequestRefused
 from gateway.intake import Bad, decoded, parse_in_slices, too_large
 from gateway.listing import page, read_filter
-from gateway.service import Ack, Gateway
+from gateway.service import Gateway
 from gateway.tokens import token
 
 __all__ = ["create_app"]
@@ -45,8 +46,11 @@ CLIENT_GONE = 499
 """In the log alone: the client went away before there was an answer."""
 
 
-def create_app(gateway: Gateway) -> ASGIApp:
-    """Return the service as an ASGI application that starts and stops the gateway with its lifespan."""
+def create_app(gateway: Gateway, accepting: Accepting | None = None) -> ASGIApp:
+    """Return the service as an ASGI application that starts and stops the gateway with its lifespan.
+
+    `accepting` is its door for events; absent: the usual one.
+    """
 
     @contextlib.asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncGenerator[None]:
@@ -56,7 +60,7 @@ def create_app(gateway: Gateway) -> ASGIApp:
         finally:
             await gateway.stop()
 
-    api = _Api(gateway)
+    api = _Api(gateway, accepting or Accepting(gateway))
     app = Starlette(
         routes=[
             Route("/v1/events", api.events, methods=["GET", "POST"]),
@@ -86,8 +90,9 @@ def create_app(gateway: Gateway) -> ASGIApp:
 class _Api:
     """The endpoints, over one gateway."""
 
-    def __init__(self, gateway: Gateway) -> None:
+    def __init__(self, gateway: Gateway, accepting: Accepting) -> None:
         self._gateway = gateway
+        self._accepting = accepting
 
     async def events(self, request: Request) -> Response:
         return await (self.post_events(request) if request.method == "POST" else self.list_events(request))
@@ -96,7 +101,7 @@ class _Api:
         tenant = self._tenant(request, "events:write")
         ack, wait = self._patience(request)
         sent = await self._sent(request)
-        merged = await self._gateway.accept(tenant, sent, ack, wait)
+        merged = await self._accepting.accept(tenant, sent, ack, wait)
         return Response(merged.json(), merged.http_status, media_type="application/json")
 
     async def list_events(self, request: Request) -> Response:

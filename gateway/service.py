@@ -1,21 +1,18 @@
-"""The gateway itself: accepts events, keeps the lanes going, answers what became of them."""
+"""The gateway itself: what it keeps going, how it begins, goes on with another configuration, and ends."""
 
 import asyncio
 import contextlib
 import random
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from collections.abc import Set as AbstractSet
-from contextlib import nullcontext
 from datetime import datetime, timedelta
-from operator import is_
-from typing import Any, Literal
+from typing import Any
 
 import httpx
 import structlog
 
 from canonical_schema import Event, EventDetail
-from gateway.answering import answered
-from gateway.answers import Alike, Answer
+from gateway.answers import Alike
 from gateway.catalogue import DEFAULT_TENANT, Catalogue
 from gateway.chores import Chore, Step
 from gateway.configuration import Configuration
@@ -23,15 +20,14 @@ from gateway.configuration.generation import Generation
 from gateway.configuration.keys import Keyring
 from gateway.errors import ConfigurationError, LedgerUnavailable
 from gateway.explaining import explain
-from gateway.fullness import Fullness
 from gateway.generations import began, reloaded
-from gateway.intake import SLICE, Bad, admit, slices
+from gateway.intake import Bad, admit
 from gateway.lanes.adrift import route_unrouted, shelve
-from gateway.lanes.board import Board, Wait
+from gateway.lanes.board import Board
 from gateway.lanes.doubts import Doubts
 from gateway.lanes.lane import Lane
 from gateway.lanes.restored import Restored
-from gateway.ledger import Claim, ClaimKind, Ledger, Plan, Run, split_ref
+from gateway.ledger import Ledger, split_ref
 from gateway.links.book import Book
 from gateway.links.linking import Linking
 from gateway.links.lookups import Lookups
@@ -39,12 +35,11 @@ from gateway.links.naming import Naming
 from gateway.merge import View
 from gateway.periods import Periods, closed
 from gateway.retention import Keeper
-from gateway.routing import apart
-from gateway.times import Clock, SystemClock, to_micros
+from gateway.times import Clock, SystemClock
 from gateway.transport import Transport
 from gateway.turns import Turns
 
-__all__ = ["Ack", "Gateway"]
+__all__ = ["Gateway"]
 
 log = structlog.get_logger("gateway.service")
 
@@ -54,10 +49,6 @@ QUICK = 0.25
 """Seconds in which lanes come to rest, but for those whose vendors are slow."""
 LATER = timedelta(seconds=1)
 """How long to wait where the ledger does not take what the lanes left."""
-LOOK_AGAIN = 1.0
-"""Seconds after which a request looks whether another process delivered what it waits for."""
-
-Ack = Literal["stored", "required", "all"]
 
 
 class Gateway:
@@ -85,7 +76,6 @@ class Gateway:
         self.doubts = Doubts(self.clock)
         self.restored = Restored()
         self.turns = Turns(ledger)
-        self._queue = Fullness(ledger)
         self._chores: dict[str, Chore] = {}
         self._use(configuration)
         self.linking = Linking(self)
@@ -100,7 +90,7 @@ class Gateway:
         self.catalogue = Catalogue(configuration, self.periods, self.book)
         self.keyring = Keyring(configuration.auth.keys)
         self._providers = {name: one.provider for name, one in configuration.destinations.items()}
-        self._alike = Alike(self._providers)
+        self.alike = Alike(self._providers)
         self._transports: dict[str, Transport] = {}
         self.lanes: dict[str, Lane] = {}
         self._tasks: list[asyncio.Task[None]] = []
@@ -297,76 +287,14 @@ class Gateway:
         for transport in self._transports.values():
             await transport.close()
 
-    async def accept(self, tenant: str, sent: Sequence[Event | Bad], ack: Ack, wait: float) -> Answer:
-        """Store what is good, wait for what `ack` says, at most `wait` seconds, and tell what became of each.
-
-        Raises LedgerUnavailable where nothing can be promised; then nothing is stored.
-        """
-        now = self.clock.now()
-        received = to_micros(now)
-        await self._queue.check(now, self.configuration.intake.max_queue)
-        catalogue, alike = self.catalogue, self._alike
-        admitted = await self._admitted(tenant, sent, now)
-        events = [event for event in admitted if isinstance(event, Event)]
-        plans = catalogue.plans(tenant, events, now)
-        with nullcontext() if ack == "stored" else self.board.watch() as watch:
-            claims = await self._recorded(tenant, received, events, plans)
-            if catalogue is not self.catalogue:  # a reload came in between, and did not see these
-                await shelve(self.ledger, self.lanes, self.clock.now())
-                await route_unrouted(self.ledger, self.catalogue, self.clock.now())
-            self._wake(claims, plans)
-            views: dict[int, View] = {}
-            if not isinstance(claims, Run):
-                again = {split_ref(claim.ref)[0] for claim in claims if claim.kind is ClaimKind.REPLAY}
-                views = await self._views(again)
-            if watch is not None and wait > 0:
-                awaited = await self._awaited(claims, plans, views, ack)
-                if awaited:
-                    await self._until_ended(watch, awaited, wait)
-        if ack != "stored":
-            views = await self._views({split_ref(claim.ref)[0] for claim in claims})
-        return await answered(admitted, claims, plans, views, alike, received)
-
-    async def _until_ended(self, watch: Wait, awaited: set[tuple[int, int, str]], wait: float) -> None:
-        """Wait for deliveries to end. Where other processes may send them, nobody tells: look now and then."""
-        if not self.ledger.shared:
-            await watch.until_ended(awaited, wait)
-            return
-        end = asyncio.get_running_loop().time() + wait
-        while awaited and (left := end - asyncio.get_running_loop().time()) > 0:
-            if await watch.until_ended(awaited, min(left, LOOK_AGAIN)):
-                return
-            views = await self._views({batch for batch, _, _ in awaited})
-            awaited = {
-                (batch, index, name)
-                for batch, index, name in awaited
-                if batch in views and name in views[batch].open(index)
-            }
-
-    async def _recorded(self, tenant: str, now: int, events: Sequence[Event], plans: Sequence[Plan]) -> Sequence[Claim]:
-        """Record events, in one step unless they differ in whether a destination counts.
-
-        Where a later step fails nothing is promised, and what an earlier one stored is a replay when it comes again.
-        """
-        if not events:
-            return ()
-        parts = () if plans.count(plans[0]) == len(plans) else apart(plans)
-        if len(parts) <= 1:
-            return await self.ledger.record(tenant, now, events, plans)
-        claims: dict[int, Claim] = {}
-        for places in parts:
-            some = [events[place] for place in places], [plans[place] for place in places]
-            claims |= zip(places, await self.ledger.record(tenant, now, *some), strict=True)
-        return [claims[place] for place in range(len(events))]
-
     async def event(self, tenant: str, event_id: str) -> EventDetail | None:
         """Return everything that is known of an event, or `None`."""
         ref = await self.ledger.find(tenant, event_id)
         if ref is None:
             return None
         batch, index = split_ref(ref)
-        views = await self._views({batch})
-        return views[batch].detail(index, event_id) if batch in views else None
+        snapshot = (await self.ledger.snapshots([batch])).get(batch)
+        return None if snapshot is None else View(snapshot).detail(index, event_id)
 
     def wake(self, destination: str) -> None:
         """Tell a lane that there may be work, if there is such a lane."""
@@ -379,70 +307,3 @@ class Gateway:
         configuration = self.configuration
         admitted = list(admit(sent, self.catalogue, configuration.intake, now, configuration.retention.events))
         return explain(self.catalogue, tenant, admitted, now, first)
-
-    async def _admitted(self, tenant: str, sent: Sequence[Event | Bad], now: datetime) -> list[Event | Bad]:
-        """Refuse what cannot be taken. A repeat is not refused for what has changed since it was stored."""
-        configuration = self.configuration
-        made: list[Event | Bad] = []
-        for first in range(0, len(sent), SLICE):
-            if first:
-                await asyncio.sleep(0)
-            given = sent[first : first + SLICE]
-            judged = list(admit(given, self.catalogue, configuration.intake, now, configuration.retention.events))
-            if not all(map(is_, given, judged)):
-                await self._excuse(tenant, given, judged)
-            made += judged
-        return made
-
-    async def _excuse(self, tenant: str, given: Sequence[Event | Bad], judged: list[Event | Bad]) -> None:
-        """Let repeats of what is stored be taken, whatever speaks against them."""
-        for place, (event, verdict) in enumerate(zip(given, judged, strict=True)):
-            if verdict is event or isinstance(event, Bad):
-                continue
-            if await self.ledger.find(tenant, event.id) is not None:
-                judged[place] = event
-
-    def _wake(self, claims: Sequence[Claim], plans: Sequence[Plan]) -> None:
-        if isinstance(claims, Run):
-            going = plans[:1] if plans.count(plans[0]) == len(plans) else [*set(plans)]
-        else:
-            going = [*{plan for claim, plan in zip(claims, plans, strict=True) if claim.kind is ClaimKind.NEW}]
-        if len(going) == 1:  # nearly always
-            names: Iterable[str] = going[0].live + going[0].shadow
-        else:
-            names = {name for plan in going for name in (*plan.live, *plan.shadow)}
-        for name in names:
-            if (lane := self.lanes.get(name)) is not None:
-                lane.wake()
-        if any(not plan.live for plan in going):
-            log.warning("events.unrouted", hint="stored; add a meter or a binding, they go on at the next start")
-
-    async def _awaited(
-        self, claims: Sequence[Claim], plans: Sequence[Plan], views: Mapping[int, View], ack: Ack
-    ) -> set[tuple[int, int, str]]:
-        """Return the deliveries whose end the answer waits for."""
-        counted = {
-            name
-            for name, destination in self.catalogue.destinations.items()
-            if destination.mode == "live" and (ack == "all" or destination.required)
-        }
-        awaited: set[tuple[int, int, str]] = set()
-        async for part in slices(len(claims)):
-            for claim, plan in zip(claims[part.start : part.stop], plans[part.start : part.stop], strict=True):
-                batch, index = split_ref(claim.ref)
-                if claim.kind is ClaimKind.NEW:
-                    open_at: Sequence[str] = plan.live
-                elif claim.kind is ClaimKind.REPLAY and batch in views:
-                    open_at = views[batch].open(index)
-                else:
-                    continue
-                awaited.update((batch, index, name) for name in open_at if name in counted)
-        return awaited
-
-    async def _views(self, batches: set[int]) -> dict[int, View]:
-        views: dict[int, View] = {}
-        if batches:
-            found = list((await self.ledger.snapshots(sorted(batches))).items())
-            async for part in slices(len(found)):
-                views.update((batch, View(snapshot)) for batch, snapshot in found[part.start : part.stop])
-        return views

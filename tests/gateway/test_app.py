@@ -4,9 +4,11 @@ import gzip
 import json
 import sqlite3
 from collections.abc import AsyncGenerator
+from datetime import timedelta
 
 import pytest
 
+from gateway import fullness
 from gateway.ledger import SqliteLedger
 from tests.gateway.conftest import Asking, House, checked, event
 
@@ -267,10 +269,10 @@ def _writing(asking: Asking) -> sqlite3.Connection:
     return ledger._writer._connection
 
 
-async def test_a_full_queue_is_503(house: House) -> None:
+async def test_a_full_queue_is_503(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
     async with house({"intake": {"max_queue": 3}}, running=False) as asking:
         assert 202 == (await asking.post(event(), query="?ack=stored")).status_code
-        asking.gateway._queue._looked = None
+        monkeypatch.setattr(fullness, "OLDEST", timedelta(0))
         answer = await asking.post(event("e2"), query="?ack=stored")
         assert (503, "5") == (answer.status_code, answer.headers["retry-after"])
         assert "4 deliveries wait, and intake.max_queue is 3" in answer.json()["detail"]

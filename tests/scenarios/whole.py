@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from canonical_schema import Event, Quantities
+from gateway.accepting import Accepting
 from gateway.chain import correction_id
 from gateway.corrections.one import correct
 from gateway.errors import RequestRefused
@@ -188,7 +189,7 @@ class Whole(RuleBasedStateMachine):
         )
 
     def _accept(self, events: list[Event]) -> Any:
-        answer = self._runner.run(self.gateway.accept("default", events, "stored", 0))
+        answer = self._runner.run(Accepting(self.gateway).accept("default", events, "stored", 0))
         return json.loads(answer.json())["results"]
 
     # What vendors do.

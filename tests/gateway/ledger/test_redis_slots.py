@@ -11,6 +11,7 @@ import pytest
 from redis.crc import key_slot
 
 from canonical_schema import Event
+from gateway.accepting import Accepting
 from gateway.configuration.file import loads
 from gateway.errors import LedgerUnavailable
 from gateway.ledger import ClaimKind, Plan
@@ -100,7 +101,7 @@ class Traffic:
     async def _accepted(self, ids: list[str]) -> bool:
         sent = [Event(id=one, customer="acme", meter="api_calls", quantity=Decimal(1)) for one in ids]
         try:
-            answer = await self.gateway.accept(TENANT, sent, "stored", 0)
+            answer = await Accepting(self.gateway).accept(TENANT, sent, "stored", 0)
         except LedgerUnavailable:
             self.refused += 1
             return False

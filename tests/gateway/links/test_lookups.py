@@ -9,6 +9,7 @@ from typing import Any
 import httpx
 import pytest
 
+from gateway.accepting import Accepting
 from gateway.configuration.file import loads
 from gateway.corrections.one import correct
 from gateway.erasing import erase
@@ -74,7 +75,7 @@ class House:
         self.gateway = opened(path, self.clock, self.vendor)
 
     async def send(self, event_id: str, customer: str) -> None:
-        await self.gateway.accept("default", [used(event_id, customer=customer)], "stored", 0)
+        await Accepting(self.gateway).accept("default", [used(event_id, customer=customer)], "stored", 0)
         await self.deliver()
 
     async def deliver(self) -> None:

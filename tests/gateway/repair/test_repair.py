@@ -1,10 +1,12 @@
 """What people decide: unknown deliveries are resolved, dead letters go again, and all of it is on record."""
 
 import json
+from datetime import timedelta
 from typing import Any
 
 import pytest
 
+from gateway import fullness
 from gateway.configuration.file import loads
 from gateway.errors import ConfigurationError
 from gateway.ledger.check import add_up
@@ -211,14 +213,14 @@ async def test_what_needs_a_restart_is_refused_and_changes_nothing(house: Any) -
     assert 1 == house.gateway.generation.number
 
 
-async def test_a_full_queue_is_a_503_at_the_door(house: Any) -> None:
+async def test_a_full_queue_is_a_503_at_the_door(house: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     full = CONFIGURATION + "\nintake: {max_queue: 2}"
     await house.gateway.reload(loads(full, {}))
     await house.send("e1", customer="nobody")
     reply = await house.client.post(
         "/v1/events", json={"id": "e2", "customer": "acme", "meter": "api_calls", "quantity": 1}
     )
-    house.gateway._queue._looked = None
+    monkeypatch.setattr(fullness, "OLDEST", timedelta(0))
     reply = await house.client.post(
         "/v1/events", json={"id": "e3", "customer": "acme", "meter": "api_calls", "quantity": 1}
     )
