@@ -7,11 +7,9 @@ from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import TypeVar
 
-import msgspec
 import structlog
 
-from adapters import AnyAdapter, Ask, CanProbe, Outcome, State
-from canonical_schema import ErrorCode
+from adapters import AnyAdapter, Ask, CanProbe
 from gateway.asking import AskFailed, ask
 from gateway.catalogue import Catalogue
 from gateway.chain import has_corrections
@@ -24,13 +22,16 @@ from gateway.lanes.corrector import Corrector, withdrawing
 from gateway.lanes.deadlines import given_up
 from gateway.lanes.doubts import Doubts
 from gateway.lanes.hearing import Hearing
-from gateway.lanes.lots import Lot, moved, packed
+from gateway.lanes.helping import Helping
+from gateway.lanes.intent import intend
+from gateway.lanes.lots import packed
 from gateway.lanes.pace import Pace
 from gateway.lanes.preparing import Preparer
 from gateway.lanes.restored import Restored
 from gateway.lanes.settling import Settling
 from gateway.lanes.shipment import Judge, Shipper
-from gateway.ledger import AttemptRow, Change, Code, Ledger, Moved, Portion, Work, WorkState
+from gateway.lanes.unheard import judge_unheard
+from gateway.ledger import AttemptRow, Change, Code, Ledger, Moved, Work, WorkState
 from gateway.times import Clock, from_micros, to_micros
 from gateway.transport import Transport
 
@@ -42,10 +43,8 @@ T = TypeVar("T")
 
 FENCED = timedelta(seconds=1)
 """How long to wait where the ledger does not let anything leave, or does not say what was being sent."""
-AT_ONCE = 1000
-"""How many rows may share one intent to send, where requests carry fewer."""
-SINGLES = 64
-"""How many requests may."""
+PAGE = 64
+"""Pieces of work whose windows have closed that are ended together."""
 MOVED = 64
 """How often in a row work may have changed hands meanwhile, before the lane waits: it would look for ever."""
 
@@ -108,12 +107,8 @@ class Lane:
         )
         self._corrector = Corrector(name, catalogue, ledger, self._settling.write)
         self._preparer = Preparer(name, catalogue, self._absolutes, self._corrector.withdraws)
-        self._several = self._adapter.door.max_rows == 1 or (
-            self._adapter.door.max_rows < AT_ONCE and self.pace.unlimited
-        )
-        self._fitting = self._adapter.door.max_rows
-        """How many rows fit in a request, as far as is known: rows, or bytes, are what fills it."""
-        self._shipper = self._shipping(self._adapter, self._settling.judge, several=self._several)
+        self._helping = Helping(self._adapter, self.pace, lambda: self._in_flight)
+        self._shipper = self._shipping(self._adapter, self._settling.judge, several=self._helping.several)
         other = withdrawing(self._adapter)
         self._withdrawer = self._shipper if other is None else self._shipping(other, self._settling.judge_withdrawal)
 
@@ -208,7 +203,7 @@ class Lane:
 
     async def _doubt(self, now: datetime) -> None:
         """Judge what was being sent when nobody was left to hear the answer."""
-        await self._doubted(await self._ledger.held(self.name, WorkState.SENDING), now)
+        await self._unheard(await self._ledger.held(self.name, WorkState.SENDING), now)
 
     async def take_over(self) -> None:
         """Take up what other processes were sending when they ended, and take notice of what they settled."""
@@ -218,21 +213,13 @@ class Lane:
                 await self._absolutes.again()
 
     async def _take_up(self) -> None:
-        await self._doubted(await self._ledger.abandoned(self.name), self._clock.now())
+        await self._unheard(await self._ledger.abandoned(self.name), self._clock.now())
         if not self._holding and not self.pace.refused:  # held by one that does not know this destination
             await self._ledger.release(self.name, WorkState.HELD, to_micros(self._clock.now()))
 
-    async def _doubted(self, works: Sequence[Work], now: datetime) -> None:
-        message = "the gateway stopped between sending this and hearing the answer"
-        outcome = Outcome(state=State.UNKNOWN, code=ErrorCode.PROVIDER_UNAVAILABLE, message=message)
+    async def _unheard(self, works: Sequence[Work], now: datetime) -> None:
         for work in works:
-            work.group = msgspec.structs.replace(work.group, attempts=work.group.attempts + 1)
-            judge = self._settling.judge_withdrawal if self._corrector.withdraws(work) else self._settling.judge
-            following = judge(outcome, work.group, now)
-            with contextlib.suppress(Moved):  # another process took it up, or the one that sent it heard after all
-                await self._settling.write([moved(work, range(len(work.members)), following, now)], [])
-            becomes = following.code.status.value
-            log.warning("lane.recovered", destination=self.name, rows=len(work.members), becomes=becomes)
+            await judge_unheard(self._settling, work, now, withdrawn=self._corrector.withdraws(work))
 
     def _paused(self, now: datetime) -> datetime | None:
         """Return until when nothing may leave, `None` where it may."""
@@ -259,7 +246,7 @@ class Lane:
     async def _give_up(self, now: datetime) -> bool:
         """End every delivery whose acceptance window has closed, whatever it waits for; return whether that was all."""
         title, moves = self._adapter.spec.title, 0
-        while moves < MOVED and (works := (await self._ledger.overdue(self.name, to_micros(now), SINGLES))[0]):
+        while moves < MOVED and (works := (await self._ledger.overdue(self.name, to_micros(now), PAGE))[0]):
             try:
                 await self._settling.write([change for work in works for change in given_up(work, title, now)], [])
                 moves = 0
@@ -344,11 +331,11 @@ class Lane:
 
     async def _ship_next(self, now: datetime) -> bool | datetime:
         """Send one shipment of what is due. Returns whether there was anything, or when there is leave to send it."""
-        pace, door, several = self.pace, self._adapter.door, self._several
+        pace, door, several = self.pace, self._adapter.door, self._helping.several
         if not several and (wait := pace.wait(1, now)):
             return now + wait
         each, size = door.max_rows, door.max_bytes
-        rows = self._at_once()
+        rows = self._helping.rows(now)
         works = await self._ledger.take(self.name, to_micros(now), rows)
         if any(map(has_corrections, works)):
             works = await self._corrector.prepared(works, now)
@@ -375,53 +362,16 @@ class Lane:
         if pace.faults:
             del requests[1:]
         if not several:
-            wait = await self._granted(requests, now)
+            wait = await self._helping.granted(requests, now)
             if not requests:
                 return now + wait
-        await self._intend(requests, works, now)
+        await intend(self._ledger, requests, works, now)
         shipper = self._withdrawer if withdrawn else self._shipper
         for some in [requests] if several else [[request] for request in requests]:
             task = asyncio.create_task(shipper.ship(some))
             self._sending.add(task)
             task.add_done_callback(self._sent)
         return True
-
-    async def _granted(self, requests: list[list[Lot]], now: datetime) -> timedelta:
-        """Count requests that leave now, and strike those that may not yet; return how long the first has to wait."""
-        most = self._adapter.door.max_rows
-        counts = [sum(lot.count for lot in lots) for lots in requests]
-        # What did not fit is rendered anew, so no more is taken than would.
-        self._fitting = min(most, counts[0] if len(counts) > 1 else self._fitting * 2)
-        for place, count in enumerate(counts):
-            wait = timedelta(0)
-            if (place and not self.pace.room(self._in_flight + place, now)) or (
-                wait := await self.pace.take(count, now)
-            ):
-                del requests[place:]
-                return wait
-        return timedelta(0)
-
-    def _at_once(self) -> int:
-        """Return how many rows are taken together."""
-        each = self._adapter.door.max_rows
-        if self.pace.faults:  # while there is trouble one delivery is tried at a time: the smallest batch that tells
-            return 1
-        if (
-            self._several
-        ):  # where nobody tells repeats, no more than leaves now: what is left over after a crash is in doubt
-            return min(AT_ONCE, each * (self.pace.most if self._adapter.dedupe is None else SINGLES))
-        return min(each, self._fitting * max(1, self.pace.room(self._in_flight, self._clock.now())))
-
-    async def _intend(self, requests: Sequence[Sequence[Lot]], works: Sequence[Work], now: datetime) -> None:
-        """Make the intent to send durable, before the first byte leaves."""
-        by_id = {work.id: work for work in works}
-        lots = [lot for lots in requests for lot in lots]
-        portions = [Portion(work=by_id[lot.work], members=lot.members, parts=lot.parts) for lot in lots]
-        first = to_micros(now)
-        for lot, holder in zip(lots, await self._ledger.intend(portions, first), strict=True):
-            lot.work = holder
-            if lot.group.sent is None:
-                lot.group = msgspec.structs.replace(lot.group, sent=first)
 
     def _jitter(self, ceiling: float) -> float:
         return self._rng.uniform(0, ceiling)
