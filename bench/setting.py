@@ -69,6 +69,7 @@ def configuration(
         },
         "meters": {"api_calls": {"bindings": {name: _BINDINGS[name] for name in destinations}}},
         "customers": links,
+        "intake": {"max_queue": 10**9},  # what is held back here is more than should ever wait
         "delivery": {
             name: value for name, value in {"max_in_flight": in_flight, "timeout": timeout}.items() if value is not None
         },
