@@ -80,6 +80,8 @@ class Stencils:
         self._key = None if door.key.pattern is None else re.compile(door.key.pattern).fullmatch
         self._bindings: dict[str, Binding | None] = {}
         self._links: dict[int, _Naming] = {}
+        self._plain: dict[int, tuple[Sequence[Link], _Naming]] = {}
+        """By identity: the rows of a customer that has one for all its events."""
         self._defaults: dict[str, Link] = {}
         self._stencils: dict[object, _Stencil | None] = {}
 
@@ -241,8 +243,15 @@ class Stencils:
         for text, place in someplace.items():
             customer = shape.names[text]
             rows = self._catalogue.links(self._destination, tenant, customer)
-            if len(rows) == 1 and rows[0].unconditional:
-                known[text] = self._naming(rows[0])
+            plain = self._plain.get(id(rows))
+            if plain is not None and plain[0] is rows:  # as it mostly is
+                known[text] = plain[1]
+            elif len(rows) == 1 and rows[0].unconditional:
+                known[text] = naming = self._naming(rows[0])
+                if naming is not None:
+                    if len(self._plain) >= MOST:
+                        self._plain.clear()
+                    self._plain[id(rows)] = rows, naming
             elif not rows and customer in self._defaults:
                 known[text] = self._naming(self._defaults[customer])
             elif rows:

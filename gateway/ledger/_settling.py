@@ -7,6 +7,7 @@ from typing import NamedTuple
 import msgspec
 
 from canonical_schema import ErrorItem
+from gateway.ledger._codes import fill, listed, read_codes, write_codes
 from gateway.ledger._deliveries import enqueue, times
 from gateway.ledger._keeping import remains
 from gateway.ledger._kept import AuditRow
@@ -80,29 +81,40 @@ def intend(connection: sqlite3.Connection, portions: Sequence[Portion], now: int
     for portion in portions:
         by_work.setdefault(portion.work.id, []).append(portion)
     ids: dict[int, int] = {}
+    whole: list[tuple[object, ...]] = []
     apart: list[tuple[Portion, Group]] = []
+    query = "SELECT id, members FROM work WHERE state = 'ready' AND id IN (SELECT value FROM json_each(?))"
+    ready: dict[int, bytes] = dict(connection.execute(query, (listed(by_work),)).fetchall())
     for number, some in by_work.items():
-        row = connection.execute("SELECT members, state FROM work WHERE id = ?", (number,)).fetchone()
-        if row is None or row[1] != WorkState.READY:
+        if number not in ready:
             raise Moved(f"work {number} is not ready")
-        (packed, _), (portion, *others) = row, some
+        packed, (portion, *others) = ready[number], some
         group = portion.work.group
         going = msgspec.structs.replace(
             group, state=WorkState.SENDING, sent=now if group.sent is None else group.sent, error=None
         )
         members = pack_members(portion.members)
         if not others and (members == packed or set(unpack_members(packed)) == set(portion.members)):
-            connection.execute(
-                "UPDATE work SET state = 'sending', sent = ?, members = ?, parts = ?, error = NULL WHERE id = ?",
-                (going.sent, members, pack_parts(portion.parts), number),
-            )
+            whole.append((number, going.sent, members, pack_parts(portion.parts)))
             ids[id(portion)] = number
             continue
         _take_out(connection, {number: [index for one in some for index in one.members]})
         apart += [(one, going) for one in some]
+    _intend_whole(connection, whole)
     rows = [(one.work.destination, one.work.batch, one.members, going, one.parts) for one, going in apart]
     ids |= {id(one): number for (one, _), number in zip(apart, _insert(connection, rows), strict=True)}
     return [ids[id(portion)] for portion in portions]
+
+
+def _intend_whole(connection: sqlite3.Connection, rows: Sequence[Sequence[object]]) -> None:
+    """Mark pieces of work as being sent as they are: id, since when, members and rows of each."""
+    for at in range(0, len(rows), _AT_ONCE):
+        some = rows[at : at + _AT_ONCE]
+        connection.execute(
+            "UPDATE work SET state = 'sending', sent = going.column2, members = going.column3, parts = going.column4,"
+            f" error = NULL FROM (VALUES {', '.join(['(?, ?, ?, ?)'] * len(some))}) AS going WHERE id = going.column1",
+            [value for row in some for value in row],
+        )
 
 
 def settle(
@@ -112,7 +124,6 @@ def settle(
     audit: Sequence[AuditRow] = (),
 ) -> None:
     """Take members out of the work that held them, give them their status, and keep what is not done."""
-    codes: dict[tuple[int, str], bytearray] = {}
     leaving: dict[int, list[int]] = {}
     waiting = {change.work for change in changes if change.waiting}
     for change in changes:
@@ -126,32 +137,23 @@ def settle(
             if change.group is not None
         ],
     )
+    codes = read_codes(connection, [(change.batch, change.destination) for change in changes])
     for change in changes:
-        track = _codes(connection, codes, change.batch, change.destination)
-        _fill(track, change.members, change.code)
+        track = codes[change.batch, change.destination]
+        fill(track, change.members, change.code)
         for index, parts in zip(change.members, change.parts or (), strict=False):
             if len(parts) > 1:
                 connection.execute(
                     "INSERT OR REPLACE INTO parts VALUES (?, ?, ?, ?)",
                     (change.batch, change.destination, index, pack_parts([parts])),
                 )
-    _write_codes(connection, codes)
+    write_codes(connection, codes)
     _insert_all(
         connection,
         "attempts (batch, destination, body)",
         [(attempt.batch, attempt.destination, pack_attempt(attempt)) for attempt in attempts],
     )
     note(connection, audit)
-
-
-def _fill(track: bytearray, members: Sequence[int], code: Code) -> None:
-    """Give events of a batch a status: most often it is one for a run of them."""
-    run = range(members[0], members[-1] + 1) if members else range(0)
-    if len(run) == len(members) and list(run) == members:
-        track[run.start : run.stop] = bytes((code,)) * len(run)
-        return
-    for index in members:
-        track[index] = code
 
 
 Piece = tuple[int, bytes, int]
@@ -273,7 +275,7 @@ def _take_out(
     Of those in `waiting`, not out of one that is being sent.
     """
     rows = connection.execute(
-        "SELECT id, members, state FROM work WHERE id IN (SELECT value FROM json_each(?))", (_listed(leaving),)
+        "SELECT id, members, state FROM work WHERE id IN (SELECT value FROM json_each(?))", (listed(leaving),)
     )
     there = {number: (packed, state) for number, packed, state in rows}
     whole: list[int] = []
@@ -285,7 +287,7 @@ def _take_out(
             raise Moved(f"work {work} is being sent")
         if packed == pack_members(members) or not _cut(connection, work, unpack_members(packed), members):
             whole.append(work)  # as it mostly is
-    connection.execute("DELETE FROM work WHERE id IN (SELECT value FROM json_each(?))", (_listed(whole),))
+    connection.execute("DELETE FROM work WHERE id IN (SELECT value FROM json_each(?))", (listed(whole),))
 
 
 def _cut(connection: sqlite3.Connection, work: int, held: Sequence[int], members: Sequence[int]) -> bool:
@@ -304,10 +306,6 @@ def _cut(connection: sqlite3.Connection, work: int, held: Sequence[int], members
         "UPDATE work SET members = ?, parts = ? WHERE id = ?", (pack_members(left), pack_parts(rendered), work)
     )
     return True
-
-
-def _listed(numbers: Iterable[int]) -> str:
-    return msgspec.json.encode(list(numbers)).decode()
 
 
 def _insert(
@@ -368,30 +366,13 @@ def confirm(connection: sqlite3.Connection, destination: str, batch: int, member
     track = bytearray(row[0])
     found = [index for index in members if track[index] == Code.ACCEPTED_QUEUED]
     if found:
-        _fill(track, found, Code.ACCEPTED_CONFIRMED)
-        _write_codes(connection, {(batch, destination): track})
+        fill(track, found, Code.ACCEPTED_CONFIRMED)
+        write_codes(connection, {(batch, destination): track})
     return len(found)
 
 
 def _mark(connection: sqlite3.Connection, destination: str, rows: Sequence[Piece], code: Callable[[int], Code]) -> None:
-    codes: dict[tuple[int, str], bytearray] = {}
+    codes = read_codes(connection, [(batch, destination) for batch, _, _ in rows])
     for batch, packed, attempts in rows:
-        _fill(_codes(connection, codes, batch, destination), unpack_members(packed), code(attempts))
-    _write_codes(connection, codes)
-
-
-def _codes(
-    connection: sqlite3.Connection, codes: dict[tuple[int, str], bytearray], batch: int, destination: str
-) -> bytearray:
-    key = (batch, destination)
-    if key not in codes:
-        row = connection.execute("SELECT codes FROM tracks WHERE batch = ? AND destination = ?", key).fetchone()
-        codes[key] = bytearray(row[0])
-    return codes[key]
-
-
-def _write_codes(connection: sqlite3.Connection, codes: Mapping[tuple[int, str], bytearray]) -> None:
-    connection.executemany(
-        "UPDATE tracks SET codes = ? WHERE batch = ? AND destination = ?",
-        [(bytes(track), batch, destination) for (batch, destination), track in codes.items()],
-    )
+        fill(codes[batch, destination], unpack_members(packed), code(attempts))
+    write_codes(connection, codes)

@@ -18,7 +18,7 @@ from adapters import Door, Rate, provider
 from canonical_schema import BatchResult
 from gateway.app import create_app
 from gateway.configuration.file import loads
-from gateway.lanes import columns, lane
+from gateway.lanes import columns, helping
 from gateway.ledger import SqliteLedger, _events
 from gateway.ledger.check import add_up
 from gateway.service import Gateway
@@ -212,7 +212,7 @@ async def test_four_times_the_outage_takes_no_more_memory(
     # What is kept at hand of the newest, and what is taken at a time, has bounds: here far below what comes.
     monkeypatch.setattr(_events, "CACHED_BYTES", 10_000)
     monkeypatch.setattr(columns, "BYTES", 10_000)
-    monkeypatch.setattr(lane, "AT_ONCE", 100)
+    monkeypatch.setattr(helping, "AT_ONCE", 100)
     monkeypatch.setattr("gateway.ledger.sqlite.AT_ONCE", 10)
     short, long = await _peaks(tmp_path / "short", DAY / 4, fault), await _peaks(tmp_path / "long", DAY, fault)
     more = 2 * EACH * (DAY - DAY / 4) / TICK
