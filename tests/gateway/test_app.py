@@ -9,6 +9,7 @@ from datetime import timedelta
 import pytest
 
 from gateway import fullness
+from gateway.accepting import Accepting
 from gateway.ledger import SqliteLedger
 from tests.gateway.conftest import Asking, House, checked, event
 
@@ -241,7 +242,7 @@ async def test_a_fault_of_ours_is_a_problem_with_the_request_id(
     async def broken(*_: object) -> None:
         raise RuntimeError("customer acme has a secret")
 
-    monkeypatch.setattr(asking.gateway, "accept", broken)
+    monkeypatch.setattr(Accepting, "accept", broken)
     answer = await asking.post(event(), x_request_id="r1")
     assert (500, "application/problem+json") == (answer.status_code, answer.headers["content-type"])
     assert (PROBLEM, "r1", "r1") == (list(answer.json()), answer.json()["request_id"], answer.headers["x-request-id"])

@@ -15,6 +15,7 @@ import structlog
 
 from adapters import State
 from gateway import logs
+from gateway.accepting import Accepting
 from gateway.configuration.keys import sha256
 from gateway.simulator import FAULTS
 from gateway.transport import Mounted
@@ -170,7 +171,7 @@ async def test_a_fault_of_ours_is_named_with_its_place_and_has_its_line(
     async def broken(*_: object) -> None:
         raise KeyError("MARKER")
 
-    monkeypatch.setattr(asking.gateway, "accept", broken)
+    monkeypatch.setattr(Accepting, "accept", broken)
     answer = await asking.post(event())
     failed, done = read(lines)
     assert (500, True) == (answer.status_code, clean(answer.text))

@@ -6,6 +6,7 @@ import re
 import shutil
 import ssl
 import subprocess
+import sys
 from collections.abc import AsyncGenerator, Iterator
 from datetime import timedelta
 from pathlib import Path
@@ -14,7 +15,6 @@ from typing import Any, NamedTuple
 import pytest
 import yaml
 
-from gateway.cli import main
 from gateway.configuration.file import loads
 from gateway.errors import ConfigurationError, LedgerUnavailable
 from gateway.ledger import Change, ClaimKind, Code, Ledger, Plan
@@ -202,11 +202,13 @@ async def test_a_user_who_may_not_what_is_needed_is_refused_at_the_start(server:
     assert "evalsha" in said.lower()
 
 
-async def test_the_command_says_it_and_ends(server: Server, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+async def test_the_command_says_it_and_ends(server: Server, tmp_path: Path) -> None:
     file = tmp_path / "gateway.yaml"
     file.write_text(configured(f"redis://gateway@127.0.0.1:{server.port}/0", password=f"{PASSWORD}wrong"), "utf-8")
-    assert 0 != await asyncio.to_thread(main, ["serve", "--config", str(file)])
-    said = "".join(capfd.readouterr())
+    command = (sys.executable, "-m", "gateway", "serve", "--config", str(file))
+    ended = await asyncio.create_subprocess_exec(*command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    said = (await asyncio.wait_for(ended.communicate(), 60))[0].decode()
+    assert ended.returncode
     assert "refuses the user or the password" in said
     assert PASSWORD not in said
 
