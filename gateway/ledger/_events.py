@@ -11,10 +11,15 @@ __all__ = ["EventCache", "StoredEvents", "some_events"]
 
 CACHED_BYTES = 16 * 2**20
 """Of text: how much is kept at hand. Decoded it takes several times as much."""
+EACH = 512
+"""Bytes that a batch takes besides its text. Of single events there would be so many that whoever looks for garbage
+stops everything for a twentieth of a second."""
 
 
 class StoredEvents(Sequence[Event]):
     """Events as `encode_events` wrote them, none decoded before somebody asks for it. Asked from several threads."""
+
+    __slots__ = ("_all", "_lines", "_one", "_size", "text")
 
     def __init__(self, text: bytes, size: int | None = None) -> None:
         """`size`: how many there are, where that is known."""
@@ -107,7 +112,7 @@ class EventCache:
         with self._lock:
             self._barred.add(batch)
             if (dropped := self._batches.pop(batch, None)) is not None:
-                self._bytes -= len(dropped.text)
+                self._bytes -= len(dropped.text) + EACH
 
     def get(self, batch: int) -> StoredEvents | None:
         with self._lock:
@@ -118,7 +123,7 @@ class EventCache:
             if batch in self._batches or batch in self._barred:
                 return
             self._batches[batch] = events
-            self._bytes += len(events.text)
+            self._bytes += len(events.text) + EACH
             while self._bytes > CACHED_BYTES and len(self._batches) > 1:
                 _, dropped = self._batches.popitem(last=False)
-                self._bytes -= len(dropped.text)
+                self._bytes -= len(dropped.text) + EACH

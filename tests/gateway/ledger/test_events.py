@@ -62,12 +62,14 @@ def test_no_value_of_theirs_is_shown() -> None:
 def test_the_newest_are_at_hand_by_their_bytes_whatever_their_number(monkeypatch: pytest.MonkeyPatch) -> None:
     large = StoredEvents(encode_events([used("e1", properties={"text": "x" * 500})]))
     small = [StoredEvents(encode_events([used(f"s{number}")])) for number in range(9)]
-    monkeypatch.setattr(_events, "CACHED_BYTES", len(large.text) + len(small[0].text))
+    monkeypatch.setattr(_events, "CACHED_BYTES", sum(len(one.text) + _events.EACH for one in small))
     cache = EventCache()
     for number, one in enumerate([large, *small]):
         cache.put(number, one)
     assert cache.get(0) is None
     assert small == [cache.get(number) for number in range(1, 10)]
+    cache.put(10, small[0])
+    assert [None, small[0]] == [cache.get(1), cache.get(10)], "each takes some, however short its text"
 
 
 def test_what_is_about_to_change_is_not_kept_at_hand_again() -> None:
