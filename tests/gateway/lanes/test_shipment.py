@@ -91,6 +91,23 @@ def test_rows_that_ended_are_not_packed() -> None:
     assert [[one]] == packed([one], 1, 1000)
 
 
+async def test_an_adapter_that_frames_rows_in_its_own_way_frames_each_request(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kind, framed = provider("flexprice"), list[int]()
+    usual = kind.request
+
+    def request(self: Any, rows: list[bytes]) -> Any:
+        framed.append(len(rows))
+        return usual(self, rows)
+
+    monkeypatch.setattr(kind, "request", request)
+    async with World(tmp_path, "flexprice") as world:
+        await world.record(*names(20))
+        await world.now()
+        assert [20] == framed == [len(call.rows) for call in world.vendor.calls]
+
+
 @each_door
 @few
 @given(poison=st.sets(st.integers(0, 15)), count=st.integers(1, 16))
