@@ -8,12 +8,12 @@ from canonical_schema import DeliveryStatus
 from gateway.ledger._events import some_events
 from gateway.ledger._keeping import remains
 from gateway.ledger._looking import Looking
-from gateway.ledger._model import Code, QueueDepth, Snapshot, Track, Work, WorkState
+from gateway.ledger._model import Code, Snapshot, Track, Work, WorkState
 from gateway.ledger._recording import Load
 from gateway.ledger._rows import unpack_attempt, unpack_members, unpack_parts, unpack_times
 from gateway.ledger._settling import WorkRow, group_of
 
-__all__ = ["WORK", "counts", "depths", "overdue", "snapshot", "taken", "work_of"]
+__all__ = ["WORK", "counts", "overdue", "snapshot", "taken", "work_of"]
 
 WORK = ", ".join(WorkRow._fields)
 # The planner would rather sort everything that is due than walk the index of the few that have a deadline.
@@ -26,12 +26,24 @@ _TAKE = f"""
     ORDER BY due, id
 """
 
+# The first of each state, and of these the first: together they would all have to be sorted.
+_CLOSING = (
+    " UNION ALL ".join(
+        f"SELECT * FROM (SELECT {WORK} FROM work INDEXED BY work_deadline WHERE destination = ?1 AND state = '{state}'"
+        " AND deadline IS NOT NULL ORDER BY deadline, due, id LIMIT ?2)"
+        for state in (WorkState.READY, WorkState.BLOCKED, WorkState.HELD, WorkState.WAITING)
+    )
+    + f" ORDER BY {WorkRow._fields.index('deadline') + 1}, {WorkRow._fields.index('id') + 1} LIMIT ?2"
+)
+
 
 def taken(connection: sqlite3.Connection, load: Load, destination: str, now: int, limit: int) -> Sequence[Work]:
     """Return ready work that is due, at most `limit` deliveries."""
     found: list[Work] = []
     room = limit
     for query in (_TAKE_CLOSING, _TAKE):
+        if room <= 0:  # or the second would look for what has no deadline through all that has one
+            break
         rows = connection.execute(query, (destination, now))
         while room > 0 and (row := rows.fetchone()) is not None:
             work = work_of(connection, load, WorkRow(*row), room)
@@ -45,12 +57,7 @@ def overdue(
     connection: sqlite3.Connection, load: Load, destination: str, now: int, limit: int
 ) -> tuple[Sequence[Work], int | None]:
     """Return work past its deadline, and when the next deadline is."""
-    query = f"""
-        SELECT {WORK} FROM work INDEXED BY work_deadline WHERE destination = ?
-        AND state IN ('ready', 'blocked', 'held', 'waiting') AND deadline IS NOT NULL
-        ORDER BY deadline, id LIMIT ?
-    """
-    rows = [WorkRow(*row) for row in connection.execute(query, (destination, limit + 1))]
+    rows = [WorkRow(*row) for row in connection.execute(_CLOSING, (destination, limit + 1))]
     past = [row for row in rows[:limit] if row.deadline is not None and row.deadline < now]
     following = rows[len(past)].deadline if len(past) < len(rows) else None
     return [work_of(connection, load, row) for row in past], following
@@ -120,28 +127,6 @@ def snapshot(connection: sqlite3.Connection, load: Load, batch: int) -> Snapshot
         remains=left,
         receipts=unpack_times(receipts),
     )
-
-
-def depths(connection: sqlite3.Connection) -> Mapping[str, QueueDepth]:
-    """Return what waits, by destination."""
-    found: defaultdict[str, QueueDepth] = defaultdict(QueueDepth)
-    query = """
-        SELECT destination, state, sum(length(members) / 2), min(since), min(deadline) FROM work
-        WHERE state IN ('ready', 'waiting', 'sending', 'blocked', 'held') GROUP BY destination, state
-    """
-    for destination, state, count, since, deadline in connection.execute(query):
-        depth = found[destination]
-        match state:
-            case WorkState.READY | WorkState.WAITING:
-                depth.ready += count
-            case WorkState.SENDING:
-                depth.sending = count
-            case _:
-                depth.blocked += count
-        depth.oldest = since if depth.oldest is None else min(depth.oldest, since)
-        if deadline is not None:
-            depth.deadline = deadline if depth.deadline is None else min(depth.deadline, deadline)
-    return found
 
 
 def counts(connection: sqlite3.Connection) -> Mapping[str, Mapping[DeliveryStatus, int]]:

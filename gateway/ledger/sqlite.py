@@ -33,6 +33,7 @@ from gateway.ledger._rows import digests, unpack_events, unpack_members
 from gateway.ledger._schema import connect, upgrade
 from gateway.ledger._settling import WorkRow
 from gateway.ledger._trail import note
+from gateway.ledger._waiting import count_waiting, waiting
 from gateway.ledger._writer import Writer
 from gateway.times import from_micros
 
@@ -206,11 +207,17 @@ class SqliteLedger:
 
     async def in_state(self, states: Sequence[WorkState], destination: str | None) -> Sequence[tuple[int, str]]:
         marks = ", ".join("?" for _ in states)
-        query = f"SELECT DISTINCT batch, destination FROM work WHERE state IN ({marks})"
-        if destination is not None:
-            query += " AND destination = ?"
-        values = (*states, *(() if destination is None else (destination,)))
-        return await self._read(lambda connection: connection.execute(query + " ORDER BY batch", values).fetchall())
+        # Each destination is looked up by itself: what waits at all of them is not read through for a few letters.
+        query = f"""
+            WITH RECURSIVE names (name) AS (
+                SELECT coalesce(?1, (SELECT min(destination) FROM work)) UNION ALL
+                SELECT (SELECT min(destination) FROM work WHERE destination > name) FROM names
+                WHERE name IS NOT NULL AND ?1 IS NULL
+            )
+            SELECT DISTINCT batch, destination FROM names JOIN work ON destination = name WHERE state IN ({marks})
+            ORDER BY batch
+        """
+        return await self._read(lambda connection: connection.execute(query, (destination, *states)).fetchall())
 
     async def note(self, audit: Sequence[AuditRow]) -> None:
         await self._writer.do(lambda connection: note(connection, audit))
@@ -314,7 +321,7 @@ class SqliteLedger:
         return None
 
     async def depth(self) -> Mapping[str, QueueDepth]:
-        return await self._read(_reading.depths)
+        return await self._writer.do(waiting)
 
     async def counts(self) -> Mapping[str, Mapping[DeliveryStatus, int]]:
         return await self._read(_reading.counts)
@@ -353,6 +360,7 @@ class SqliteLedger:
     def _recorder(self, connection: sqlite3.Connection) -> Recorder:
         """Return what records, with every id that the file holds."""
         prepare(connection)
+        count_waiting(connection)
         (count,) = connection.execute("SELECT coalesce(sum(length(digests)), 0) FROM ids").fetchone()
         self._ids = Ids(count // DIGEST)
         for batch, held in connection.execute("SELECT batch, digests FROM ids ORDER BY batch"):

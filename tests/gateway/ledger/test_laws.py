@@ -41,6 +41,13 @@ FATES: dict[Code, WorkState | None] = {
 }
 LETTERS = {WorkState.REJECTED, WorkState.DEAD, WorkState.UNKNOWN}
 HELD = {WorkState.HELD, WorkState.BLOCKED, WorkState.WAITING}
+WAITING: dict[WorkState | None, str] = {
+    WorkState.READY: "ready",
+    WorkState.WAITING: "ready",
+    WorkState.SENDING: "sending",
+    WorkState.HELD: "blocked",
+    WorkState.BLOCKED: "blocked",
+}
 DELIVERIES = set(Code) - {Code.NONE, Code.NO_BINDING, Code.NO_ROUTE}
 
 
@@ -317,6 +324,16 @@ class LedgerMachine(RuleBasedStateMachine):
                     assert all(
                         self.model[name, work.batch, index].rendered is (rows is not None) for index in work.members
                     )
+
+    @invariant()
+    def what_waits_is_counted(self) -> None:
+        waiting: dict[str, Counter[str]] = {}
+        for (name, _, _), one in self.model.items():
+            if (kind := WAITING.get(one.state)) is not None:
+                waiting.setdefault(name, Counter())[kind] += 1
+        found = self.runner.run(self.ledger.depth())
+        told = {name: {"ready": one.ready, "sending": one.sending, "blocked": one.blocked} for name, one in found.items()}
+        assert waiting == {name: Counter(one) for name, one in told.items()}
 
     @invariant()
     def the_unrouted_are_known(self) -> None:
