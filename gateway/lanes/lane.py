@@ -28,6 +28,7 @@ from gateway.lanes.lots import packed
 from gateway.lanes.pace import Pace
 from gateway.lanes.preparing import Preparer
 from gateway.lanes.restored import Restored
+from gateway.lanes.runs import runs_of
 from gateway.lanes.settling import Settling
 from gateway.lanes.shipment import Judge, Shipper
 from gateway.lanes.unheard import judge_unheard
@@ -346,13 +347,13 @@ class Lane:
         if withdrawn:  # by a door of its own; the others are taken again
             works, several, each, size = withdrawn, True, 1, 2**31
             rows = min(rows, pace.most)
-        await self._catalogue.learn(
-            (work.tenant, columns_of(work.events).customers) for work in works if work.parts is None
-        )
-        self._catalogue.use(self.name, ((work.tenant, columns_of(work.events).customers) for work in works))
+        runs = runs_of(works)
+        seen = [(run.tenant, columns_of(run.events).customers) for run in runs]
+        await self._catalogue.learn(one for one, run in zip(seen, runs, strict=True) if not run.rendered)
+        self._catalogue.use(self.name, seen)
         if self._adapter.allows_absolute:
             await self._absolutes.before(works)
-        lots, turned = self._preparer.prepared(works, now, rows, 2**31 if several else size)
+        lots, turned = self._preparer.prepared(runs, now, rows, 2**31 if several else size)
         if turned:
             await self._settling.write(turned, [])
             await self._absolutes.told_to_wait(turned)

@@ -1,7 +1,8 @@
 """What deliveries look like at a provider before they are sent, or why they are not."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime
+from typing import NamedTuple
 
 import structlog
 
@@ -12,6 +13,7 @@ from gateway.lanes.columns import columns_of
 from gateway.lanes.deadlines import ended
 from gateway.lanes.lots import FRAME, Lot, deadline_of, moved
 from gateway.lanes.rendering import Turned, encoded, render
+from gateway.lanes.runs import Run
 from gateway.lanes.stencils import Stencils
 from gateway.lanes.verdict import Next, may_resend
 from gateway.ledger import Change, Code, Part, Rendered, Sheet, Work, some_of
@@ -20,6 +22,19 @@ from gateway.times import from_micros
 __all__ = ["Preparer"]
 
 log = structlog.get_logger("gateway.lanes.lane")
+
+
+class _Seen(NamedTuple):
+    """What a look at a piece of work gave."""
+
+    keys: Sequence[str]
+    rows: bytes | Sequence[bytes | None]
+    """A line each, or by itself; `None`: that one has to be asked for."""
+    receipts: Sequence[datetime]
+
+
+_RENDERED = _Seen((), (), ())
+"""Of work that has its rows, nothing is looked at."""
 
 
 class Preparer:
@@ -37,13 +52,13 @@ class Preparer:
         self._stencils = Stencils(catalogue, destination)
 
     def prepared(
-        self, works: Sequence[Work], now: datetime, max_rows: int, max_bytes: int
+        self, runs: Sequence[Run], now: datetime, max_rows: int, max_bytes: int
     ) -> tuple[list[Lot], list[Change]]:
         """Return what can be sent, up to where so many rows or bytes are full, and what becomes of the others."""
         lots: list[Lot] = []
         turned: list[Change] = []
         rows = size = 0
-        for work in works:
+        for work, seen in self._seen(runs, now):
             if rows >= max_rows or size >= max_bytes:
                 break
             group = work.group
@@ -59,7 +74,7 @@ class Preparer:
                 following = Next(code=Code.PENDING, doubt=group.doubt, error=group.error)
                 turned.append(moved(work, waiting, following, now))
             if work.parts is None:
-                places, parts, away = self._rendered(work, places, now)
+                places, parts, away = self._rendered(work, places, seen, now)
                 turned += away
             else:
                 parts = work.parts if len(places) == len(work.parts) else some_of(work.parts, places)
@@ -77,6 +92,25 @@ class Preparer:
             rows, size = rows + lot.count, size + lot.size
         return lots, turned
 
+    def _seen(self, runs: Sequence[Run], now: datetime) -> Iterable[tuple[Work, _Seen]]:
+        """Return each piece of work with what there is to see of it. None is looked at before its run is asked for."""
+        for run in runs:
+            yield from zip(run.works, [_RENDERED] if run.rendered else self._look(run, now), strict=True)
+
+    def _look(self, run: Run, now: datetime) -> Sequence[_Seen]:
+        receipts = [when for work in run.works for when in _receipts(work)]
+        rows, keys = self._filled(run, receipts, now), columns_of(run.events).keys
+        if len(run.works) == 1:
+            return [_Seen(keys, rows, receipts)]
+        lines = rows.split(b"\n") if isinstance(rows, bytes) else rows
+        seen: list[_Seen] = []
+        begin = 0
+        for work in run.works:
+            mine = slice(begin, begin := begin + len(work.members))
+            ours = b"\n".join(lines[mine]) if isinstance(rows, bytes) else lines[mine]  # type: ignore[arg-type]
+            seen.append(_Seen(keys[mine], ours, receipts[mine]))
+        return seen
+
     def _in_turn(self, work: Work, places: Sequence[int]) -> tuple[Sequence[int], list[int]]:
         """Return the places of what may go, and of absolute values that wait for earlier ones."""
         if not self._adapter.allows_absolute:
@@ -89,21 +123,18 @@ class Preparer:
         return going, waiting
 
     def _rendered(
-        self, work: Work, places: Sequence[int], now: datetime
+        self, work: Work, places: Sequence[int], seen: _Seen, now: datetime
     ) -> tuple[Sequence[int], Rendered, list[Change]]:
         """Return the places of what can be sent with its rows, and what becomes of what cannot."""
-        receipts = self._receipts(work)
-        rows = self._filled(work, receipts, now)
+        keys, rows, receipts = seen
         largest = self._adapter.door.max_bytes - FRAME
         if isinstance(rows, bytes):
-            keys = columns_of(work.events).keys
             if len(places) == len(keys) and len(rows) <= largest:
                 return places, Sheet(keys, lines=rows), []
             rows = rows.split(b"\n")
         if len(places) < len(rows):
             rows = [rows[place] for place in places]
         if None not in rows and (not rows or max(map(len, rows)) <= largest):  # type: ignore[arg-type]
-            keys = columns_of(work.events).keys
             return places, Sheet(keys if len(places) == len(keys) else [keys[place] for place in places], rows), []  # type: ignore[arg-type]
         good: list[int] = []
         parts: list[list[Part]] = []
@@ -127,19 +158,12 @@ class Preparer:
             return good, Sheet([made[0].key for made in parts], [made[0].row for made in parts]), changes
         return good, parts, changes
 
-    def _filled(self, work: Work, receipts: Sequence[datetime], now: datetime) -> bytes | Sequence[bytes | None]:
+    def _filled(self, run: Run, receipts: Sequence[datetime], now: datetime) -> bytes | Sequence[bytes | None]:
         try:
-            return self._stencils.rows(work.tenant, work.events, receipts, now)
+            return self._stencils.rows(run.tenant, run.events, receipts, now)
         except Exception as error:  # noqa: BLE001  each event is asked for singly: one that is at fault stops no other
             log.error("lane.render_failed", destination=self._destination, error=type(error).__name__)
-            return [None] * len(work.events)
-
-    def _receipts(self, work: Work) -> list[datetime]:
-        """Return when each event of a piece of work was received: most of a batch came together."""
-        if not work.receipts:
-            return [from_micros(work.received)] * len(work.members)
-        times = {micros: from_micros(micros) for micros in set(work.receipts)}
-        return [times[micros] for micros in work.receipts]
+            return [None] * len(run.events)
 
     def _singly(self, work: Work, event: Event, received: datetime, now: datetime) -> list[Part] | Turned:
         try:
@@ -155,3 +179,11 @@ class Preparer:
             for place in places:
                 self._catalogue.miss(self._destination, work.tenant, work.events[place].customer)
         return moved(work, places, Next(code=reason.code, doubt=0, error=reason.error), now)
+
+
+def _receipts(work: Work) -> list[datetime]:
+    """Return when each event of a piece of work was received: most of a batch came together."""
+    if not work.receipts:
+        return [from_micros(work.received)] * len(work.members)
+    times = {micros: from_micros(micros) for micros in set(work.receipts)}
+    return [times[micros] for micros in work.receipts]

@@ -38,10 +38,18 @@ def read_codes(connection: sqlite3.Connection, keys: Iterable[Key]) -> dict[Key,
 
 def write_codes(connection: sqlite3.Connection, codes: Mapping[Key, bytearray]) -> None:
     """Write them back."""
-    connection.executemany(
-        "UPDATE tracks SET codes = ? WHERE batch = ? AND destination = ?",
-        [(bytes(track), batch, destination) for (batch, destination), track in codes.items()],
-    )
+    rows = [(bytes(track), batch, destination) for (batch, destination), track in codes.items()]
+    for at in range(0, len(rows), _AT_ONCE):
+        some = rows[at : at + _AT_ONCE]
+        connection.execute(
+            f"UPDATE tracks SET codes = now.column1 FROM (VALUES {', '.join(['(?, ?, ?)'] * len(some))}) AS now"
+            " WHERE batch = now.column2 AND destination = now.column3",
+            [value for row in some for value in row],
+        )
+
+
+_AT_ONCE = 64
+"""Rows a statement: a statement of each length is kept ready."""
 
 
 def listed(numbers: Iterable[int]) -> str:

@@ -3,6 +3,7 @@
 import sqlite3
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from canonical_schema import DeliveryStatus
 from gateway.ledger._events import some_events
@@ -13,27 +14,35 @@ from gateway.ledger._recording import Load
 from gateway.ledger._rows import unpack_attempt, unpack_members, unpack_parts, unpack_times
 from gateway.ledger._settling import WorkRow, group_of
 
-__all__ = ["WORK", "counts", "overdue", "snapshot", "taken", "work_of"]
+__all__ = ["counts", "overdue", "pieces", "snapshot", "taken"]
 
-WORK = ", ".join(WorkRow._fields)
+_ROW = ", ".join(f"work.{name}" for name in WorkRow._fields)
+_COLUMNS = len(WorkRow._fields)
+_ID, _DEADLINE = map(WorkRow._fields.index, ("id", "deadline"))
+_WORK = f"{_ROW}, tenant, received, receipts"
+"""What `_work` takes, of a piece and its batch: asking once more for each piece would take longer than all of this."""
+_PIECES, _CLOSING_PIECES = (
+    f"work {index} CROSS JOIN batches USING (batch)" for index in ("", "INDEXED BY work_deadline")
+)
+"""Work is walked in the order of an index of its own."""
 # The planner would rather sort everything that is due than walk the index of the few that have a deadline.
 _TAKE_CLOSING = f"""
-    SELECT {WORK} FROM work INDEXED BY work_deadline
+    SELECT {_WORK} FROM {_CLOSING_PIECES}
     WHERE destination = ? AND state = 'ready' AND due <= ? AND deadline IS NOT NULL ORDER BY deadline, due, id
 """
 _TAKE = f"""
-    SELECT {WORK} FROM work WHERE destination = ? AND state = 'ready' AND due <= ? AND deadline IS NULL
+    SELECT {_WORK} FROM {_PIECES} WHERE destination = ? AND state = 'ready' AND due <= ? AND deadline IS NULL
     ORDER BY due, id
 """
 
 # The first of each state, and of these the first: together they would all have to be sorted.
 _CLOSING = (
     " UNION ALL ".join(
-        f"SELECT * FROM (SELECT {WORK} FROM work INDEXED BY work_deadline WHERE destination = ?1 AND state = '{state}'"
-        " AND deadline IS NOT NULL ORDER BY deadline, due, id LIMIT ?2)"
+        f"SELECT * FROM (SELECT {_WORK} FROM {_CLOSING_PIECES} WHERE destination = ?1"
+        f" AND state = '{state}' AND deadline IS NOT NULL ORDER BY deadline, due, id LIMIT ?2)"
         for state in (WorkState.READY, WorkState.BLOCKED, WorkState.HELD, WorkState.WAITING)
     )
-    + f" ORDER BY {WorkRow._fields.index('deadline') + 1}, {WorkRow._fields.index('id') + 1} LIMIT ?2"
+    + f" ORDER BY {_DEADLINE + 1}, {_ID + 1} LIMIT ?2"
 )
 
 
@@ -46,7 +55,7 @@ def taken(connection: sqlite3.Connection, load: Load, destination: str, now: int
             break
         rows = connection.execute(query, (destination, now))
         while room > 0 and (row := rows.fetchone()) is not None:
-            work = work_of(connection, load, WorkRow(*row), room)
+            work = _work(connection, load, row, room)
             found.append(work)
             room -= len(work.members)
         rows.close()
@@ -57,16 +66,21 @@ def overdue(
     connection: sqlite3.Connection, load: Load, destination: str, now: int, limit: int
 ) -> tuple[Sequence[Work], int | None]:
     """Return work past its deadline, and when the next deadline is."""
-    rows = [WorkRow(*row) for row in connection.execute(_CLOSING, (destination, limit + 1))]
-    past = [row for row in rows[:limit] if row.deadline is not None and row.deadline < now]
-    following = rows[len(past)].deadline if len(past) < len(rows) else None
-    return [work_of(connection, load, row) for row in past], following
+    rows = connection.execute(_CLOSING, (destination, limit + 1)).fetchall()
+    past = [row for row in rows[:limit] if row[_DEADLINE] < now]
+    following = rows[len(past)][_DEADLINE] if len(past) < len(rows) else None
+    return [_work(connection, load, row) for row in past], following
 
 
-def work_of(connection: sqlite3.Connection, load: Load, row: WorkRow, room: int | None = None) -> Work:
+def pieces(connection: sqlite3.Connection, load: Load, those: str, values: Sequence[object]) -> list[Work]:
+    """Return work with its events; `those` says which and in what order."""
+    rows = connection.execute(f"SELECT {_WORK} FROM {_PIECES} WHERE {those}", values).fetchall()
+    return [_work(connection, load, row) for row in rows]
+
+
+def _work(connection: sqlite3.Connection, load: Load, found: Sequence[Any], room: int | None = None) -> Work:
     """Return a piece of work with its events, or as much of it as there is room for."""
-    query = "SELECT tenant, received, receipts FROM batches WHERE batch = ?"
-    tenant, received, packed = connection.execute(query, (row.batch,)).fetchone()
+    row, (tenant, received, packed) = WorkRow(*found[:_COLUMNS]), found[_COLUMNS:]
     receipts = unpack_times(packed)
     events, members = load(connection, row.batch), unpack_members(row.members)[:room]
     parts = unpack_parts(row.parts)
@@ -109,7 +123,7 @@ def snapshot(connection: sqlite3.Connection, load: Load, batch: int) -> Snapshot
         )
         for destination, provider, shadow, codes in connection.execute(query, (batch,))
     }
-    for row in connection.execute(f"SELECT {WORK} FROM work WHERE batch = ?", (batch,)):
+    for row in connection.execute(f"SELECT {_ROW} FROM work WHERE batch = ?", (batch,)):
         piece = WorkRow(*row)
         tracks[piece.destination].work.append((group_of(piece), unpack_members(piece.members)))
     query = "SELECT destination, body FROM attempts WHERE batch = ? ORDER BY id"

@@ -13,7 +13,7 @@ _SLOT = 24
 exactly where what waited longer, and was counted with it, is done."""
 
 _STATES = "('ready', 'waiting', 'sending', 'blocked', 'held')"
-# Temporary: in memory and of one connection, so that it costs no page of the file. It is taken back with what it counts.
+# Temporary: in memory and of one connection, so it costs no page of the file. It is taken back with what it counts.
 _TABLE = """
 CREATE TEMP TABLE waiting (
     destination TEXT, state TEXT, slot INTEGER, deliveries INTEGER, since INTEGER,

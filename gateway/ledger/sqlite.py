@@ -26,12 +26,10 @@ from gateway.ledger._ids import DIGEST, Ids
 from gateway.ledger._keeping import Content
 from gateway.ledger._kept import AuditRow, Document, Erasure
 from gateway.ledger._model import AttemptRow, Change, Plan, Portion, QueueDepth, Snapshot, Work, WorkState
-from gateway.ledger._reading import WORK, work_of
 from gateway.ledger._recording import Entry, Recorder, prepare, verified
 from gateway.ledger._restored import moved, recognised
 from gateway.ledger._rows import digests, unpack_events, unpack_members
 from gateway.ledger._schema import connect, upgrade
-from gateway.ledger._settling import WorkRow
 from gateway.ledger._trail import note
 from gateway.ledger._waiting import count_waiting, waiting
 from gateway.ledger._writer import Writer
@@ -198,12 +196,7 @@ class SqliteLedger:
         return await self._writer.do(lambda connection: _settling.confirm(connection, destination, batch, members))
 
     async def pieces(self, batch: int, destination: str) -> Sequence[Work]:
-        def read(connection: sqlite3.Connection) -> list[Work]:
-            query = f"SELECT {WORK} FROM work WHERE batch = ? AND destination = ? ORDER BY id"
-            rows = connection.execute(query, (batch, destination)).fetchall()
-            return [work_of(connection, self._load, WorkRow(*row)) for row in rows]
-
-        return await self._read(read)
+        return await self._pieces("batch = ? AND destination = ? ORDER BY id", batch, destination)
 
     async def in_state(self, states: Sequence[WorkState], destination: str | None) -> Sequence[tuple[int, str]]:
         marks = ", ".join("?" for _ in states)
@@ -243,26 +236,17 @@ class SqliteLedger:
         return await self._read(lambda connection: _documents.page(connection, kind, tenant, after, limit))
 
     async def held(self, destination: str, state: WorkState) -> Sequence[Work]:
-        def read(connection: sqlite3.Connection) -> list[Work]:
-            rows = connection.execute(
-                f"SELECT {WORK} FROM work WHERE destination = ? AND state = ? ORDER BY id", (destination, state)
-            ).fetchall()
-            return [work_of(connection, self._load, WorkRow(*row)) for row in rows]
-
-        return await self._read(read)
+        return await self._pieces("destination = ? AND state = ? ORDER BY id", destination, state)
 
     async def abandoned(self, destination: str) -> Sequence[Work]:
         return []  # nobody else is there, and what this process left is taken up when the next one starts
 
     async def walk(self, destination: str, state: WorkState, after: int, limit: int) -> Sequence[Work]:
-        def read(connection: sqlite3.Connection) -> list[Work]:
-            rows = connection.execute(
-                f"SELECT {WORK} FROM work WHERE destination = ? AND state = ? AND id > ? ORDER BY id LIMIT ?",
-                (destination, state, after, limit),
-            ).fetchall()
-            return [work_of(connection, self._load, WorkRow(*row)) for row in rows]
+        those = "destination = ? AND state = ? AND id > ? ORDER BY id LIMIT ?"
+        return await self._pieces(those, destination, state, after, limit)
 
-        return await self._read(read)
+    async def _pieces(self, those: str, *values: object) -> Sequence[Work]:
+        return await self._read(lambda connection: _reading.pieces(connection, self._load, those, values))
 
     async def hold(self, destination: str, error: ErrorItem) -> Mapping[int, Sequence[int]]:
         step = partial(_settling.hold, destination=destination, error=error)
