@@ -40,7 +40,9 @@ async def counted(ledger: SqliteLedger) -> Steps:
 
 async def fill(ledger: SqliteLedger, first: int, last: int) -> None:
     for number in range(first, last):
-        await ledger.record(TENANT, 1000 + number, [event(f"e{number}")], [Plan(live=("a", "b"), windows=(("a", 8000),))])
+        await ledger.record(
+            TENANT, 1000 + number, [event(f"e{number}")], [Plan(live=("a", "b"), windows=(("a", 8000),))]
+        )
 
 
 async def test_no_look_reads_a_backlog_through(tmp_path: Path) -> None:
@@ -91,6 +93,9 @@ async def test_the_oldest_is_told_though_what_is_older_is_done(tmp_path: Path) -
         for number in (2, 3):
             await ledger.record(TENANT, minute * number, [event(f"e{number}")], [Plan(live=("a",))])
         assert 3000 == (await ledger.depth())["a"].oldest
+        await ledger.record(TENANT, 2000, [event("earlier")], [Plan(shadow=("b",))])
+        await ledger.record(TENANT, 1000, [event("earliest")], [Plan(shadow=("b",))])
+        assert 1000 == (await ledger.depth())["b"].oldest
         await ledger.settle([change(work, held_by, [0], Code.ACCEPTED)], [])
         assert 2 * minute == (await ledger.depth())["a"].oldest
         await ledger.hold("a", ERROR)

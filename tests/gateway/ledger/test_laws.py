@@ -332,7 +332,9 @@ class LedgerMachine(RuleBasedStateMachine):
             if (kind := WAITING.get(one.state)) is not None:
                 waiting.setdefault(name, Counter())[kind] += 1
         found = self.runner.run(self.ledger.depth())
-        told = {name: {"ready": one.ready, "sending": one.sending, "blocked": one.blocked} for name, one in found.items()}
+        told = {
+            name: {"ready": one.ready, "sending": one.sending, "blocked": one.blocked} for name, one in found.items()
+        }
         assert waiting == {name: Counter(one) for name, one in told.items()}
 
     @invariant()
