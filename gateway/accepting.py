@@ -1,7 +1,7 @@
 """The door: stores what is good of a request, waits for what its sender wants to know, and tells what became of it."""
 
 import asyncio
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from datetime import datetime
 from operator import is_
@@ -48,7 +48,7 @@ class Accepting:
         received = to_micros(now)
         await self._queue.check(now, self._gateway.configuration.intake.max_queue)
         catalogue, alike = self._gateway.catalogue, self._gateway.alike
-        admitted = await self._admitted(tenant, sent, now)
+        admitted, excused = await self._admitted(tenant, sent, now)
         events = [event for event in admitted if isinstance(event, Event)]
         plans = catalogue.plans(tenant, events, now)
         with nullcontext() if ack == "stored" else self._gateway.board.watch() as watch:
@@ -61,6 +61,7 @@ class Accepting:
             if not isinstance(claims, Run):
                 again = {split_ref(claim.ref)[0] for claim in claims if claim.kind is ClaimKind.REPLAY}
                 views = await self._views(again)
+                views |= await self._views(await self._routed(events, claims, plans, views, excused, received))
             if watch is not None and wait > 0:
                 awaited = await self._awaited(claims, plans, views, ack)
                 if awaited:
@@ -101,27 +102,63 @@ class Accepting:
             claims |= zip(places, await self._gateway.ledger.record(tenant, now, *some), strict=True)
         return [claims[place] for place in range(len(events))]
 
-    async def _admitted(self, tenant: str, sent: Sequence[Event | Bad], now: datetime) -> list[Event | Bad]:
-        """Refuse what cannot be taken. A repeat is not refused for what has changed since it was stored."""
+    async def _routed(
+        self,
+        events: Sequence[Event],
+        claims: Sequence[Claim],
+        plans: Sequence[Plan],
+        views: Mapping[int, View],
+        excused: Container[str],
+        now: int,
+    ) -> set[int]:
+        """Give repeats that count nowhere their way, as of history that was filled in before its sender sent it.
+
+        What would be refused if it was new is not: it is not said to be usage that was billed by nobody. Returns the
+        batches that look different now.
+        """
+        found: dict[int, dict[int, Plan]] = {}
+        for event, claim, plan in zip(events, claims, plans, strict=True):
+            batch, index = split_ref(claim.ref)
+            if claim.kind is ClaimKind.REPLAY and plan.live and event.id not in excused and batch in views:
+                view = views[batch]
+                if not view.trimmed and not view.live(index):
+                    found.setdefault(batch, {})[index] = plan
+        for batch, ways in found.items():
+            await self._gateway.ledger.extend(batch, [*ways], [*ways.values()], now)
+            for name in {name for plan in ways.values() for name in (*plan.live, *plan.shadow)}:
+                self._gateway.wake(name)
+        return {*found}
+
+    async def _admitted(
+        self, tenant: str, sent: Sequence[Event | Bad], now: datetime
+    ) -> tuple[list[Event | Bad], set[str]]:
+        """Refuse what cannot be taken. A repeat is not refused for what has changed since it was stored.
+
+        Returns the ids of repeats that would be refused if they were new, too.
+        """
         configuration = self._gateway.configuration
         made: list[Event | Bad] = []
+        excused = set[str]()
         for first in range(0, len(sent), SLICE):
             if first:
                 await asyncio.sleep(0)
             given = sent[first : first + SLICE]
             judged = [*admit(given, self._gateway.catalogue, configuration.intake, now, configuration.retention.events)]
             if not all(map(is_, given, judged)):
-                await self._excuse(tenant, given, judged)
+                excused |= await self._excuse(tenant, given, judged)
             made += judged
-        return made
+        return made, excused
 
-    async def _excuse(self, tenant: str, given: Sequence[Event | Bad], judged: list[Event | Bad]) -> None:
-        """Let repeats of what is stored be taken, whatever speaks against them."""
+    async def _excuse(self, tenant: str, given: Sequence[Event | Bad], judged: list[Event | Bad]) -> set[str]:
+        """Let repeats of what is stored be taken, whatever speaks against them; return their ids."""
+        excused = set[str]()
         for place, (event, verdict) in enumerate(zip(given, judged, strict=True)):
             if verdict is event or isinstance(event, Bad):
                 continue
             if await self._gateway.ledger.find(tenant, event.id) is not None:
                 judged[place] = event
+                excused.add(event.id)
+        return excused
 
     def _wake(self, claims: Sequence[Claim], plans: Sequence[Plan]) -> None:
         if isinstance(claims, Run):

@@ -129,11 +129,13 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     """Live destinations that are not for this event, with why."""
     windows: tuple[tuple[str, int], ...] = ()
     """How old usage may be when it arrives, where a destination has such a window: microseconds, frozen here."""
+    whole: bool = False
+    """Whether that is all: history goes where it is filled in, and nowhere else, whatever the routes come to say."""
 
     @property
     def routed(self) -> bool:
-        """Whether the event has a way: it counts somewhere, or would if it said anything there."""
-        return bool(self.live) or any(code is Code.ZERO for _, code in self.filtered)
+        """Whether the event waits for no way: it counts somewhere, would if it said anything there, or is not to."""
+        return self.whole or bool(self.live) or any(code is Code.ZERO for _, code in self.filtered)
 
 
 class Part(msgspec.Struct, array_like=True, gc=False):

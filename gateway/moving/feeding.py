@@ -193,7 +193,7 @@ def _only(plan: Plan, to: str) -> Plan | None:
     windows = tuple(window for window in plan.windows if window[0] == to)
     if to in plan.live:
         return Plan(live=(to,), windows=windows)
-    return Plan(shadow=(to,), windows=windows) if to in plan.shadow else None
+    return Plan(shadow=(to,), windows=windows, whole=True) if to in plan.shadow else None
 
 
 def _late(catalogue: Catalogue, job: Job, event: Event, received: datetime, now: datetime) -> str | None:

@@ -20,6 +20,13 @@ async def test_events_without_a_way_are_routed_once_there_is_one(ledger: Ledger)
     assert [Code.NO_BINDING, Code.PENDING, Code.PENDING] == await codes(ledger, batch, "x")
 
 
+async def test_what_goes_nowhere_else_waits_for_no_way(ledger: Ledger) -> None:
+    history, other = Plan(shadow=("s",), whole=True), Plan(shadow=("s",))
+    await recorded(ledger, "e0", "e1", plan=history)
+    assert 2 == len(await ledger.record("default", 1000, [event("e2"), event("e3")], [history, other]))
+    assert [["e3"]] == [[one.id for one in events] for _, _, events, _ in await ledger.unrouted()]
+
+
 async def test_routing_twice_delivers_once(ledger: Ledger) -> None:
     batch = await recorded(ledger, "e0", "e1", plan=Plan())
     for _ in range(2):

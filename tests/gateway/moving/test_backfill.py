@@ -120,6 +120,37 @@ async def test_a_file_older_than_the_horizon_is_taken_with_its_own_ids_and_only_
         assert 409 == answer.status_code, "the same file again"
 
 
+TRIAL = {"destinations": {"flexprice": {"mode": "shadow"}}}
+
+
+async def test_a_history_that_a_trial_got_from_a_file_is_billed_by_nobody_later(
+    house: House, clock: MovableClock
+) -> None:
+    async with house(TRIAL) as asking:
+        await fed(asking, await begin(asking, source="file", digest="d1"), 0, past(clock, "h1"), last=True)
+        await asking.settled("h1")
+    async with house(TRIAL) as asking:  # when a configuration is taken up, what waits for a way is given one
+        await asking.settled("h1")
+        assert {"flexprice"} == set((await asking.get("/v1/events/h1"))["deliveries"])
+        assert {"flexprice": 1} == {name: calls for name, calls in asking.calls.items() if calls}
+
+
+@pytest.mark.parametrize(("days", "billed"), [(1, ["h1"]), (60, [])])
+async def test_what_a_trial_had_from_a_file_first_is_billed_when_its_sender_sends_it(
+    house: House, clock: MovableClock, days: int, billed: list[str]
+) -> None:
+    one = past(clock, "h1", days=days)
+    async with house(TRIAL) as asking:
+        await fed(asking, await begin(asking, source="file", digest="d1"), 0, one, last=True)
+        await asking.settled("h1")
+        for _ in range(2):
+            result = await asking.one(one)
+            assert ("delivered" if billed else "unrouted", True) == (result["status"], result["replayed"])
+        for name in ("flowglad", "paygentic", "wingback"):
+            assert billed == [row.key for row in asking.vendors[name].stored], name
+        assert 1 == len(asking.vendors["flexprice"].stored)
+
+
 async def test_an_id_that_is_known_with_other_content_is_named_and_not_sent(house: House, clock: MovableClock) -> None:
     async with house(NO_FLEXPRICE) as asking:
         when = (clock.now() - timedelta(hours=1)).isoformat()
