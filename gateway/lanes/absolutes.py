@@ -1,8 +1,10 @@
 """One destination's absolute values, held to their order over what the ledger has of them."""
 
+import contextlib
 from collections.abc import Awaitable, Callable, Sequence
 
 from canonical_schema import Event, Kind
+from gateway.errors import LedgerUnavailable
 from gateway.lanes.order import Order
 from gateway.ledger import Change, Ledger, Work, WorkState, ref_of
 from gateway.times import Clock, to_micros
@@ -34,6 +36,8 @@ class Absolutes:
         self._wake = wake
         self._order = Order()
         self._alone = False
+        self._owing = False
+        """Whether some may go that are still written down as waiting."""
         self._seen = 0
         """The number up to which all work was taken notice of."""
 
@@ -65,11 +69,15 @@ class Absolutes:
 
     async def alone(self, take_over: Callable[[], Awaitable[None]]) -> bool:
         """Return whether this process sends; where another did before, once what that was sending is taken over."""
-        before, self._alone = self._alone, self._ledger.alone(self._destination)
-        if self._alone and not before:  # whoever did before is gone, and what it was sending is in doubt
+        if not self._ledger.alone(self._destination):
+            self._alone = False
+        elif not self._alone:  # whoever did before is gone, and what it was sending is in doubt
             await take_over()
             self._order = Order()
             await self._look()
+            self._alone = self._owing = True  # whose turn came meanwhile nobody was told
+        if self._alone and self._owing:
+            await self._let_go()
         return self._alone
 
     async def again(self) -> None:
@@ -98,8 +106,8 @@ class Absolutes:
             self._seen = max([await self._walked(state, after) for state in (WorkState.READY, WorkState.HELD)])
 
     async def _look(self) -> None:
-        self._seen = await self._walked(WorkState.READY, 0)
-        await self._walked(WorkState.UNKNOWN, 0)
+        for state in _OPEN:
+            self._seen = await self._walked(state, 0)
 
     async def _walked(self, state: WorkState, after: int) -> int:
         """Take notice of what is in a state, past a number; return the last number."""
@@ -111,5 +119,15 @@ class Absolutes:
         return after
 
     async def _release(self) -> None:
-        await self._ledger.release(self._destination, WorkState.WAITING, to_micros(self._clock.now()))
+        """Let go what waits; where that cannot be written down, before anything else is sent."""
+        with contextlib.suppress(LedgerUnavailable):
+            await self._let_go()
         self._wake()
+
+    async def _let_go(self) -> None:
+        self._owing = False  # before: whose turn comes meanwhile says so
+        try:
+            await self._ledger.release(self._destination, WorkState.WAITING, to_micros(self._clock.now()))
+        except BaseException:
+            self._owing = True
+            raise

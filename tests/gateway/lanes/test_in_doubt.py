@@ -288,3 +288,56 @@ async def test_whoever_comes_to_send_running_values_alone_takes_over_and_goes_on
             await world.lane.step()
         await world.now()
         assert ["a0", "a1"] == [row.key for row in world.vendor.stored]
+
+
+async def test_what_waits_its_turn_goes_on_after_another_sent_alone_meanwhile(tmp_path: Path) -> None:
+    """Or nobody did: a ledger that was away for longer than a lease."""
+    ledger = Passing(tmp_path / "ledger.db")
+    ledger.mine = True
+    world, gate = gated(tmp_path, "wingback", settings={"allow_absolute": True}, ledger=ledger)
+    async with world:
+        await world.record(used("a0", kind=Kind.ABSOLUTE), used("a1", kind=Kind.ABSOLUTE))
+        await world.lane.step()
+        await until(lambda: gate.waiting == 1)
+        for mine in (False, True):
+            ledger.mine = mine
+            await world.lane.step()
+        gate.open.set()
+        await world.lane.idle()
+        await world.later()
+        assert ["a0", "a1"] == [row.key for row in world.vendor.stored]
+        assert {"a0": "accepted", "a1": "accepted"} == await world.statuses()
+
+
+async def test_nothing_is_sent_alone_before_all_that_is_unsettled_was_looked_at(tmp_path: Path) -> None:
+    ledger = Passing(tmp_path / "ledger.db")
+    ledger.mine = True
+    world, failing = faulty(tmp_path, "wingback", inner=ledger, settings={"allow_absolute": True})
+    async with world:
+        world.vendor.fail("lost_answer")
+        await world.record(used("a0", kind=Kind.ABSOLUTE))
+        await world.later()
+        ledger.mine = False
+        await world.lane.step()
+        await world.record(used("a1", kind=Kind.ABSOLUTE))
+        ledger.mine, failing["walk"] = True, 1
+        with pytest.raises(LedgerUnavailable):
+            await world.lane.step()
+        await world.later()
+        assert {"a0": "unknown", "a1": "pending"} == await world.statuses()
+
+
+async def test_what_waits_its_turn_is_let_go_where_that_could_not_be_written_at_once(tmp_path: Path) -> None:
+    world, failing = faulty(tmp_path, "wingback", settings={"allow_absolute": True})
+    gate = Gate()
+    gate.inner = world.vendor.transport()
+    async with world:
+        world.transport._end = Mounted(gate, 30)
+        await world.record(used("a0", kind=Kind.ABSOLUTE), used("a1", kind=Kind.ABSOLUTE))
+        await world.lane.step()
+        await until(lambda: gate.waiting == 1)
+        failing["release"] = 1
+        gate.open.set()
+        await world.lane.idle()
+        await world.later()
+        assert {"a0": "accepted", "a1": "accepted"} == await world.statuses()

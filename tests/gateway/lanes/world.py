@@ -262,8 +262,10 @@ def gated(folder: Path, kind: str = "flexprice", **members: Any) -> tuple[World,
     return world, gate
 
 
-def faulty(folder: Path, kind: str = "flexprice", **members: Any) -> tuple[World, dict[str, int]]:
-    ledger = Faulty(SqliteLedger(folder / "ledger.db"))
+def faulty(
+    folder: Path, kind: str = "flexprice", *, inner: Ledger | None = None, **members: Any
+) -> tuple[World, dict[str, int]]:
+    ledger = Faulty(inner or SqliteLedger(folder / "ledger.db"))
     return World(folder, kind, ledger=cast("Ledger", ledger), **members), ledger.failing
 
 
