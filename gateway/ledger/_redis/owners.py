@@ -69,6 +69,11 @@ class Owners:
         self.lost[intent] = time.monotonic()
         self.missing.set()
 
+    def forget(self, before: float) -> None:
+        """Take note that what was lost before an instant has been looked for since."""
+        for intent in [one for one, since in self.lost.items() if since < before]:
+            del self.lost[intent]
+
     def heard(self, answer: Any) -> None:
         """Take notice of an answer to a heartbeat."""
         (now, *beats), placed, self._leader = answer

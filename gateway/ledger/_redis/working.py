@@ -104,9 +104,9 @@ class Working(Base):
             by_partition.setdefault(portion.work.batch % PARTITIONS, []).append(place)
 
         intent = self._owners.intent()
+        found: dict[int, int] = {}
 
         async def write() -> list[int]:
-            found: dict[int, int] = {}
             for partition, places in by_partition.items():
                 arguments = [one for place in places for one in _intent(portions[place], now, intent)]
                 answer = await self._opened()[partition].run(
@@ -117,10 +117,9 @@ class Working(Base):
 
         try:
             return await self._whole(write())
-        except Moved:
-            raise
-        except BaseException:
-            self._owners.lose(intent)
+        except BaseException as error:
+            if found or not isinstance(error, Moved):  # where it was written down before, that is not sent either
+                self._owners.lose(intent)
             raise
 
     async def _keep_taking_back(self) -> None:
@@ -140,9 +139,7 @@ class Working(Base):
 
         Returns whether that could be looked at everywhere.
         """
-        lost = self._owners.lost
-        for intent in [one for one, since in lost.items() if time.monotonic() - since > REMEMBERED]:
-            del lost[intent]
+        lost, began = self._owners.lost, time.monotonic()
         sending, reached = STATES[WorkState.SENDING], 0
         for link in self._opened():
             with contextlib.suppress(LedgerUnavailable, Moved):
@@ -153,7 +150,9 @@ class Working(Base):
                         if changes:
                             await self.settle(changes, [])
                 reached += 1
-        return reached == len(self._opened())
+        if whole := reached == len(self._opened()):
+            self._owners.forget(began - REMEMBERED)
+        return whole
 
     @property
     def in_line(self) -> bool:

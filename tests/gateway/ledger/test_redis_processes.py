@@ -2,15 +2,18 @@
 
 import asyncio
 import time
+from collections import Counter
 from datetime import timedelta
 
 import pytest
 
 from gateway.errors import LedgerUnavailable
-from gateway.ledger import Moved, Plan, WorkState
+from gateway.ledger import Moved, Plan, WorkState, split_ref
 from gateway.ledger._redis.address import Address
+from gateway.ledger._redis.layout import PARTITIONS
+from gateway.ledger._redis.working import REMEMBERED
 from gateway.ledger.redis import RedisLedger
-from tests.gateway.ledger.conftest import TENANT, events, places, recorded, rendered
+from tests.gateway.ledger.conftest import TENANT, events, places, processes, recorded, rendered
 from tests.redis_servers import Server
 
 PLAN = Plan(live=("a",))
@@ -113,6 +116,33 @@ async def test_what_was_to_be_sent_and_never_was_is_made_ready_again(server: Ser
         assert [] == (await ledger.add_up())["problems"]
     finally:
         await ledger.close()
+
+
+async def test_what_was_to_be_sent_beside_what_another_process_took_is_made_ready_again(server: Server) -> None:
+    async with processes(server, 2, partitions=4) as (one, other):
+        refs = [(await one.record(TENANT, 1000, events(f"e{number}"), [PLAN]))[0].ref for number in range(12)]
+        batches = [split_ref(ref)[0] for ref in refs]
+        works = sorted(await one.take("a", 5000, 100), key=lambda work: work.batch % PARTITIONS)
+        await other.intend([rendered(works[-1])], 5000)
+        with pytest.raises(Moved):
+            await one.intend([rendered(work) for work in works], 5000)
+        await one._take_back()
+        states = [await places(one, batch) for batch in batches]
+        assert {WorkState.SENDING: 1, WorkState.READY: 11} == Counter(state for found in states for state in found)
+        assert [] == (await one.add_up())["problems"]
+
+
+async def test_however_long_the_server_was_away_what_was_never_sent_is_made_ready_again(server: Server) -> None:
+    async with processes(server, 1) as (ledger,):
+        batch = await recorded(ledger, "e1")
+        (work,) = await ledger.take("a", 5000, 10)
+        intent = ledger._owners.name + (ledger._owners._intents + 1).to_bytes(3, "big")
+        await ledger.intend([rendered(work)], 5000)
+        ledger._owners.lose(intent)  # the answer never came, and then nothing did for a quarter of an hour
+        ledger._owners.lost[intent] -= 1.5 * REMEMBERED
+        await ledger._take_back()
+        assert {WorkState.READY: [0]} == await places(ledger, batch)
+        assert {} == ledger._owners.lost, "by now it is nowhere on its way any more"
 
 
 async def test_one_process_leads_until_it_is_gone_and_alone_takes_what_keeps_an_order(server: Server) -> None:
