@@ -96,6 +96,7 @@ class Lane:
         self._transport = transport
         self._holding = False
         self._stranded = False
+        self._lapses = ledger.lapses  # when nothing was in flight
         self._settling = Settling(
             name,
             catalogue=catalogue,
@@ -224,7 +225,7 @@ class Lane:
 
     def _paused(self, now: datetime) -> datetime | None:
         """Return until when nothing may leave, `None` where it may."""
-        if self._ledger.fenced:
+        if self._ledger.fenced or self._lapses != self._ledger.lapses:
             return now + FENCED
         if self._stopping or self.pace.shut:
             return max(now, self.pace.not_before or now)
@@ -260,6 +261,10 @@ class Lane:
         now, pace = self._clock.now(), self.pace
         await pace.agree(now)
         waiting = pace.not_before is not None and now < pace.not_before
+        if self._lapses != self._ledger.lapses:
+            if self._sending:  # what was intended before is not sent: others may have taken it over
+                return None
+            self._lapses = self._ledger.lapses
         if self._stranded:
             if self._sending:  # it ends, and then all that is being sent is what was stranded
                 return None

@@ -64,6 +64,11 @@ class Ledger(Protocol):
         ...
 
     @property
+    def lapses(self) -> int:
+        """How often that was so before: what this one meant to send until then, others may have sent since."""
+        ...
+
+    @property
     def leads(self) -> bool:
         """Whether this process does what one alone may do, of those that share the ledger."""
         ...

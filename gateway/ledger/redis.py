@@ -79,6 +79,11 @@ class RedisLedger(Aging, Working, Routing, Checking, Receiving, Limiting):
         return self._owners.fenced
 
     @property
+    def lapses(self) -> int:
+        """How often others may have taken this process for gone."""
+        return self._owners.lapses
+
+    @property
     def leads(self) -> bool:
         """Whether this process does what one alone may do."""
         return self._owners.leads

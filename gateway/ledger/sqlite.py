@@ -58,6 +58,7 @@ class SqliteLedger:
     shared = False
     limits = None
     fenced = False
+    lapses = 0
     leads = True
 
     def __init__(self, path: Path, *, moved: bool = False) -> None:

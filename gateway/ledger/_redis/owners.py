@@ -56,6 +56,8 @@ class Owners:
         self._intents = 0
         self.lost: dict[bytes, float] = {}
         """Intents that nobody can say were written down, since when. What they name was not sent."""
+        self.lapses = 0
+        """How often others may have taken this process for gone, as it was not heard of for so long."""
         self.missing = asyncio.Event()
         """Set where there is one more of them."""
 
@@ -85,6 +87,7 @@ class Owners:
             if float(beat) >= limit and not _ended(where.get(name, ""))
         }
         self._living = sorted(living | {self.name})
+        self.lapses += self._heard is not None and self.fenced
         self._heard = asyncio.get_running_loop().time()
 
     @property

@@ -341,3 +341,27 @@ async def test_what_waits_its_turn_is_let_go_where_that_could_not_be_written_at_
         await world.lane.idle()
         await world.later()
         assert {"a0": "accepted", "a1": "accepted"} == await world.statuses()
+
+
+class Lapsing(SqliteLedger):
+    """A ledger that others share, who may have taken this process for gone."""
+
+    lapses = 0
+
+
+async def test_what_others_may_have_taken_over_does_not_leave_here_too(tmp_path: Path) -> None:
+    """A process that stood still for longer than a lease goes on where it was."""
+    ledger = Lapsing(tmp_path / "ledger.db")
+    world, gate = gated(tmp_path, "paygentic", ledger=ledger)
+    async with world:
+        await world.record(*names(40))
+        await world.lane.step()
+        await until(lambda: gate.waiting == 4)
+        ledger.lapses += 1
+        gate.open.set()
+        assert await world.lane.step() is None, "first all of that ends"
+        await world.lane.idle()
+        assert {DeliveryStatus.ACCEPTED: 4, DeliveryStatus.PENDING: 36} == await world.counted()
+        await world.later()
+        assert {DeliveryStatus.ACCEPTED: 40} == await world.counted()
+        assert dict.fromkeys(names(40), 1) == dict(world.copies())

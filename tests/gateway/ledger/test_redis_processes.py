@@ -90,6 +90,17 @@ async def test_a_process_that_was_not_heard_of_for_too_long_sends_nothing_more(s
         await ledger.close()
 
 
+async def test_a_process_that_is_heard_of_again_knows_that_it_was_not_for_too_long(server: Server) -> None:
+    async with processes(server, 1) as (ledger,):
+        await ledger._beat()
+        assert (False, 0) == (ledger.fenced, ledger.lapses)
+        assert ledger._owners._heard is not None
+        ledger._owners._heard -= ledger._owners.lease
+        assert (True, 0) == (ledger.fenced, ledger.lapses)
+        await ledger._beat()
+        assert (False, 1) == (ledger.fenced, ledger.lapses)
+
+
 async def test_what_was_to_be_sent_and_never_was_is_made_ready_again(server: Server) -> None:
     ledger = RedisLedger(address(server))
     await ledger.open()
