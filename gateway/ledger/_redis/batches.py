@@ -5,7 +5,7 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from canonical_schema import Event
-from gateway.ledger._events import CACHED_BYTES, StoredEvents
+from gateway.ledger._events import CACHED_BYTES, EACH, StoredEvents
 from gateway.ledger._keeping import Content
 from gateway.ledger._kept import Remains
 
@@ -25,8 +25,9 @@ class Batch(NamedTuple):
 
     @property
     def weight(self) -> int:
-        """Bytes of its events, as they are stored."""
-        return len(self.events.text) if isinstance(self.events, StoredEvents) else 0
+        """Bytes that it takes: its events as they are stored, what is left of them, and what each takes besides."""
+        text = len(self.events.text) if isinstance(self.events, StoredEvents) else 0
+        return EACH + text + (len(self.left.prints) if self.left else 0) + 8 * len(self.receipts)
 
     def differing(self, index: int, event: Event) -> tuple[str, ...] | None:
         """Return `None` for a repeat of an event, else the members that differ, as far as they are known."""

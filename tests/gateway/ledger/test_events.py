@@ -1,5 +1,7 @@
 """Stored events: what was written, looked at one by one, in parts, or all of it."""
 
+from collections.abc import Mapping, Sequence
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -7,6 +9,8 @@ from hypothesis import strategies as st
 from canonical_schema import Event, encode_events
 from gateway.ledger import StoredEvents, _events
 from gateway.ledger._events import EventCache, some_events
+from gateway.ledger._kept import Remains
+from gateway.ledger._redis.batches import Batch, Batches
 from tests.gateway.lanes.world import used
 
 texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=6)
@@ -70,6 +74,17 @@ def test_the_newest_are_at_hand_by_their_bytes_whatever_their_number(monkeypatch
     assert small == [cache.get(number) for number in range(1, 10)]
     cache.put(10, small[0])
     assert [None, small[0]] == [cache.get(1), cache.get(10)], "each takes some, however short its text"
+
+
+async def test_of_batches_that_were_trimmed_as_few_are_at_hand_as_of_others() -> None:
+    async def load(numbers: Sequence[int]) -> Mapping[int, Batch]:
+        left = Remains(prints=bytes(8 * 50), trimmed=True)
+        return {number: Batch("default", 1, [], left) for number in numbers}
+
+    held = Batches(load)
+    await held.get(range(50_000))
+    assert _events.CACHED_BYTES // (_events.EACH + 400) >= len(held._held)
+    assert 49_999 in held
 
 
 def test_what_is_about_to_change_is_not_kept_at_hand_again() -> None:
