@@ -121,7 +121,7 @@ async def _copied(connection: sqlite3.Connection, target: RedisLedger) -> None:
 def _read(connection: sqlite3.Connection, number: int) -> _Batch:
     query = "SELECT tenant, received, size, body, receipts FROM batches WHERE batch = ?"
     tenant, received, size, body, receipts = connection.execute(query, (number,)).fetchone()
-    (digests,) = connection.execute("SELECT digests FROM ids WHERE batch = ?", (number,)).fetchone()
+    (digests,) = connection.execute("SELECT coalesce(max(digests), x'') FROM ids WHERE batch = ?", (number,)).fetchone()
     columns = ", ".join(WorkRow._fields)
     work = [WorkRow(*row) for row in connection.execute(f"SELECT {columns} FROM work WHERE batch = ?", (number,))]
     waiting = connection.execute("SELECT members FROM unrouted WHERE batch = ?", (number,)).fetchone()

@@ -25,6 +25,7 @@ from gateway.ledger import (
     WorkState,
 )
 from gateway.ledger._redis.address import Address
+from gateway.ledger.backup import back_up, restore
 from gateway.ledger.copying import copy
 from gateway.ledger.redis import RedisLedger
 from tests.gateway.ledger.conftest import TENANT, SqliteStore, event, opened, recorded, rendered, totals
@@ -137,6 +138,16 @@ async def test_everything_is_there_as_it_was_and_once(tmp_path: Path, server: Se
         assert [] == (await target.add_up())["problems"]
     finally:
         await target.close()
+
+
+async def test_a_file_that_was_restored_from_a_backup_can_be_copied(tmp_path: Path, server: Server) -> None:
+    store = SqliteStore(tmp_path)
+    async with opened(store) as source:
+        await recorded(source, "e1", "e2")
+    back_up(store.path, tmp_path / "copy", 1500)
+    restore(store.path, tmp_path / "copy", 2000)
+    made = await copy(store.path, ledger_on(server, observer=True))
+    assert (2, 2) == (made["events"], made["destinations"]["a"]["pending"])
 
 
 async def test_a_copy_that_was_interrupted_goes_on_and_nobody_works_on_half_of_it(
