@@ -25,7 +25,7 @@ class Fullness:
 
     async def check(self, now: datetime, most: int) -> None:
         """Raise LedgerUnavailable where more deliveries wait than may, or nobody can say."""
-        if self._looked is None or now - self._looked >= OLDEST:
+        if self._looked is None or not timedelta(0) <= now - self._looked < OLDEST:  # a clock may be set back
             await self._look(now)
         elif now - self._looked >= EVERY and (self._looking is None or self._looking.done()):
             self._looking = asyncio.create_task(self._look_beside(now))

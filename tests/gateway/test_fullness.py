@@ -75,3 +75,11 @@ async def test_a_look_that_fails_is_told_to_the_next_request(depths: Depths, ful
     await a_look_has_ended(fullness)
     with pytest.raises(LedgerUnavailable, match="the ledger is gone"):
         await fullness.check(after(1), 3)
+
+
+async def test_a_clock_that_is_set_back_closes_no_door(depths: Depths, fullness: Fullness) -> None:
+    depths.ready = 3
+    with pytest.raises(LedgerUnavailable):
+        await fullness.check(NOON, 3)
+    depths.ready = 0
+    await fullness.check(after(-3600), 3)
