@@ -1,9 +1,10 @@
 """What is compared, and what a comparison finds. Quantities are the provider's unit until they are shown."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from decimal import Context, Decimal
 from enum import StrEnum
+from functools import reduce
 from typing import NamedTuple
 
 import msgspec
@@ -24,6 +25,7 @@ __all__ = [
     "Theirs",
     "Why",
     "in_unit",
+    "total",
 ]
 
 EXACT = Context(prec=400)
@@ -201,6 +203,11 @@ class Side:
     window: Window | None = None
     links: list[Link] = field(default_factory=list[Link], repr=False)
     """Of the one customer that was asked about."""
+
+
+def total(quantities: Iterable[Decimal]) -> Decimal:
+    """Return a sum with every digit; Python's own rounds each step to 28 of them."""
+    return reduce(EXACT.add, quantities, Decimal(0))
 
 
 def in_unit(quantity: Decimal, scale: Decimal) -> Decimal:

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from decimal import Decimal
 
 from adapters import Read, Unread, UnreadKind, Window
-from gateway.reconciling._model import EXACT, Ours, Place, Side, Standing, Why
+from gateway.reconciling._model import EXACT, Ours, Place, Side, Standing, Why, total
 from gateway.reconciling.joining import Joiner
 from gateway.times import to_micros
 
@@ -63,7 +63,7 @@ class Counters:
             tally.absolute = tally.absolute or one.absolute
             why = _CERTAIN.get(one.standing)
             if why is not None:
-                cell.put(why, -one.quantity, one.id)
+                cell.put(why, EXACT.minus(one.quantity), one.id)
             elif one.standing is not Standing.DELIVERED or one.received > self._settled:
                 if len(tally.open) < OPEN:
                     tally.open.append((one.quantity, one.id))
@@ -101,19 +101,19 @@ class Counters:
             if provider != cell.recorded:  # a running value replaces what came before it: sums say nothing
                 cell.put(Why.CAPABILITY, EXACT.subtract(provider, cell.recorded), "")
             return
-        explained = sum((one.quantity for one in cell.reasons.values()), Decimal(0))
+        explained = total(one.quantity for one in cell.reasons.values())
         rest = EXACT.subtract(EXACT.subtract(provider, cell.recorded), explained)
         if rest == 0:
             return
-        missing = _combination(tally.open, -rest)
+        missing = _combination(tally.open, EXACT.minus(rest))
         if missing is None:
             cell.put(Why.UNEXPLAINED, rest, "")
             return
         for quantity, event_id in missing:
-            cell.put(Why.IN_FLIGHT, -quantity, event_id)
+            cell.put(Why.IN_FLIGHT, EXACT.minus(quantity), event_id)
 
 
-def _combination(given: list[tuple[Decimal, str]], total: Decimal) -> list[tuple[Decimal, str]] | None:
+def _combination(given: list[tuple[Decimal, str]], wanted: Decimal) -> list[tuple[Decimal, str]] | None:
     """Return deliveries in doubt that come to a sum exactly, the fewest that do; `None`: none do."""
     reached: dict[Decimal, list[tuple[Decimal, str]]] = {Decimal(0): []}
     for one in given:
@@ -121,4 +121,4 @@ def _combination(given: list[tuple[Decimal, str]], total: Decimal) -> list[tuple
             made = EXACT.add(known, one[0])
             if made not in reached or len(reached[made]) > len(chosen) + 1:
                 reached[made] = [*chosen, one]
-    return reached.get(total)
+    return reached.get(wanted)

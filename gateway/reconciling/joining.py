@@ -109,7 +109,7 @@ class Joiner:
                 return  # taken back, and gone there
             elsewhere = [row for row in rows if not self._within(row.at)]
             moved = Why.LATE if ours.received >= self._end else Why.BOUNDARY
-            cell.put(moved if elsewhere else self._missing(ours), -ours.quantity, ours.id)
+            cell.put(moved if elsewhere else self._missing(ours), EXACT.minus(ours.quantity), ours.id)
             return
         first, *more = sorted(right, key=lambda row: (row.quantity != ours.quantity, row.at != ours.at))
         if ours.standing is Standing.REJECTED:
@@ -161,7 +161,7 @@ def _folded(ours: Iterable[Ours]) -> list[Ours]:
 
 def is_rounded(ours: Decimal, theirs: Decimal, *, exact: bool) -> bool:
     """Return whether their figure is ours with fewer digits: by decimal places, or as a double keeps it."""
-    delta = abs(EXACT.subtract(theirs, ours))
+    delta = EXACT.abs(EXACT.subtract(theirs, ours))
     if not exact and delta <= abs(ours) * _DOUBLE:
         return True
     mine, yours = ours.normalize(EXACT).as_tuple().exponent, theirs.as_tuple().exponent

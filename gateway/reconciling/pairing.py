@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from decimal import Decimal
 
 from adapters import Unread, UnreadKind
-from gateway.reconciling._model import EXACT, IDS, Cell, Difference, Place, Side, Why, in_unit
+from gateway.reconciling._model import EXACT, IDS, Cell, Difference, Place, Side, Why, in_unit, total
 from gateway.reconciling.ledger_side import Labels
 
 __all__ = ["Both", "Pair", "paired"]
@@ -75,17 +75,21 @@ def _explain(
     for cell, sign in ((one, -1), (other, 1)):
         for why, found in cell.reasons.items():
             flipped = _FLIPPED.get(why, why) if sign < 0 else why
-            both.put(flipped, found, sign * in_unit(found.quantity, cell.scale))
+            both.put(flipped, found, EXACT.multiply(sign, in_unit(found.quantity, cell.scale)))
     routed = EXACT.subtract(in_unit(other.recorded, other.scale), in_unit(one.recorded, one.scale))
     if routed:
         for name, sign, why in ((names[0], -1, Why.ONLY_HERE), (names[1], 1, Why.ONLY_THERE)):
             found = alone[name].get(place)
             if found is not None:
                 elsewhere = labels[names[1] if name == names[0] else names[0]]
-                both.put(why if place.meter in elsewhere.meters else Why.UNMAPPED, found, sign * found.quantity)
+                both.put(
+                    why if place.meter in elsewhere.meters else Why.UNMAPPED,
+                    found,
+                    EXACT.multiply(sign, found.quantity),
+                )
     assert both.left is not None
     assert both.right is not None
-    known = sum((found.quantity for found in both.reasons.values()), Decimal(0))
+    known = total(found.quantity for found in both.reasons.values())
     if rest := EXACT.subtract(EXACT.subtract(both.right, both.left), known):
         both.put(Why.UNEXPLAINED, Difference(), rest)
     if both.left == both.right:  # what is missing at both, or at neither, is no difference between them

@@ -7,7 +7,7 @@ from typing import Any
 from adapters import Billed, Unread, UnreadKind, Window
 from canonical_schema import format_time, plain
 from gateway.configuration import Meter
-from gateway.reconciling._model import OPEN, Cell, Difference, Place, Side, Why, in_unit
+from gateway.reconciling._model import EXACT, OPEN, Cell, Difference, Place, Side, Why, in_unit, total
 from gateway.reconciling.comparing import Comparison
 from gateway.reconciling.pairing import Both
 
@@ -96,7 +96,7 @@ class _Figure:
         if self.unread is not None:
             return Why.CAPABILITY, False
         open_ = {why: one for why, one in self.reasons.items() if why in OPEN - accept}
-        off = sum((abs(one.quantity) for one in open_.values()), Decimal(0))
+        off = total(EXACT.abs(one.quantity) for one in open_.values())
         if open_ and (tolerance is None or off > tolerance):
             return next(why for why in Why if why in open_), True
         rest = {why: one for why, one in self.reasons.items() if why not in open_}
@@ -154,7 +154,7 @@ def _shown(figure: _Figure, why: Why, is_open: bool) -> dict[str, Any]:
         "explained": not is_open,
         **({} if left is None else {"left": plain(left)}),
         **({} if right is None else {"right": plain(right)}),
-        **({} if left is None or right is None else {"difference": plain(right - left)}),
+        **({} if left is None or right is None else {"difference": plain(EXACT.subtract(right, left))}),
         "events": figure.events,
         **({} if figure.window is None else {"window": window_of(figure.window)}),
         **({} if figure.unread is None else {"unread": why_unread(figure.unread)}),

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
-from decimal import Decimal
+from decimal import Context, Decimal
 from typing import NamedTuple
 
 from adapters import Dedupe, Row
@@ -134,7 +134,7 @@ class Stock:
                 if row.absolute:
                     totals[where], since[where] = charge.quantity, row.timestamp
                 elif where not in since or row.timestamp > since[where]:
-                    totals[where] = totals.get(where, Decimal(0)) + charge.quantity
+                    totals[where] = _SUM.add(totals.get(where, Decimal(0)), charge.quantity)
         return totals
 
     def forget(self, drop: Callable[[StoredRow], bool]) -> int:
@@ -156,6 +156,9 @@ class Stock:
     def _remember(self, number: int, row: StoredRow) -> None:
         self._rows[number] = replace(row, serial=number)
         self._serial = number + 1
+
+
+_SUM = Context(prec=400)
 
 
 def _remembered(window: timedelta | None, first: datetime, then: datetime) -> bool:

@@ -53,6 +53,18 @@ async def test_a_delivery_in_doubt_explains_its_own_quantity_alone(
     assert ([] if stored else [("in_flight", "-5", ["doubt"])]) == reasons
 
 
+async def test_a_figure_of_many_digits_keeps_them_all(asking: Asking, clock: MovableClock) -> None:
+    asking.vendors["wingback"].refuse("refused")
+    sent = {"refused": "12345678901234567890123456.123456789012", "e1": "98765432109876543210987654.000000000001"}
+    await asking.send([event(event_id, quantity=quantity) for event_id, quantity in sent.items()])
+    clock.ahead = timedelta(minutes=30)
+    found = await reconciled(asking, clock)
+    assert 0 == found["report"]["unexplained"]
+    told = found["acme"]
+    assert (sent["e1"], f"-{sent['refused']}") == (told["right"], told["difference"])
+    assert [("rejected", f"-{sent['refused']}")] == [(one["class"], one["quantity"]) for one in told["reasons"]]
+
+
 async def test_a_counter_that_is_off_is_unexplained(house: House, clock: MovableClock) -> None:
     async with house() as asking:
         await asking.send([event("e1"), event("lost", quantity=4)])
