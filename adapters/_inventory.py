@@ -130,11 +130,13 @@ def customers_of(
     """
     if isinstance(rows, Unread):
         return rows
-    return tuple(
-        RemoteCustomer(customer=customer, links=(texts_of(row, link),))
-        for row in rows
-        if isinstance(customer := row.get(ours), str) and customer
-    )
+    found: dict[str, list[dict[str, str]]] = {}
+    for row in rows:
+        if isinstance(customer := row.get(ours), str) and customer:
+            links = found.setdefault(customer, [])
+            if (one := texts_of(row, link)) not in links:  # a page may show again what the one before showed
+                links.append(one)
+    return tuple(RemoteCustomer(customer=customer, links=tuple(links)) for customer, links in found.items())
 
 
 def texts_of(row: Mapping[str, JsonValue], names: Mapping[str, str]) -> dict[str, str]:

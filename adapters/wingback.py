@@ -16,9 +16,9 @@ from adapters._base import Adapter
 from adapters._customers import LookedUp, Match, matched, only_one
 from adapters._dialects import IndexedFailures
 from adapters._facts import Envelope, HeaderKey, QuantityRule, Rate, ReadBack, Refusal, Roles, Rule, Source, TimeRule
-from adapters._inventory import RemoteCustomer, by_offset, customers_of
+from adapters._inventory import RemoteCustomer, customers_of
 from adapters._models import Binding, Link, Settings
-from adapters._readback import Read, Take, Unread, UnreadKind, Wanted, Window, digits, rfc3339, said, shown
+from adapters._readback import Read, Take, Unread, UnreadKind, Wanted, Window, digits, listed, rfc3339, said, shown
 from adapters._spec import Deltas, Door, ProviderSpec
 from adapters._text import texts
 from adapters._values import Fault, JsonValue, Reply, Row, State, Usage
@@ -152,9 +152,25 @@ class Wingback(Adapter[WingbackSettings, FeatureBinding, CustomerLink]):
     )
 
     def list_customers(self) -> Ask[tuple[RemoteCustomer, ...] | Unread]:
-        """Read active customers that have a reference of ours. Features are listed nowhere."""
-        query = {"status": "active"}
-        rows = yield from by_offset(self.reading, "/v1/c/customer", "customers", "hits", query=query)
+        """Read active customers that have a reference of ours. Features are listed nowhere.
+
+        An `offset` is no number here: it is the word of the page before.
+        """
+        rows: list[Mapping[str, JsonValue]] = []
+        following: JsonValue = None
+        while True:
+            query: dict[str, str | int] = {"status": "active", "limit": 100}
+            if isinstance(following, str):
+                query |= {"offset": following, "direction": "forward"}
+            page = listed((yield self.reading("/v1/c/customer", query)), "customers", "hits")
+            if isinstance(page, Unread):
+                return page
+            before, following, total = following, page[1].get("forward"), page[1].get("total")
+            rows += page[0]
+            if not (len(rows) < total if isinstance(total, int) else page[0] and following):
+                break
+            if not page[0] or not isinstance(following, str) or following == before:
+                return Unread(kind=UnreadKind.TROUBLE, why="customers: more is promised, and no word to go on with")
         return customers_of(rows, "customer_reference", {"customer_id": "id"})
 
     def look_up(self, customer: str) -> Ask[LookedUp]:

@@ -324,8 +324,14 @@ def _customers(look: Look) -> Reply:
         return answer(400, {"feedback": {"filter": {"type": "error", "value": "at least one filter is required"}}})
     known: list[Row] = [{"id": name, "status": "active", "customer_reference": None} for name in look.customers()]
     found = [one for one in known if all(one.get(name) == value for name, value in asked.items())]
-    limit = int(look.query.get("limit", "50"))
-    return answer(200, {"hits": found[:limit], "total": len(found), "total_pages": 1, "current_page": 1})
+    limit, word = int(look.query.get("limit", "50")), look.query.get("offset", "after_0")
+    if not word.startswith("after_"):  # a number is no word of ours
+        return answer(400, {"feedback": {"offset": {"type": "error", "value": "invalid offset"}}})
+    first = int(word.removeprefix("after_"))
+    last = first + limit
+    more = {"forward": f"after_{last}"} if last < len(found) else {}
+    pages = {"total": len(found), "total_pages": -(-len(found) // limit), "current_page": first // limit + 1}
+    return answer(200, {"hits": found[first:last], **pages, **more})
 
 
 _VENDORS: Mapping[str, Callable[[Look], Reply | None]] = {

@@ -196,6 +196,44 @@ def test_flexprice_features_name_the_event_and_its_property_over_all_pages() -> 
     assert isinstance(answered(flexprice, flexprice.list_meters(), answers), Unread)
 
 
+def wingback_customers(count: int, *, shown: int) -> Any:
+    """Ask for the customers of a Wingback that shows some at a time; every other page begins with a repeat."""
+    known = [
+        {"id": f"Cust_{number}", "customer_reference": f"c{number // 2 if number == 7 else number}"}
+        for number in range(count)
+    ]
+    words: list[str | None] = []
+
+    def answers(request: Request) -> Reply:
+        query = httpx.URL(request.url).params
+        words.append(query.get("offset"))
+        if query.get("offset", "p0")[:1] != "p":
+            return Reply(status=400, body=b'{"feedback": {"offset": {"type": "error", "value": "invalid offset"}}}')
+        first = int(query.get("offset", "p0")[1:])
+        hits, last = known[max(0, first - 1) : first + shown], first + shown
+        more = {"forward": f"p{last}"} if last < count else {"forward": None}
+        return reply({"hits": hits, **more})
+
+    wingback = adapter("wingback")
+    assert isinstance(wingback, CanListCustomers)
+    return answered(wingback, wingback.list_customers(), answers), words
+
+
+def test_wingback_s_pages_go_on_by_the_word_of_the_one_before() -> None:
+    found, words = wingback_customers(250, shown=100)
+    assert [None, "p100", "p200"] == words
+    assert {f"c{number}" for number in range(250)} - {"c7"} == {one.customer for one in found}
+    assert ["Cust_3", "Cust_7"] == [link["customer_id"] for one in found if one.customer == "c3" for link in one.links]
+    assert 250 == sum(len(one.links) for one in found), "what two pages show is one"
+
+
+@pytest.mark.parametrize("body", [{"hits": [], "total": 3}, {"hits": [{"id": "Cust_1"}], "total": 3}])
+def test_wingback_customers_that_are_promised_and_not_shown_are_told(body: dict[str, Any]) -> None:
+    wingback = adapter("wingback")
+    assert isinstance(wingback, CanListCustomers)
+    assert isinstance(answered(wingback, wingback.list_customers(), lambda _: reply(body)), Unread)
+
+
 @pytest.mark.parametrize("name", ["flowglad", "flexprice", "wingback"])
 def test_customers_that_cannot_be_read_are_not_no_customers(name: str) -> None:
     asking = adapter(name)
