@@ -1,7 +1,7 @@
 """Files of history: read a piece at a time, of any length, given oldest first.
 
 NDJSON, JSON, CSV and Parquet; a name that ends in `.zst` or `.gz` is decompressed on the way. A line of an archive of
-the gateway's own is taken for the event in it.
+the gateway's own is taken for the event in it, where that is the tenant's whose history is read.
 """
 
 import contextlib
@@ -45,14 +45,18 @@ class Unreadable(NamedTuple):
     message: str
 
 
-def read(path: Path, given: HistoryFormat | None) -> Iterator[Event | Unreadable]:
+def read(path: Path, given: HistoryFormat | None, tenant: str) -> Iterator[Event | Unreadable]:
     """Yield a file's events as they stand there. Every one needs an id and a time of its own.
+
+    An archive says whose each event is: those of other tenants are passed over.
 
     Raises CommandFailed where the file cannot be read as what it is said to be.
     """
     for line in _lines(path, given):
+        if (body := _unwrapped(line.body, tenant)) is None:
+            continue
         try:
-            event = read_event(_unwrapped(line.body))
+            event = read_event(body)
         except InvalidEvent as error:
             yield Unreadable(line.number, error.message)
             continue
@@ -98,20 +102,23 @@ def _when(event: Event) -> datetime:
 
 class _Archived(msgspec.Struct):
     event: msgspec.Raw = msgspec.Raw()
+    tenant: str | None = None
 
 
 _ARCHIVED = msgspec.json.Decoder(_Archived)
 
 
-def _unwrapped(line: bytes) -> bytes:
-    """Return the event of a line of an archive; any other line as it is."""
+def _unwrapped(line: bytes, tenant: str) -> bytes | None:
+    """Return the event of a line of an archive, `None` for another tenant's; any other line as it is."""
     if b'"event":' not in line:
         return line
     try:
-        found = bytes(_ARCHIVED.decode(line).event)
+        found = _ARCHIVED.decode(line)
     except msgspec.MsgspecError:
         return line
-    return found or line
+    if not (event := bytes(found.event)):
+        return line
+    return event if found.tenant in {None, tenant} else None
 
 
 def _lines(path: Path, given: HistoryFormat | None) -> Iterator[Line]:

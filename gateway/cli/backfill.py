@@ -106,10 +106,11 @@ def _sent(
     path: Path, given: HistoryFormat | None, job: Mapping[str, Any], url: str, key: str | None
 ) -> Mapping[str, Any]:
     """Send what the gateway has not taken yet."""
-    total = sum(isinstance(one, Event) for one in read(path, given))
+    tenant = str(job["tenant"])
+    total = sum(isinstance(one, Event) for one in read(path, given, tenant))
     if not total:
-        raise CommandFailed(f"{path}: holds no events")
-    events = in_order(_good(path, given))
+        raise CommandFailed(f"{path}: holds no events of tenant {tenant}")
+    events = in_order(_good(path, given, tenant))
     done = int(job.get("cursor", 0))
     if done:
         hint(f"Goes on after {done:,} events that were taken before.")
@@ -124,9 +125,9 @@ def _sent(
     return job
 
 
-def _good(path: Path, given: HistoryFormat | None) -> Iterator[Event]:
+def _good(path: Path, given: HistoryFormat | None, tenant: str) -> Iterator[Event]:
     told = 0
-    for one in read(path, given):
+    for one in read(path, given, tenant):
         if isinstance(one, Event):
             yield one
         else:

@@ -94,7 +94,7 @@ def _of_file(
     now, invalid = datetime.now(UTC), list[dict[str, Any]]()
     made = Preflight(catalogue, to, now)
     count = 0
-    for event in read(path, given):
+    for event in read(path, given, tenant):
         if isinstance(event, Event):
             made.add(tenant, event, now)
             continue

@@ -90,8 +90,7 @@ def shown(job: Job) -> dict[str, Any]:
         **msgspec.to_builtins(job),
         "created": format_time(from_micros(job.created)),
     }
-    for name in ("tenant", "due"):
-        made.pop(name)
+    made.pop("due")
     if job.records_since is not None:
         made["records_since"] = format_time(from_micros(job.records_since))
     else:

@@ -56,19 +56,29 @@ def _parquet(path: Path) -> None:
 )
 def test_every_kind_of_file_gives_the_same_event(tmp_path: Path, name: str, write: Callable[[Path], object]) -> None:
     write(tmp_path / name)
-    assert [WANTED] == list(read(tmp_path / name, None))
+    assert [WANTED] == list(read(tmp_path / name, None, "default"))
 
 
 def test_an_archive_in_several_frames_is_read_to_its_end(tmp_path: Path) -> None:
     path = tmp_path / "h.ndjson.zst"
     path.write_bytes(b"".join(zstandard.compress(LINE.replace("e1", name).encode() + b"\n") for name in ("e1", "e2")))
-    assert ["e1", "e2"] == [one.id for one in read(path, None) if isinstance(one, Event)]
+    assert ["e1", "e2"] == [one.id for one in read(path, None, "default") if isinstance(one, Event)]
+
+
+def test_of_an_archive_of_several_tenants_only_ones_own_events_are_read(tmp_path: Path) -> None:
+    path = tmp_path / "archive.ndjson"
+    tenants = {"e1": "default", "e2": "eu", "e3": "default", "e4": "eu"}
+    lines = [f'{{"tenant":"{whose}","event":{LINE.replace("e1", name)}}}\n' for name, whose in tenants.items()]
+    path.write_text("".join(lines) + LINE.replace("e1", "plain"))
+    for tenant in ("default", "eu"):
+        own = [name for name, whose in tenants.items() if whose == tenant]
+        assert [*own, "plain"] == [one.id for one in read(path, None, tenant) if isinstance(one, Event)]
 
 
 def test_a_row_that_is_no_event_is_told_and_the_next_is_read(tmp_path: Path) -> None:
     path = tmp_path / "h.ndjson"
     path.write_text('{"id":"e0"}\n' + LINE)
-    broken, whole = read(path, None)
+    broken, whole = read(path, None, "default")
     assert isinstance(broken, Unreadable)
     assert 1 == broken.line
     assert WANTED == whole
@@ -80,7 +90,7 @@ def test_a_file_that_is_not_what_its_name_says_ends_with_a_clear_message(
 ) -> None:
     (tmp_path / name).write_bytes(content)
     with pytest.raises(CommandFailed, match=name):
-        list(read(tmp_path / name, None))
+        list(read(tmp_path / name, None, "default"))
 
 
 @given(st.lists(st.integers(0, 50), max_size=60))
