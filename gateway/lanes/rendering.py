@@ -59,12 +59,15 @@ def render(
 
 
 def usages(
-    catalogue: Catalogue, destination: str, tenant: str, event: Event, received: datetime
+    catalogue: Catalogue, destination: str, tenant: str, event: Event, received: datetime, *, nameless: bool = False
 ) -> list[tuple[str, str, Usage[Binding, Link] | None]] | Turned:
-    """Return what the rows of one event say, as `render` would; whether they may go today is not asked."""
+    """Return what the rows of one event say, as `render` would; whether they may go today is not asked.
+
+    `nameless`: where nothing says any more how the destination names the customer, the link is an empty one.
+    """
     adapter = catalogue.destinations[destination].adapter
     try:
-        return _usages(catalogue, adapter, destination, tenant, event, received, None)
+        return _usages(catalogue, adapter, destination, tenant, event, received, None, nameless=nameless)
     except Refused as refused:
         return refused.turned
 
@@ -84,6 +87,8 @@ def _usages(
     event: Event,
     received: datetime,
     now: datetime | None,
+    *,
+    nameless: bool = False,
 ) -> list[tuple[str, str, Usage[Binding, Link] | None]]:
     door, meter = adapter.door, catalogue.meter(event.meter)
     rows = catalogue.rows(destination, event.meter)
@@ -103,7 +108,12 @@ def _usages(
         _check_time(adapter, door, when, received, now)
     if now is not None:
         check_period(catalogue, destination, tenant, when)
-    link = link_of(catalogue, adapter, destination, tenant, event, when)
+    try:
+        link = link_of(catalogue, adapter, destination, tenant, event, when)
+    except Refused:
+        if not nameless:
+            raise
+        link = Link()
     measures = _measures(rows, event, absolute)
     groups = _grouped(door, measures)
     several = len(rows) > 1 and not (door.several_measures and len(groups) == 1)

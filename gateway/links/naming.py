@@ -4,7 +4,7 @@ What was sent leaves no names behind. A change of the configuration is found whe
 customer's links is noted as it is put, or as a vendor that is asked for it answers otherwise than before.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime
 from hashlib import blake2b
 from typing import Any
@@ -13,11 +13,12 @@ import msgspec
 
 from adapters import Link
 from gateway.configuration import Configuration, Destination
+from gateway.configuration.keys import DEFAULT_TENANT
 from gateway.errors import ConfigurationError
 from gateway.ledger import Document, Ledger
 from gateway.times import to_micros
 
-__all__ = ["LOOKED_UP", "RELINKED", "Naming", "moved"]
+__all__ = ["LOOKED_UP", "RELINKED", "Naming", "Relinked", "moved"]
 
 KIND = "naming"
 """Of the documents: by destination, since when it names what how."""
@@ -25,6 +26,9 @@ RELINKED = "relinked"
 """Of the documents: tenant, and as name the customer; since when its links at each destination are other ones."""
 LOOKED_UP = "looked up"
 """Of the documents: tenant, and as name the customer; what each destination answered last, and since when."""
+
+PAGE = 1000
+"""Documents that are read at once."""
 
 _Since = dict[str, tuple[str, int]]
 """By meter, or customer: a digest of how it is named, and since when."""
@@ -34,6 +38,23 @@ class _Names(msgspec.Struct):
     provider: str = ""
     meters: _Since = {}
     customers: _Since = {}
+
+
+class Relinked(msgspec.Struct, frozen=True):
+    """Which customers destinations named otherwise, and until when that may have been."""
+
+    put: Mapping[tuple[str, str], int]
+    """By destination and customer."""
+    seeded: Mapping[str, Mapping[str, int]]
+    """By destination, and by customer as `hidden` has it."""
+    hidden: Callable[[str], str]
+
+    def may_have(self, destination: str, customer: str, received: int) -> bool:
+        """Return whether what was received at an instant may have been sent under another name than today's."""
+        if received <= self.put.get((destination, customer), -1):
+            return True
+        seeds = self.seeded.get(destination)
+        return bool(seeds) and received <= seeds.get(self.hidden(customer), -1)
 
 
 class Naming:
@@ -92,6 +113,25 @@ class Naming:
         _, answered = found.get(destination, ("", 0))
         return max(metered, seeded, put.get(destination, 0), answered)
 
+    async def relinked(self, tenant: str, after: int) -> Relinked:
+        """Return what has other names since some time after an instant; what came to have its first is among it."""
+        put: dict[tuple[str, str], int] = {}
+        for kind, since_of in ((RELINKED, _put_since), (LOOKED_UP, _answered_since)):
+            last: str | None = None
+            while page := await self._ledger.documents(kind, tenant, last, PAGE):
+                last = page[-1].name
+                for one in page:
+                    for destination, at in since_of(one.body or b"{}"):
+                        if at > after:
+                            key = destination, one.name
+                            put[key] = max(at, put.get(key, 0))
+        seeded = {
+            name: {hidden: at for hidden, (_, at) in names.customers.items() if at > after}
+            for name, names in self._names.items()
+            if tenant == DEFAULT_TENANT
+        }
+        return Relinked(put, seeded, self._hidden)
+
     async def answered(
         self,
         destination: str,
@@ -136,6 +176,14 @@ class Naming:
 
 _WHERE = ("base_url", "profile", "merchant_id")
 """Settings that say in whose books usage goes; others may change without any row having another name."""
+
+
+def _put_since(body: bytes) -> Iterable[tuple[str, int]]:
+    return msgspec.json.decode(body, type=dict[str, int]).items()
+
+
+def _answered_since(body: bytes) -> Iterable[tuple[str, int]]:
+    return ((destination, at) for destination, (_, at) in msgspec.json.decode(body, type=_Since).items())
 
 
 def _noted(before: _Since, named: Iterable[tuple[str, str]], since: int) -> _Since:

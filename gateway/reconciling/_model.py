@@ -9,12 +9,13 @@ from typing import NamedTuple
 
 import msgspec
 
-from adapters import Link, Unread, Window
+from adapters import Link, Unread, UnreadKind, Window
 
 __all__ = [
     "EXACT",
     "IDS",
     "OPEN",
+    "RENAMED",
     "Cell",
     "Difference",
     "Ours",
@@ -61,6 +62,12 @@ OPEN = frozenset({Why.DUPLICATE, Why.ONLY_HERE, Why.ONLY_THERE, Why.UNEXPLAINED}
 """What nothing that is known explains: a cut-over stops at it."""
 
 
+RENAMED = Unread(
+    kind=UnreadKind.UNSUPPORTED,
+    why="the customer had another name there when some of it was sent: what is under that one was not read",
+)
+
+
 class Standing(StrEnum):
     """Where one event's delivery stands, as far as figures go."""
 
@@ -100,6 +107,8 @@ class Ours(msgspec.Struct, array_like=True):
     absolute: bool = False
     replaces: bool = False
     """A correction of the row of this key: its quantity is what the row says now."""
+    renamed: bool = False
+    """It may have been sent under another name of the customer than `theirs`, or nobody knows any: its key tells."""
 
 
 class Theirs(msgspec.Struct, array_like=True):

@@ -7,8 +7,8 @@ from datetime import UTC, datetime, timedelta
 from adapters import Link, Read, Take, Unread, UnreadKind, UsageRow, Window
 from canonical_schema import ErrorCode
 from gateway.errors import RequestRefused
-from gateway.reconciling._model import Cell, Scope, Side, Theirs, Why
-from gateway.reconciling.counting import Counters
+from gateway.reconciling._model import RENAMED, Cell, Scope, Side, Theirs, Why
+from gateway.reconciling.counting import SHARED, Counters
 from gateway.reconciling.joining import Joiner
 from gateway.reconciling.ledger_side import EDGE, Labels, LedgerSide, labels_of
 from gateway.reconciling.pairing import Pair, paired
@@ -120,7 +120,8 @@ class _Destination:
         copies = read_back is not None and read_back.copies
         by = self._door.dedupe.by if copies and self._door.dedupe is not None else None
         known = self._ours.known[self._name]
-        joiner = Joiner(side, self._labels, known, self._scope.window, by, settled)
+        narrow = self._scope.customer is not None
+        joiner = Joiner(side, self._labels, known, self._scope.window, by, settled, narrow=narrow)
         reader = Reader(self._gateway, self._name)
         try:
             if read_back is not None and read_back.by_customer:
@@ -153,6 +154,8 @@ class _Destination:
                 theirs = () if side.unread is not None else spill.part(number)
                 joiner.join(self._ours.spills[self._name].part(number), theirs)
                 await asyncio.sleep(0)
+        for place in joiner.untold:
+            _unread(side.cells[place], RENAMED)
         if side.unread is not None:
             for cell in side.cells.values():
                 _unread(cell, side.unread)
@@ -197,8 +200,11 @@ class _Destination:
         if self._scope.customer is not None:
             links = dict.fromkeys(await self._links(), self._scope.customer)
         asked: dict[tuple[str, str], None] = {}
+        for sharing in self._ours.shared[self._name].values():
+            for customer in sharing:
+                counters.told(customer, SHARED)
         for link, customer in links.items():
-            if (customer, name_of(link)) in asked:
+            if (customer, name_of(link)) in asked or name_of(link) in self._ours.shared[self._name]:
                 continue
             asked[customer, name_of(link)] = None
             told = await reader.usage(self._scope.window, self._labels.bindings, link, _nothing)

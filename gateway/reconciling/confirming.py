@@ -179,7 +179,7 @@ class Confirming:
         """Return what a provider would show of an event; `None`: nothing by which it could be recognised."""
         if event.corrects is not None:  # an amended row has the key of what it corrects: its being there proves nothing
             return None
-        made = usages(self._gateway.catalogue, destination, tenant, event, received)
+        made = usages(self._gateway.catalogue, destination, tenant, event, received, nameless=True)
         if isinstance(made, Turned):
             return None
         said: dict[str, dict[tuple[str, str], Decimal]] = {}

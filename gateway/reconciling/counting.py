@@ -5,11 +5,15 @@ from dataclasses import dataclass, field
 from decimal import Decimal
 
 from adapters import Read, Unread, UnreadKind, Window
-from gateway.reconciling._model import EXACT, Ours, Place, Side, Standing, Why, total
+from gateway.reconciling._model import EXACT, RENAMED, Ours, Place, Side, Standing, Why, total
 from gateway.reconciling.joining import Joiner
 from gateway.times import to_micros
 
-__all__ = ["Counters"]
+__all__ = ["SHARED", "Counters"]
+
+SHARED = Unread(
+    kind=UnreadKind.UNSUPPORTED, why="several customers of ours are one there: its counters cannot be told apart"
+)
 
 OPEN = 16
 """Deliveries in doubt of which every combination is tried; more are not told apart."""
@@ -28,6 +32,7 @@ class _Tally:
     open: list[tuple[Decimal, str]] = field(default_factory=list[tuple[Decimal, str]])
     more: int = 0
     absolute: bool = False
+    renamed: bool = False
 
 
 class Counters:
@@ -61,6 +66,7 @@ class Counters:
             cell.record(one)
             tally = self._tallies.setdefault(place, _Tally())
             tally.absolute = tally.absolute or one.absolute
+            tally.renamed = tally.renamed or one.renamed
             why = _CERTAIN.get(one.standing)
             if why is not None:
                 cell.put(why, EXACT.minus(one.quantity), one.id)
@@ -106,6 +112,10 @@ class Counters:
         if rest == 0:
             return
         missing = _combination(tally.open, EXACT.minus(rest))
+        if missing is None and tally.renamed:
+            cell.provider, cell.unread = None, RENAMED
+            cell.reasons.clear()
+            return
         if missing is None:
             cell.put(Why.UNEXPLAINED, rest, "")
             return

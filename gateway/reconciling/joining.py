@@ -34,11 +34,13 @@ class Joiner:
         window: Window,
         by: tuple[str, ...] | None,
         settled: int,
+        *,
+        narrow: bool,
     ) -> None:
         """`known`: our names of customers by the provider's.
 
         `by`: the roles that tell copies of a row, where the listing may hold copies. `settled`: what was received
-        before this shows, if it is there at all.
+        before this shows, if it is there at all. `narrow`: only what is under today's names of one customer was read.
         """
         self._side = side
         self._labels = labels
@@ -46,6 +48,9 @@ class Joiner:
         self._start, self._end = to_micros(window.start), to_micros(window.end)
         self._by = by
         self._settled = settled
+        self._narrow = narrow
+        self.untold: set[Place] = set()
+        """Figures of which a part was sent under names that were not read."""
 
     def join(self, ours: Iterable[Ours], theirs: Iterable[Theirs]) -> None:
         """Compare all that one part holds; every record of a key is in the same part."""
@@ -94,9 +99,9 @@ class Joiner:
         if not here and not there:
             return
         cell = self.cell(Place(ours.customer, ours.meter, ours.part))
-        right = [row for row in there if row.customer == ours.theirs]
+        right = [row for row in there if ours.renamed or row.customer == ours.theirs]
         for row in there:
-            if row.customer != ours.theirs:  # it went to somebody else's bill
+            if row not in right:  # it went to somebody else's bill
                 self._stray(row)
         self._add(cell, right)
         if not here:
@@ -108,6 +113,8 @@ class Joiner:
             if not ours.quantity:
                 return  # taken back, and gone there
             elsewhere = [row for row in rows if not self._within(row.at)]
+            if self._narrow and ours.renamed and not elsewhere and ours.standing is Standing.DELIVERED:
+                self.untold.add(Place(ours.customer, ours.meter, ours.part))
             moved = Why.LATE if ours.received >= self._end else Why.BOUNDARY
             cell.put(moved if elsewhere else self._missing(ours), EXACT.minus(ours.quantity), ours.id)
             return

@@ -15,6 +15,7 @@ from gateway.intake import slices
 from gateway.lanes.correcting import Situation, difference, saying, situation
 from gateway.lanes.rendering import Turned, usages
 from gateway.ledger import Code, Track
+from gateway.links.naming import Relinked
 from gateway.merge import View
 from gateway.reconciling._model import EXACT, Difference, Ours, Place, Scope, Standing, in_unit
 from gateway.reconciling.readback import name_of
@@ -89,6 +90,9 @@ class LedgerSide:
         """Each customer's links that events of the window fall under, with whose they are."""
         self.known: dict[str, dict[str, str]] = {name: {} for name in labels}
         """Our name of a customer by the provider's."""
+        self.shared: dict[str, dict[str, set[str]]] = {name: {} for name in labels}
+        """By the provider's name, customers of ours that are one there."""
+        self._relinked: Relinked | None = None
         self.alone: dict[str, dict[Place, Difference]] = {name: {} for name in labels}
         """By destination, what the other one of a pair was never meant to have. In the meter's unit."""
         self.events = 0
@@ -98,6 +102,7 @@ class LedgerSide:
     async def read(self) -> None:
         """Read every event of the window, and a little beyond."""
         scope = self._scope
+        self._relinked = await self._gateway.book.naming.relinked(scope.tenant, to_micros(self._wide.start))
         async for view in stored(self._gateway.ledger, scope.tenant):
             snapshot = view.snapshot
             if snapshot.remains is not None and snapshot.remains.trimmed:
@@ -186,7 +191,8 @@ class LedgerSide:
 
     def _rows(self, name: str, event: Event, received: int, standing: Standing) -> Iterator[Ours]:
         catalogue, when = self._gateway.catalogue, from_micros(received)
-        made = usages(catalogue, name, self._scope.tenant, event, when)
+        nameless = standing is not Standing.UNMAPPED
+        made = usages(catalogue, name, self._scope.tenant, event, when, nameless=nameless)
         absolute = event.kind is Kind.ABSOLUTE
         if isinstance(made, Turned):
             yield from self._plain(name, event, received, standing)
@@ -196,8 +202,12 @@ class LedgerSide:
             if usage is None:
                 continue
             theirs = name_of(usage.link)
-            self.links[name].setdefault(usage.link, event.customer)
-            self.known[name].setdefault(theirs, event.customer)
+            if theirs:
+                self.links[name].setdefault(usage.link, event.customer)
+                if (owner := self.known[name].setdefault(theirs, event.customer)) != event.customer:
+                    self.shared[name].setdefault(theirs, {owner}).add(event.customer)
+            assert self._relinked is not None
+            renamed = not theirs or self._relinked.may_have(name, event.customer, received)
             for measure in usage.measures:
                 yield Ours(
                     key,
@@ -211,6 +221,7 @@ class LedgerSide:
                     theirs,
                     event.id,
                     absolute,
+                    renamed=renamed,
                 )
 
     def close(self) -> None:
