@@ -126,8 +126,9 @@ class Keeper:
         try:
             while events < SEGMENT:
                 found, on = await self._ledger.trimmable(before, letters, after, LOOK)
-                for snapshot in (await self._ledger.snapshots(found)).values():
-                    if await self._outlived(snapshot, prints):
+                for batch in found:  # one at a time: each may be ten thousands of events
+                    snapshot = (await self._ledger.snapshots([batch])).get(batch)
+                    if snapshot is None or await self._outlived(snapshot, prints):
                         continue
                     printed = await asyncio.to_thread(_printed, snapshot)
                     segment = None if archive is None else archive.where(snapshot.batch)
@@ -140,6 +141,9 @@ class Keeper:
                     prints[snapshot.batch] = printed
                     received.append(snapshot.received)
                     events += len(snapshot.events)
+                    if events >= SEGMENT:
+                        on = batch
+                        break
                 if on is None:
                     after = 0
                     break

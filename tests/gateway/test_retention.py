@@ -87,6 +87,21 @@ async def test_an_old_record_goes_to_the_archive_and_a_repeat_is_still_a_repeat(
     adds_up(tmp_path)
 
 
+async def test_a_segment_ends_where_it_is_full(
+    house: House, clock: MovableClock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gateway.retention.SEGMENT", 3)
+    async with house(keeping(tmp_path)) as asking:
+        for number in range(8):
+            await asking.send(event(f"e{number}"))
+        clock.ahead = timedelta(days=2)
+        await asking.gateway.keeper.step()
+        assert ["e0", "e1", "e2"] == [record["id"] for record in archived(tmp_path)]
+        await kept(asking)
+        assert [f"e{number}" for number in range(8)] == [record["id"] for record in archived(tmp_path)]
+    adds_up(tmp_path)
+
+
 async def test_ids_are_forgotten_in_the_end(house: House, clock: MovableClock, tmp_path: Path) -> None:
     async with house(keeping(tmp_path)) as asking:
         await asking.send([event("e1"), event("e2")])
