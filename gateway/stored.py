@@ -11,13 +11,13 @@ PAGE = 20
 """Batches whose numbers are asked for at once."""
 
 
-async def stored(ledger: Ledger, tenant: str, after: int = 0) -> AsyncIterator[View]:
-    """Give each batch of a tenant with a number above `after`, oldest first. Holds one at a time.
+async def stored(ledger: Ledger, tenant: str | None, after: int = 0) -> AsyncIterator[View]:
+    """Give each batch of a tenant, or of all, with a number above `after`, oldest first. Holds one at a time.
 
     What is recorded meanwhile may or may not be among them.
     """
     while numbers := await ledger.batches_after(after, PAGE):
         for after in numbers:
             snapshot = (await ledger.snapshots([after])).get(after)
-            if snapshot is not None and snapshot.tenant == tenant:
+            if snapshot is not None and tenant in {None, snapshot.tenant}:
                 yield View(snapshot)

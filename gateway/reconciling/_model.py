@@ -109,6 +109,8 @@ class Ours(msgspec.Struct, array_like=True):
     """A correction of the row of this key: its quantity is what the row says now."""
     renamed: bool = False
     """It may have been sent under another name of the customer than `theirs`, or nobody knows any: its key tells."""
+    foreign: bool = False
+    """Of another tenant, or of a meter that is not compared, and listed with what is: only its key is looked at."""
 
 
 class Theirs(msgspec.Struct, array_like=True):

@@ -10,7 +10,7 @@ from gateway.errors import RequestRefused
 from gateway.reconciling._model import RENAMED, Cell, Scope, Side, Theirs, Why
 from gateway.reconciling.counting import SHARED, Counters
 from gateway.reconciling.joining import Joiner
-from gateway.reconciling.ledger_side import EDGE, Labels, LedgerSide, labels_of
+from gateway.reconciling.ledger_side import EDGE, Labels, LedgerSide, beside, labels_of
 from gateway.reconciling.pairing import Pair, paired
 from gateway.reconciling.readback import Reader, name_of
 from gateway.reconciling.spill import PARTS, Spill
@@ -79,11 +79,10 @@ def scope_of(
 
 async def compare(gateway: Gateway, scope: Scope) -> Comparison:
     """Compare the ledger with each destination. Holds figures and a part of the events, the rest lies on disk."""
-    meters = {
-        name: meter.bindings for name, meter in gateway.configuration.meters.items() if scope.meter in {None, name}
-    }
+    every = {name: meter.bindings for name, meter in gateway.configuration.meters.items()}
+    meters = {name: bindings for name, bindings in every.items() if scope.meter in {None, name}}
     labels = {name: labels_of(gateway.catalogue, meters, name) for name in scope.destinations}
-    ours = LedgerSide(gateway, scope, labels)
+    ours = LedgerSide(gateway, scope, labels, {name: beside(labels[name], name, every) for name in scope.destinations})
     made = Comparison(scope=scope, at=gateway.clock.now())
     try:
         await ours.read()
@@ -218,12 +217,20 @@ class _Destination:
             counters.take(self._ours.spills[self._name].part(number))
             await asyncio.sleep(0)
         counters.end(self._labels.reads)
+        if self._ours.beside[self._name]:
+            for meter in self._labels.meters:
+                self._leave_out(meter, BESIDE)
 
     def _leave_out(self, meter: str, why: Unread) -> None:
         self._side.missing = {**self._side.missing, meter: why}
         for place, cell in self._side.cells.items():
             if place.meter == meter:
                 _unread(cell, why)
+
+
+BESIDE = Unread(
+    kind=UnreadKind.UNSUPPORTED, why="another meter has the same name there, and one counter: it cannot be told apart"
+)
 
 
 def _nothing(_: UsageRow) -> None:

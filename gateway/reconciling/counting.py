@@ -57,6 +57,8 @@ class Counters:
     def take(self, ours: Iterable[Ours]) -> None:
         """Count the ledger's events, each customer's over the window that was read."""
         for one in ours:
+            if one.foreign:
+                continue
             told = self._told.get(one.customer)
             window = told.window if isinstance(told, Read) else self._window
             if not to_micros(window.start) <= one.at < to_micros(window.end):

@@ -54,18 +54,20 @@ class Joiner:
 
     def join(self, ours: Iterable[Ours], theirs: Iterable[Theirs]) -> None:
         """Compare all that one part holds; every record of a key is in the same part."""
+        ours = list(ours)
+        foreign = {one.key for one in ours if one.foreign}
         listed: dict[tuple[str, str, str], list[Theirs]] = {}
         for row in self._counted(theirs):
             meter, part, _ = self._labels.places[row.label, row.measure]
             listed.setdefault((row.key, meter, part), []).append(row)
         used = set[tuple[object, ...]]()
-        for one in _folded(ours):
+        for one in _folded(one for one in ours if not one.foreign):
             rows = listed.pop((one.key, one.meter, one.part), []) if one.key else []
             used.update(self._shown_as(row) for row in rows)
             self._compare(one, rows)
         for rows in listed.values():
             for row in rows:
-                if self._within(row.at) and self._shown_as(row) not in used:
+                if self._within(row.at) and row.key not in foreign and self._shown_as(row) not in used:
                     self._stray(row)
             used.update(self._shown_as(row) for row in rows if len(self._labels.reads) > 1)
 

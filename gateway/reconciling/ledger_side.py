@@ -1,6 +1,6 @@
 """The ledger's side of a comparison: every stored event of a window, as each destination was given it."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from datetime import timedelta
 from decimal import Decimal
 
@@ -24,7 +24,7 @@ from gateway.service import Gateway
 from gateway.stored import stored
 from gateway.times import from_micros, to_micros
 
-__all__ = ["EDGE", "Label", "Labels", "LedgerSide", "labels_of"]
+__all__ = ["EDGE", "Label", "Labels", "LedgerSide", "beside", "labels_of"]
 
 EDGE = timedelta(hours=1)
 """Looked at beyond both ends of the window, to tell what lies on its other side from what is lost."""
@@ -71,6 +71,18 @@ def labels_of(catalogue: Catalogue, meters: Mapping[str, Mapping[str, tuple[Bind
     return Labels(catalogue, name, {meter: bound[name] for meter, bound in meters.items() if name in bound})
 
 
+def beside(labels: Labels, destination: str, meters: Mapping[str, Mapping[str, tuple[BindingRow, ...]]]) -> set[str]:
+    """Return the meters that are not compared, and may be listed at a destination under a name that is read."""
+    named = set(labels.named.values())
+    return {
+        meter
+        for meter, bound in meters.items()
+        if meter not in labels.meters
+        for row in bound.get(destination, ())
+        if (one := row.readable) is None or tuple(getattr(one, name) for name in one.names) in named
+    }
+
+
 def _part(measure: str, seen: dict[str, int]) -> str:
     """Return the name of a measure's figure: a second row of one quantity gets a number."""
     seen[measure] = seen.get(measure, 0) + 1
@@ -80,8 +92,12 @@ def _part(measure: str, seen: dict[str, int]) -> str:
 class LedgerSide:
     """Reads the ledger once, for all the destinations of a comparison."""
 
-    def __init__(self, gateway: Gateway, scope: Scope, labels: Mapping[str, Labels]) -> None:
+    def __init__(
+        self, gateway: Gateway, scope: Scope, labels: Mapping[str, Labels], beside: Mapping[str, Collection[str]]
+    ) -> None:
+        """`beside`: by destination, meters that are not compared and share a name there with one that is."""
         self._gateway = gateway
+        self.beside = beside
         self._scope = scope
         self._labels = labels
         self._wide = scope.window.widened(EDGE)
@@ -91,7 +107,8 @@ class LedgerSide:
         self.known: dict[str, dict[str, str]] = {name: {} for name in labels}
         """Our name of a customer by the provider's."""
         self.shared: dict[str, dict[str, set[str]]] = {name: {} for name in labels}
-        """By the provider's name, customers of ours that are one there."""
+        """By the provider's name, customers of ours that are one there, or are another tenant's as well."""
+        self._foreign: dict[str, set[str]] = {name: set() for name in labels}
         self._relinked: Relinked | None = None
         self.alone: dict[str, dict[Place, Difference]] = {name: {} for name in labels}
         """By destination, what the other one of a pair was never meant to have. In the meter's unit."""
@@ -103,8 +120,11 @@ class LedgerSide:
         """Read every event of the window, and a little beyond."""
         scope = self._scope
         self._relinked = await self._gateway.book.naming.relinked(scope.tenant, to_micros(self._wide.start))
-        async for view in stored(self._gateway.ledger, scope.tenant):
+        async for view in stored(self._gateway.ledger, None):
             snapshot = view.snapshot
+            await self._pass_over(view)
+            if snapshot.tenant != scope.tenant:
+                continue
             if snapshot.remains is not None and snapshot.remains.trimmed:
                 received = from_micros(snapshot.received)
                 self.trimmed += received >= scope.window.start
@@ -129,6 +149,49 @@ class LedgerSide:
                                 self.spills[name].put(ours.key, ours)
                     if self._scope.against is not None and len(meant) == 1:
                         self._count_alone(*meant.popitem())
+        for name, theirs in self._foreign.items():
+            for one in theirs & self.known[name].keys():
+                self.shared[name].setdefault(one, set()).add(self.known[name][one])
+
+    async def _pass_over(self, view: View) -> None:
+        """Note the keys of what is not compared, and may be listed with what is."""
+        snapshot, scope = view.snapshot, self._scope
+        ours = snapshot.tenant == scope.tenant
+        if ours and not any(self.beside.values()):
+            return
+        for track in snapshot.tracks:
+            name = track.destination
+            if name not in self._labels:
+                continue
+            meters = self.beside[name] if ours else self._labels[name].meters | set(self.beside[name])
+            chosen = [
+                index
+                for index, event in enumerate(snapshot.events)
+                if event.meter in meters
+                and track.codes[index] != Code.NONE
+                and scope.customer in {None, event.customer}
+                and (event.timestamp or from_micros(snapshot.received_at(index))) in self._wide
+            ]
+            if not chosen:
+                continue
+            await self._gateway.book.learn(snapshot.tenant, {snapshot.events[index].customer for index in chosen})
+            async for part in slices(len(chosen)):
+                for index in chosen[part.start : part.stop]:
+                    self._note(name, snapshot.tenant, snapshot.events[index], snapshot.received_at(index))
+
+    def _note(self, name: str, tenant: str, event: Event, received: int) -> None:
+        said = event.corrects
+        if said is not None:
+            if not said.after:
+                return
+            event = saying(event, event.id, said.after)
+        made = usages(self._gateway.catalogue, name, tenant, event, from_micros(received), nameless=True)
+        for _, key, usage in () if isinstance(made, Turned) else made:
+            if usage is not None:
+                nobody = Ours(key, "", "", "", 0, Decimal(0), Standing.PENDING, received, "", "", foreign=True)
+                self.spills[name].put(key, nobody)
+                if tenant != self._scope.tenant and (theirs := name_of(usage.link)):
+                    self._foreign[name].add(theirs)
 
     def _wanted(self, view: View, index: int) -> bool:
         event, scope = view.snapshot.events[index], self._scope
