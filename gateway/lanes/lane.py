@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import random
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from datetime import datetime, timedelta
 from typing import TypeVar
 
@@ -31,8 +31,8 @@ from gateway.lanes.restored import Restored
 from gateway.lanes.runs import runs_of
 from gateway.lanes.settling import Settling
 from gateway.lanes.shipment import Judge, Shipper
-from gateway.lanes.unheard import judge_unheard
-from gateway.ledger import AttemptRow, Change, Code, Ledger, Moved, Work, WorkState
+from gateway.lanes.unheard import Unheard
+from gateway.ledger import AttemptRow, Change, Code, Ledger, Moved, WorkState
 from gateway.times import Clock, from_micros, to_micros
 from gateway.transport import Transport
 
@@ -89,7 +89,8 @@ class Lane:
         self._hearing = Hearing(name, self._adapter.spec.name, self.pace, lambda: self._in_flight)
         self.health = self._hearing.health
         self._wake = asyncio.Event()
-        self._sending: set[asyncio.Task[None]] = set()
+        self._sending: dict[asyncio.Task[None], Collection[int]] = {}
+        """What is in flight, with the numbers of the work that it carries."""
         self._stopping = False
         self._stepping = asyncio.Lock()
         self._absolutes = Absolutes(name, ledger, clock, wake=self.wake)
@@ -108,7 +109,9 @@ class Lane:
             jitter=self._jitter,
         )
         self._corrector = Corrector(name, catalogue, ledger, self._settling.write)
-        self._preparer = Preparer(name, catalogue, self._absolutes, self._corrector.withdraws)
+        withdraws, sending = self._corrector.withdraws, self._sending.values
+        self._unheard = Unheard(name, ledger, self._settling, withdraws=withdraws, sending=sending)
+        self._preparer = Preparer(name, catalogue, self._absolutes, withdraws)
         self._helping = Helping(self._adapter, self.pace, lambda: self._in_flight)
         self._shipper = self._shipping(self._adapter, self._settling.judge, several=self._helping.several)
         other = withdrawing(self._adapter)
@@ -197,31 +200,24 @@ class Lane:
     async def recover(self) -> None:
         """Take up where the last process ended: what it was sending may have arrived."""
         now = self._clock.now()
-        await self._doubt(now)
+        await self._unheard.judge_all(now)
         for state in (WorkState.HELD, WorkState.BLOCKED, WorkState.WAITING):
             await self._ledger.release(self.name, state, to_micros(now))
         if self._adapter.allows_absolute:
             await self._absolutes.recover()
 
-    async def _doubt(self, now: datetime) -> None:
-        """Judge what was being sent when nobody was left to hear the answer."""
-        await self._unheard(await self._ledger.held(self.name, WorkState.SENDING), now)
-
     async def take_over(self) -> None:
-        """Take up what other processes were sending when they ended, and take notice of what they settled."""
+        """Take up what nobody sends any more, and take notice of what other processes settled."""
         await self._take_up()
+        await self._unheard.judge_lost(self._clock.now())
         if self._adapter.allows_absolute:
             async with self._stepping:
                 await self._absolutes.again()
 
     async def _take_up(self) -> None:
-        await self._unheard(await self._ledger.abandoned(self.name), self._clock.now())
+        await self._unheard.judge_abandoned(self._clock.now())
         if not self._holding and not self.pace.refused:  # held by one that does not know this destination
             await self._ledger.release(self.name, WorkState.HELD, to_micros(self._clock.now()))
-
-    async def _unheard(self, works: Sequence[Work], now: datetime) -> None:
-        for work in works:
-            await judge_unheard(self._settling, work, now, withdrawn=self._corrector.withdraws(work))
 
     def _paused(self, now: datetime) -> datetime | None:
         """Return until when nothing may leave, `None` where it may."""
@@ -270,7 +266,7 @@ class Lane:
                 return None
             # Where a part of the ledger is out of reach, what stands there waits for it, and nothing else does.
             with contextlib.suppress(LedgerUnavailable):
-                await self._doubt(now)
+                await self._unheard.judge_all(now)
                 self._stranded = False
         if pace.refused:
             await self._hold()
@@ -321,7 +317,7 @@ class Lane:
         if wait := await self.pace.alone(now) or await self.pace.take(0, now):
             return now + wait
         task = asyncio.create_task(self._probing())
-        self._sending.add(task)
+        self._sending[task] = ()
         task.add_done_callback(self._sent)
         return None
 
@@ -375,7 +371,7 @@ class Lane:
         shipper = self._withdrawer if withdrawn else self._shipper
         for some in [requests] if several else [[request] for request in requests]:
             task = asyncio.create_task(shipper.ship(some))
-            self._sending.add(task)
+            self._sending[task] = {lot.work for lots in some for lot in lots}
             task.add_done_callback(self._sent)
         return True
 
@@ -394,7 +390,7 @@ class Lane:
             self._board.post(batch, self.name, members)
 
     def _sent(self, task: asyncio.Task[None]) -> None:
-        self._sending.discard(task)
+        self._sending.pop(task, None)
         self.wake()
         if not task.cancelled() and (error := task.exception()) is not None:
             self._stranded = True

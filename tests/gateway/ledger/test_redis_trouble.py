@@ -19,6 +19,7 @@ from gateway.ledger.redis import RedisLedger
 from gateway.service import Gateway
 from gateway.simulator import SimulatedProvider
 from tests.gateway.conftest import VENDORS, Asking, asked, configured, event
+from tests.gateway.lanes.world import Gate, World, until
 from tests.redis_servers import Server, Watched, settled
 
 SOON = timedelta(milliseconds=400)
@@ -313,3 +314,27 @@ async def test_after_a_failover_the_only_replica_is_missed_and_the_door_says_so_
             await all_is_well(asking, "early")
     finally:
         watched.kill()
+
+
+async def test_what_a_server_that_lost_its_last_writes_has_as_being_sent_is_in_doubt(tmp_path: Path) -> None:
+    server = Server(tmp_path / "server", {"appendonly": "no"})
+    ledger = RedisLedger(Address.read(f"redis://127.0.0.1:{server.port}/0"), timeout=SOON, patience=SOON)
+    gate = Gate()
+    async with World(tmp_path / "world", "wingback", mount=gate, ledger=ledger) as world:
+        gate.inner = world.vendor.transport()
+        await world.record("e1")
+        await world.lane.step()
+        await until(lambda: gate.waiting == 1)
+        server.command("SAVE")
+        for _ in range(3):
+            await world.lane.take_over()
+        assert {"e1": "pending"} == await world.statuses(), "it is on its way"
+        gate.open.set()
+        await world.lane.idle()
+        assert {"e1": "accepted"} == await world.statuses()
+        await asyncio.to_thread(server.restart)
+        assert {"e1": "pending"} == await world.statuses(), "nobody wrote down that it was answered"
+        for _ in range(2):  # an intent may just have been written down
+            await world.lane.take_over()
+        assert {"e1": "unknown"} == await world.statuses()
+    server.kill()
