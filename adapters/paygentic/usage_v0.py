@@ -74,8 +74,10 @@ REFUND = Door(
     dialect=OneVerdict(success=200, says={"object": "usageEvent"}, id_at="id"),
     envelope=ENVELOPE,
     rules=(
-        # Whatever the words: other usage must not wait because one event cannot be refunded.
-        Rule(statuses=(404,), state=State.REJECTED, error=ErrorCode.NOT_FOUND, says="Usage event not found"),
+        # Whatever the words: other usage must not wait because one event cannot be refunded, nor because a key that
+        # may report usage may not refund it.
+        Rule(statuses=(404, 405, 410), state=State.REJECTED, error=ErrorCode.NOT_FOUND, says="Usage event not found"),
+        Rule(statuses=(403,), state=State.REJECTED, error=ErrorCode.FORBIDDEN),
     ),
 )
 
