@@ -107,6 +107,8 @@ class Ours(msgspec.Struct, array_like=True):
     absolute: bool = False
     replaces: bool = False
     """A correction of the row of this key: its quantity is what the row says now."""
+    sent: int = 0
+    """When it was last sent, or received where it was not."""
     renamed: bool = False
     """It may have been sent under another name of the customer than `theirs`, or nobody knows any: its key tells."""
     foreign: bool = False

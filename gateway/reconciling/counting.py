@@ -39,7 +39,7 @@ class Counters:
     """One destination's counters, by customer."""
 
     def __init__(self, side: Side, joiner: Joiner, window: Window, settled: int) -> None:
-        """`settled`: what was received before this is counted, if it is there at all."""
+        """`settled`: what was sent before this is counted, if it is there at all."""
         self._side = side
         self._joiner = joiner
         self._window = window
@@ -72,7 +72,7 @@ class Counters:
             why = _CERTAIN.get(one.standing)
             if why is not None:
                 cell.put(why, EXACT.minus(one.quantity), one.id)
-            elif one.standing is not Standing.DELIVERED or one.received > self._settled:
+            elif one.standing is not Standing.DELIVERED or one.sent > self._settled:
                 if len(tally.open) < OPEN:
                     tally.open.append((one.quantity, one.id))
                 else:

@@ -39,7 +39,7 @@ class Joiner:
     ) -> None:
         """`known`: our names of customers by the provider's.
 
-        `by`: the roles that tell copies of a row, where the listing may hold copies. `settled`: what was received
+        `by`: the roles that tell copies of a row, where the listing may hold copies. `settled`: what was sent
         before this shows, if it is there at all. `narrow`: only what is under today's names of one customer was read.
         """
         self._side = side
@@ -125,7 +125,8 @@ class Joiner:
             cell.put(Why.UNEXPLAINED, first.quantity - ours.quantity, ours.id)
         elif (delta := EXACT.subtract(first.quantity, ours.quantity)) != 0:
             rounded = is_rounded(ours.quantity, first.quantity, exact=self._side.exact)
-            cell.put(Why.ROUNDING if rounded else Why.UNEXPLAINED, delta, ours.id)
+            lately = ours.replaces and ours.sent > self._settled
+            cell.put(Why.ROUNDING if rounded else Why.IN_FLIGHT if lately else Why.UNEXPLAINED, delta, ours.id)
         for row in more:
             cell.put(Why.DUPLICATE, row.quantity, ours.id)
 
@@ -133,7 +134,7 @@ class Joiner:
         """Return why what the ledger has is not listed."""
         if ours.standing is not Standing.DELIVERED:
             return _NOT_THERE[ours.standing]
-        if ours.received <= self._settled:
+        if ours.sent <= self._settled:
             return Why.ONLY_HERE  # however late it came, it should show by now
         return Why.LATE if ours.received >= self._end else Why.IN_FLIGHT
 
@@ -161,7 +162,8 @@ def _folded(ours: Iterable[Ours]) -> list[Ours]:
         identity = (one.key, one.meter, one.part)
         if one.key and one.replaces and identity in places:
             place = places[identity]
-            made[place] = msgspec.structs.replace(made[place], quantity=one.quantity)
+            sent = max(one.sent, made[place].sent)
+            made[place] = msgspec.structs.replace(made[place], quantity=one.quantity, replaces=True, sent=sent)
         else:
             places[identity] = len(made)
             made.append(one)

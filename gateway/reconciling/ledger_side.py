@@ -135,6 +135,7 @@ class LedgerSide:
             await self._gateway.book.learn(scope.tenant, {snapshot.events[index].customer for index in chosen})
             tracks = {track.destination: track for track in snapshot.tracks if track.destination in self._labels}
             errors = {name: dict(_errors(track)) for name, track in tracks.items()}
+            sent = {name: _sent(track) for name, track in tracks.items()}
             look = Look(self._gateway.ledger)
             async for part in slices(len(chosen)):
                 for index in chosen[part.start : part.stop]:
@@ -146,6 +147,7 @@ class LedgerSide:
                         if standing is not None and event.meter in self._labels[name].meters:
                             meant[name] = await self._ours(look, name, event, received, standing)
                             for ours in meant[name]:
+                                ours.sent = max(received, sent[name].get(index, 0))
                                 self.spills[name].put(ours.key, ours)
                     if self._scope.against is not None and len(meant) == 1:
                         self._count_alone(*meant.popitem())
@@ -324,6 +326,15 @@ _REFUSED: Mapping[ErrorCode, Standing] = {
     ErrorCode.UNKNOWN_BINDING: Standing.UNMAPPED,
     ErrorCode.UNKNOWN_METER: Standing.UNMAPPED,
 }
+
+
+def _sent(track: Track) -> Mapping[int, int]:
+    """Return when each event of a batch was last sent."""
+    made: dict[int, int] = {}
+    for attempt in track.attempts:
+        for index in attempt.members:
+            made[index] = max(attempt.at, made.get(index, 0))
+    return made
 
 
 def _errors(track: Track) -> Iterator[tuple[int, ErrorCode]]:

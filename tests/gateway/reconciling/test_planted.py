@@ -102,6 +102,37 @@ async def test_an_event_that_was_lost_there_is_only_here(asking: Asking, day: Da
     assert 0 == looked_at["unexplained"]
 
 
+@pytest.mark.parametrize("name", LISTING)
+async def test_what_was_delivered_late_has_its_time_to_show(house: House, day: Day, name: str) -> None:
+    async with house() as asking:
+        asking.vendors[name].api_key = "another"
+        await asking.send([day.event("e0"), day.event("e1")])
+    day.later()
+    asking.vendors[name].api_key = None
+    async with house() as asking:
+        await asking.settled("e1")
+        asking.vendors[name].tamper(lambda stock: stock.forget(keyed("e1")))
+        found = await day.reconcile(asking, destinations=[name], meter="api_calls")
+        assert 0 == found["unexplained"]
+        day.later()
+        found = await day.reconcile(asking, destinations=[name], meter="api_calls")
+        assert {("acme", "only_here"): ("-3", ["e1"])} == reasons(found, name)
+
+
+async def test_a_correction_has_its_time_to_show(asking: Asking, day: Day) -> None:
+    await asking.send(day.event("e1"))
+    before = [*asking.vendors["flexprice"].stored]
+    day.later()
+    answer = await asking.client.post("/v1/events/e1/correct", json={"quantity": 5, "reason": "a test"})
+    assert 200 == answer.status_code, answer.text
+    asking.vendors["flexprice"].tamper(lambda stock: stock.change(lambda _: before[0]))
+    found = await day.reconcile(asking, destinations=["flexprice"], meter="api_calls")
+    assert {("acme", "in_flight"): ("-2", ["e1"])} == reasons(found, "flexprice")
+    day.later()
+    found = await day.reconcile(asking, destinations=["flexprice"], meter="api_calls")
+    assert {("acme", "unexplained"): ("-2", ["e1"])} == reasons(found, "flexprice")
+
+
 def doubled(key: str) -> Any:
     def twice(stock: Stock) -> None:
         for row in [row for row in stock if row.key == key]:
