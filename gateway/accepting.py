@@ -14,7 +14,6 @@ from gateway.answering import answered
 from gateway.answers import Answer
 from gateway.fullness import Fullness
 from gateway.intake import SLICE, Bad, admit, slices
-from gateway.lanes.adrift import route_unrouted, shelve
 from gateway.lanes.board import Wait
 from gateway.ledger import Claim, ClaimKind, Plan, Run, split_ref
 from gateway.merge import View
@@ -54,8 +53,7 @@ class Accepting:
         with nullcontext() if ack == "stored" else self._gateway.board.watch() as watch:
             claims = await self._recorded(tenant, received, events, plans)
             if catalogue is not self._gateway.catalogue:  # a reload came in between, and did not see these
-                await shelve(self._gateway.ledger, self._gateway.lanes, self._gateway.clock.now())
-                await route_unrouted(self._gateway.ledger, self._gateway.catalogue, self._gateway.clock.now())
+                await self._gateway.overtaken()
             self._wake(claims, plans)
             views: dict[int, View] = {}
             if not isinstance(claims, Run):

@@ -22,7 +22,7 @@ from gateway.errors import ConfigurationError, LedgerUnavailable
 from gateway.explaining import explain
 from gateway.generations import began, reloaded
 from gateway.intake import Bad, admit
-from gateway.lanes.adrift import route_unrouted, shelve
+from gateway.lanes.adrift import Strays, shelve
 from gateway.lanes.board import Board
 from gateway.lanes.doubts import Doubts
 from gateway.lanes.lane import Lane
@@ -98,6 +98,8 @@ class Gateway:
         """The lanes' own, of these."""
         self.keeper = Keeper(self.ledger, configuration.retention, self.clock)
         self.chore("retention", self._keep_house)
+        self._strays = Strays(self.ledger, self.catalogue, self.clock, self.wake)
+        self.chore("strays", self._strays.step)
         for name, destination in configuration.destinations.items():
             if destination.mode == "off":
                 continue
@@ -248,7 +250,6 @@ class Gateway:
         for lane in self.lanes.values():
             await lane.recover()
         await shelve(self.ledger, self.lanes, self.clock.now())
-        await route_unrouted(self.ledger, self.catalogue, self.clock.now())
 
     async def _end_what_is_slow(self, grace: timedelta) -> None:
         """Let what takes long come to rest, the other lanes going on meanwhile: a slow vendor is not their matter."""
@@ -295,6 +296,12 @@ class Gateway:
         batch, index = split_ref(ref)
         snapshot = (await self.ledger.snapshots([batch])).get(batch)
         return None if snapshot is None else View(snapshot).detail(index, event_id)
+
+    async def overtaken(self) -> None:
+        """Take up what was recorded by a configuration that was replaced meanwhile."""
+        await shelve(self.ledger, self.lanes, self.clock.now())
+        self._strays.again()
+        self._chores["strays"].wake()
 
     def wake(self, destination: str) -> None:
         """Tell a lane that there may be work, if there is such a lane."""

@@ -1,7 +1,7 @@
 """What a configuration leaves without a lane, or without a way: shown as blocked, or given today's."""
 
 import contextlib
-from collections.abc import Container
+from collections.abc import Callable, Container
 from datetime import datetime
 
 import structlog
@@ -9,12 +9,15 @@ import structlog
 from canonical_schema import ErrorCode, ErrorItem
 from gateway.catalogue import Catalogue
 from gateway.lanes.lots import shelved
-from gateway.ledger import Ledger, Moved, WorkState
-from gateway.times import from_micros, to_micros
+from gateway.ledger import Ledger, Moved, Unrouted, WorkState
+from gateway.times import Clock, from_micros, to_micros
 
-__all__ = ["route_unrouted", "shelve"]
+__all__ = ["Strays", "shelve"]
 
 log = structlog.get_logger("gateway.service")
+
+BATCHES = 16
+"""Looked at in a step: a chore that is told to stop finishes the one under way."""
 
 
 async def shelve(ledger: Ledger, lanes: Container[str], now: datetime) -> None:
@@ -30,16 +33,43 @@ async def shelve(ledger: Ledger, lanes: Container[str], now: datetime) -> None:
                     await ledger.settle([shelved(work, error, now)], [])
 
 
-async def route_unrouted(ledger: Ledger, catalogue: Catalogue, now: datetime) -> None:
-    """Give events that had no way the way that today's configuration has for them."""
-    for batch, tenant, events, members in await ledger.unrouted():
-        snapshot = (await ledger.snapshots([batch]))[batch]
+class Strays:
+    """Events that had no way, given the one that today's configuration has for them, some batches a step."""
+
+    def __init__(self, ledger: Ledger, catalogue: Catalogue, clock: Clock, wake: Callable[[str], None]) -> None:
+        """`wake` is told which destinations have more to do."""
+        self._ledger = ledger
+        self._catalogue = catalogue
+        self._clock = clock
+        self._wake = wake
+        self._left = ledger.unrouted()
+
+    def again(self) -> None:
+        """Begin anew: there may be more by now."""
+        self._left = self._ledger.unrouted()
+
+    async def step(self) -> datetime | None:
+        """Look at some; return when to go on, `None` when all were looked at."""
+        try:
+            for _ in range(BATCHES):
+                if (some := await anext(self._left, None)) is None:
+                    return None
+                await self._route(some)
+        except BaseException:
+            self.again()  # one that was broken off would say that there are no more
+            raise
+        return self._clock.now()
+
+    async def _route(self, some: Unrouted) -> None:
         plans = [
             plan
-            for index, event in zip(members, events, strict=True)
-            for plan in catalogue.plans(tenant, [event], from_micros(snapshot.received_at(index)))
+            for event, received in zip(some.events, some.receipts, strict=True)
+            for plan in self._catalogue.plans(some.tenant, [event], from_micros(received))
         ]
-        found = [(index, plan) for index, plan in zip(members, plans, strict=True) if plan.live]
+        found = [(index, plan) for index, plan in zip(some.members, plans, strict=True) if plan.live]
         if found:
-            await ledger.route(batch, [index for index, _ in found], [plan for _, plan in found], to_micros(now))
-            log.info("events.routed", batch=batch, events=len(found))
+            now = to_micros(self._clock.now())
+            await self._ledger.route(some.batch, [index for index, _ in found], [plan for _, plan in found], now)
+            for name in {name for _, plan in found for name in (*plan.live, *plan.shadow)}:
+                self._wake(name)
+            log.info("events.routed", batch=some.batch, events=len(found))

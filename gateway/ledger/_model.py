@@ -349,6 +349,19 @@ class Snapshot(msgspec.Struct, kw_only=True):
         return self.receipts[index] if self.receipts else self.received
 
 
+class Unrouted(msgspec.Struct, kw_only=True):
+    """Events of one batch that have no live delivery."""
+
+    batch: int
+    tenant: str
+    members: Sequence[int]
+    """Indexes in the batch."""
+    events: Sequence[Event]
+    """In the order of `members`."""
+    receipts: Sequence[int]
+    """In the order of `members`: when each was received."""
+
+
 class QueueDepth(msgspec.Struct, kw_only=True):
     """What waits for one destination."""
 

@@ -1,6 +1,6 @@
 """What every ledger does, whatever it is kept in."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from datetime import timedelta
 from typing import Protocol
 
@@ -16,6 +16,7 @@ from gateway.ledger._model import (
     QueueDepth,
     Snapshot,
     Standing,
+    Unrouted,
     Work,
     WorkState,
 )
@@ -224,8 +225,8 @@ class Ledger(Protocol):
         """Make what is held or blocked ready again, all or some pieces of work; return how many pieces."""
         ...
 
-    async def unrouted(self) -> Sequence[tuple[int, str, Sequence[Event], Sequence[int]]]:
-        """Return events without any live delivery: batch, tenant, events, indexes."""
+    def unrouted(self) -> AsyncIterator[Unrouted]:
+        """Return events without any live delivery, batch by batch, the oldest first: there may be any number."""
         ...
 
     async def route(self, batch: int, members: Sequence[int], plans: Sequence[Plan], now: int) -> None:

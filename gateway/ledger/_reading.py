@@ -9,12 +9,12 @@ from canonical_schema import DeliveryStatus
 from gateway.ledger._events import some_events
 from gateway.ledger._keeping import remains
 from gateway.ledger._looking import Looking
-from gateway.ledger._model import Code, Snapshot, Track, Work, WorkState
+from gateway.ledger._model import Code, Snapshot, Track, Unrouted, Work, WorkState
 from gateway.ledger._recording import Load
 from gateway.ledger._rows import unpack_attempt, unpack_members, unpack_parts, unpack_times
 from gateway.ledger._settling import WorkRow, group_of
 
-__all__ = ["counts", "overdue", "pieces", "snapshot", "taken"]
+__all__ = ["counts", "overdue", "pieces", "snapshot", "taken", "unrouted"]
 
 _ROW = ", ".join(f"work.{name}" for name in WorkRow._fields)
 _COLUMNS = len(WorkRow._fields)
@@ -141,6 +141,27 @@ def snapshot(connection: sqlite3.Connection, load: Load, batch: int) -> Snapshot
         remains=left,
         receipts=unpack_times(receipts),
     )
+
+
+def unrouted(connection: sqlite3.Connection, load: Load, after: int, limit: int) -> list[Unrouted]:
+    """Return events without a way, of some batches above one."""
+    query = """
+        SELECT batch, tenant, received, receipts, members FROM unrouted JOIN batches USING (batch)
+        WHERE batch > ? ORDER BY batch LIMIT ?
+    """
+    found: list[Unrouted] = []
+    for batch, tenant, received, packed, places in connection.execute(query, (after, limit)).fetchall():
+        receipts, members = unpack_times(packed), unpack_members(places)
+        found.append(
+            Unrouted(
+                batch=batch,
+                tenant=tenant,
+                members=members,
+                events=some_events(load(connection, batch), members),
+                receipts=[receipts[index] for index in members] if receipts else [received] * len(members),
+            )
+        )
+    return found
 
 
 def counts(connection: sqlite3.Connection) -> Mapping[str, Mapping[DeliveryStatus, int]]:

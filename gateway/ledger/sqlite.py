@@ -7,7 +7,7 @@ import os
 import sqlite3
 import time
 from array import array
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -25,10 +25,10 @@ from gateway.ledger._events import EventCache, StoredEvents
 from gateway.ledger._ids import DIGEST, Ids
 from gateway.ledger._keeping import Content
 from gateway.ledger._kept import AuditRow, Document, Erasure
-from gateway.ledger._model import AttemptRow, Change, Plan, Portion, QueueDepth, Snapshot, Work, WorkState
+from gateway.ledger._model import AttemptRow, Change, Plan, Portion, QueueDepth, Snapshot, Unrouted, Work, WorkState
 from gateway.ledger._recording import Entry, Recorder, prepare, verified
 from gateway.ledger._restored import moved, recognised
-from gateway.ledger._rows import digests, unpack_events, unpack_members
+from gateway.ledger._rows import digests, unpack_events
 from gateway.ledger._schema import connect, upgrade
 from gateway.ledger._trail import note
 from gateway.ledger._waiting import count_waiting, waiting
@@ -49,6 +49,8 @@ Step = Callable[[sqlite3.Connection, int, int], Sequence[_settling.Piece]]
 
 AT_ONCE = 100
 """Pieces of work that are moved in one transaction, where all of a destination are."""
+PAGE = 64
+"""Batches whose unrouted events are read together."""
 
 
 class SqliteLedger:
@@ -280,16 +282,13 @@ class SqliteLedger:
             more = len(done) == AT_ONCE
         return moved
 
-    async def unrouted(self) -> Sequence[tuple[int, str, Sequence[Event], Sequence[int]]]:
-        def read(connection: sqlite3.Connection) -> list[tuple[int, str, Sequence[Event], Sequence[int]]]:
-            query = "SELECT batch, tenant, members FROM unrouted JOIN batches USING (batch) ORDER BY batch"
-            found: list[tuple[int, str, Sequence[Event], Sequence[int]]] = []
-            for batch, tenant, packed in connection.execute(query).fetchall():
-                events, members = self._load(connection, batch), unpack_members(packed)
-                found.append((batch, tenant, [events[index] for index in members], members))
-            return found
-
-        return await self._read(read)
+    async def unrouted(self) -> AsyncGenerator[Unrouted]:
+        after: int | None = 0
+        while after is not None:
+            some = await self._read(partial(_reading.unrouted, load=self._load, after=after, limit=PAGE))
+            for one in some:
+                yield one
+            after = some[-1].batch if len(some) == PAGE else None
 
     async def route(self, batch: int, members: Sequence[int], plans: Sequence[Plan], now: int) -> None:
         await self._writer.do(lambda connection: _settling.route(connection, batch, members, plans, now, self._peek))

@@ -143,6 +143,14 @@ class Asking:
             await asyncio.sleep(0.001)
         raise AssertionError(f"{event_id} does not settle")
 
+    async def routed(self, event_id: str) -> None:
+        """Return when an event that had no way was given one, and no delivery of it is under way."""
+        for _ in range(5000):
+            if (await self.get(f"/v1/events/{event_id}"))["status"] != "unrouted":
+                return await self.settled(event_id)
+            await asyncio.sleep(0.001)
+        raise AssertionError(f"{event_id} is given no way")
+
     async def get(self, path: str, **headers: str) -> Any:
         """Return the JSON at a path that must be there."""
         answer = await self.client.get(path, headers=headers)

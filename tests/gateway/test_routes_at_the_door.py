@@ -84,5 +84,5 @@ async def test_an_event_without_a_way_goes_on_when_a_route_gives_it_one(house: H
         assert "unrouted" == (await asking.one(used("e1", BEFORE)))["status"]
         assert "delivered" == (await asking.one(used("e2", AFTER)))["status"]
     async with house({**ungrouped, "routes": [OLD]}) as asking:
-        await asking.settled("e1")
+        await asking.routed("e1")
         assert "delivered" == (await asking.get("/v1/events/e1"))["status"]

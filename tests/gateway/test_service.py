@@ -306,6 +306,7 @@ async def test_an_unrouted_event_is_stored_and_goes_on_by_itself_after_a_restart
         result = await asking.one(event(meter="new_thing"), prefer="wait=60")
         assert ("unrouted", True, {}) == (result["status"], result["stored"], result["deliveries"])
     async with house({"meters": {"new_thing": {"bindings": {"flexprice": {}}}}}) as asking:
+        await asking.routed("e1")
         result = await asking.one(event(meter="new_thing"))
         assert ("delivered", True) == (result["status"], result["replayed"])
         assert {"flexprice": "accepted"} == {n: s for n, s in statuses(result).items() if s != "filtered"}
@@ -315,6 +316,7 @@ async def test_an_unrouted_event_is_stored_and_goes_on_by_itself_after_a_restart
 async def test_an_unrouted_event_goes_on_by_itself_after_a_reload(asking: Asking) -> None:
     await asking.one(event(meter="new_thing"))
     await asking.gateway.reload(loads(configured({"meters": {"new_thing": {"bindings": {"flexprice": {}}}}}), {}))
+    await asking.routed("e1")
     assert "delivered" == (await asking.one(event(meter="new_thing")))["status"]
     assert {("acme", "new_thing"): 3} == asking.vendors["flexprice"].billed()
 

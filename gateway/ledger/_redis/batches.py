@@ -29,6 +29,10 @@ class Batch(NamedTuple):
         text = len(self.events.text) if isinstance(self.events, StoredEvents) else 0
         return EACH + text + (len(self.left.prints) if self.left else 0) + 8 * len(self.receipts)
 
+    def received_at(self, index: int) -> int:
+        """Return when an event was received."""
+        return self.receipts[index] if self.receipts else self.received
+
     def differing(self, index: int, event: Event) -> tuple[str, ...] | None:
         """Return `None` for a repeat of an event, else the members that differ, as far as they are known."""
         return Content(self.events, self.left).differing(index, event)

@@ -1,13 +1,12 @@
 """Events that had no way when they came, and are given one."""
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 
-from canonical_schema import Event
 from gateway.ledger._deliveries import times
 from gateway.ledger._events import some_events
 from gateway.ledger._looking import Looking, sides
-from gateway.ledger._model import Plan
+from gateway.ledger._model import Plan, Unrouted
 from gateway.ledger._redis.base import Base, pairs, remains
 from gateway.ledger._redis.deliveries import planned, tally
 from gateway.ledger._redis.layout import PARTITIONS, pack_runs, unpack_runs
@@ -16,17 +15,28 @@ from gateway.ledger._settling import unless_there
 
 __all__ = ["Routing"]
 
+PAGE = 64
+"""Batches whose events are fetched together."""
+
 
 class Routing(Base):
     """What waits for a way."""
 
-    async def unrouted(self) -> Sequence[tuple[int, str, Sequence[Event], Sequence[int]]]:
+    async def unrouted(self) -> AsyncGenerator[Unrouted]:
         answers: list[list[bytes]] = await self._everywhere(lambda link: link.ask("HGETALL", ":u"))
-        found: list[tuple[int, str, Sequence[Event], Sequence[int]]] = []
-        for number, runs in sorted((int(batch), runs) for answer in answers for batch, runs in pairs(answer).items()):
-            batch, members = (await self._batches.get({number}))[number], unpack_runs(runs)
-            found.append((number, batch.tenant, some_events(batch.events, members), members))
-        return found
+        waiting = sorted((int(batch), runs) for answer in answers for batch, runs in pairs(answer).items())
+        for at in range(0, len(waiting), PAGE):
+            page = dict(waiting[at : at + PAGE])
+            batches = await self._batches.get(page)
+            for number in filter(batches.__contains__, page):  # others may have trimmed one meanwhile
+                batch, members = batches[number], unpack_runs(page[number])
+                yield Unrouted(
+                    batch=number,
+                    tenant=batch.tenant,
+                    members=members,
+                    events=some_events(batch.events, members),
+                    receipts=[batch.received_at(index) for index in members],
+                )
 
     async def route(self, batch: int, members: Sequence[int], plans: Sequence[Plan], now: int) -> None:
         await self._give(batch, dict(zip(members, plans, strict=True)), now, only_unrouted=True)

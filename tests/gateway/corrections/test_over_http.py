@@ -352,7 +352,7 @@ async def test_a_refund_where_the_event_was_only_shadowed_waits_for_no_way(house
         await corrected(asking, "e1", "correct", quantity=7)
         await asking.settled("e1~c2")
         assert {"flexprice": 7, "paygentic": 7, "flowglad": 7, "wingback": 7} == billed(asking)
-        assert [] == list(await asking.gateway.ledger.unrouted())
+        assert [] == [one async for one in asking.gateway.ledger.unrouted()]
         answer = await asking.client.post("/v1/customers/acme/erase", json={"reason": "asked for"})
         assert (200, 3) == (answer.status_code, answer.json().get("events"))
     assert [] == add_up(tmp_path / "ledger.db")["problems"]

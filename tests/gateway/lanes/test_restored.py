@@ -118,12 +118,12 @@ async def test_what_was_given_a_way_since_the_backup_is_not_given_it_again(
         assert "unrouted" == (await asking.one(event("e1")))["status"]
         back_up(tmp_path / "ledger.db", copy, to_micros(clock.now()))
     async with house() as asking:
-        await asking.settled("e1")
+        await asking.routed("e1")
         assert "delivered" == (await asking.get("/v1/events/e1"))["status"]
         before = billed(asking)
     restore(tmp_path / "ledger.db", copy, to_micros(clock.now()))
     async with house() as asking:
-        await asking.settled("e1")
+        await asking.routed("e1")
         assert "unknown" == statuses(await asking.get("/v1/events/e1"))["wingback"]
         assert before == billed(asking)
 

@@ -25,6 +25,7 @@ from gateway.ledger import (
     Plan,
     Portion,
     SqliteLedger,
+    Unrouted,
     Work,
     WorkState,
     split_ref,
@@ -238,6 +239,11 @@ async def totals(ledger: Ledger) -> dict[str, dict[DeliveryStatus, int]]:
 
 async def taken(ledger: Ledger, limit: int = ALL, now: int = 5000, destination: str = "a") -> list[Work]:
     return list(await ledger.take(destination, now, limit))
+
+
+async def strays(ledger: Ledger) -> list[Unrouted]:
+    """Return what has no way."""
+    return [one async for one in ledger.unrouted()]
 
 
 async def sending(ledger: Ledger, members: list[int] | None = None, now: int = 5000) -> tuple[Work, int]:

@@ -22,7 +22,18 @@ from gateway.ledger import (
     WorkState,
     ref_of,
 )
-from tests.gateway.ledger.conftest import TENANT, Store, codes, event, opened, places, recorded, rendered, totals
+from tests.gateway.ledger.conftest import (
+    TENANT,
+    Store,
+    codes,
+    event,
+    opened,
+    places,
+    recorded,
+    rendered,
+    strays,
+    totals,
+)
 
 LIVE = Plan(live=("a",))
 KEY = b"k" * 32
@@ -266,7 +277,7 @@ async def test_the_unrouted_are_given_up_with_their_customer(ledger: Ledger) -> 
     batch, _ = await mixed(ledger, Plan())
     assert (2, {"unrouted": 2}) == await ledger.erase(batch, GONE)
     assert (2, {"unrouted": 2}) == await ledger.erase(batch, msgspec.structs.replace(GONE, abandon=True))
-    assert [[1]] == [list(members) for _, _, _, members in await ledger.unrouted()]
+    assert [[1]] == [list(found.members) for found in await strays(ledger)]
 
 
 async def test_what_is_trimmed_after_it_was_erased_keeps_the_fingerprints_of_what_was_sent(ledger: Ledger) -> None:

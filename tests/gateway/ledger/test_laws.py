@@ -16,7 +16,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from canonical_schema import ErrorCode, ErrorItem, fingerprint
 from gateway.ledger import Change, Code, Group, Ledger, Moved, Plan, Work, WorkState, split_ref
-from tests.gateway.ledger.conftest import BACKENDS, TENANT, Store, event, part, rendered
+from tests.gateway.ledger.conftest import BACKENDS, TENANT, Store, event, part, rendered, strays
 
 PLANS = [
     Plan(live=("a", "b")),
@@ -222,8 +222,9 @@ class LedgerMachine(RuleBasedStateMachine):
     def route(self, plans: Sequence[Plan]) -> None:
         # What is routed at once is routed by one configuration: a destination has one window for all of it.
         plans = [msgspec.structs.replace(plan, windows=plans[0].windows) for plan in plans]
-        for batch, _, _, members in self.runner.run(self.ledger.unrouted()):
-            chosen = {index: plans[place % len(plans)] for place, index in enumerate(members)}
+        for found in self.runner.run(strays(self.ledger)):
+            batch = found.batch
+            chosen = {index: plans[place % len(plans)] for place, index in enumerate(found.members)}
             for _ in range(2):
                 self.runner.run(self.ledger.route(batch, list(chosen), list(chosen.values()), self.now))
             for index, plan in chosen.items():
@@ -339,7 +340,7 @@ class LedgerMachine(RuleBasedStateMachine):
 
     @invariant()
     def the_unrouted_are_known(self) -> None:
-        found = {batch: set(members) for batch, _, _, members in self.runner.run(self.ledger.unrouted())}
+        found = {one.batch: set(one.members) for one in self.runner.run(strays(self.ledger))}
         assert {batch: members for batch, members in self.unrouted.items() if members} == found
 
 

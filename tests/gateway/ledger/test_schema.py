@@ -16,7 +16,7 @@ from gateway.errors import LedgerUnavailable
 from gateway.ledger import AttemptRow, AuditRow, ClaimKind, Code, Part, Plan, SqliteLedger, WorkState, ref_of
 from gateway.ledger._schema import UPGRADES, VERSION
 from gateway.ledger.check import add_up
-from tests.gateway.ledger.conftest import SqliteStore, codes, event, events, opened, places, recorded, totals
+from tests.gateway.ledger.conftest import SqliteStore, codes, event, events, opened, places, recorded, strays, totals
 
 # What version 1 wrote, to the byte: the table definitions and the form of every column.
 VERSION_1 = """
@@ -134,7 +134,7 @@ async def test_everything_that_version_1_stored_is_found(old: SqliteStore) -> No
         assert (1, 2, RECEIVED + 5, ERROR) == (work.group.attempts, work.group.doubt, work.group.sent, work.group.error)
         assert [[Part("", "e2", b'{"n":3}')]] == work.parts
         assert [(7, "other", [event("e1", quantity=Decimal("2.50"))], [0])] == [
-            (batch, tenant, list(some), list(members)) for batch, tenant, some, members in await ledger.unrouted()
+            (one.batch, one.tenant, list(one.events), list(one.members)) for one in await strays(ledger)
         ]
         assert [(3, AUDIT)] == list(await ledger.trail("default", None, 10))
         assert {"a", "b"} == set(await totals(ledger))

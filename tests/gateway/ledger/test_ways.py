@@ -1,22 +1,35 @@
 """Events find ways to destinations, at once or later, and no way twice."""
 
+import pytest
+
 from gateway.ledger import Change, Code, Ledger, Plan, WorkState
-from tests.gateway.ledger.conftest import Store, change, codes, event, opened, places, recorded, rendered, sending
+from tests.gateway.ledger.conftest import (
+    Store,
+    change,
+    codes,
+    event,
+    opened,
+    places,
+    recorded,
+    rendered,
+    sending,
+    strays,
+)
 
 
 async def test_events_without_a_way_are_routed_once_there_is_one(ledger: Ledger) -> None:
     batch = await recorded(ledger, "e0", "e1", "e2", plan=Plan(filtered=(("x", Code.NO_BINDING),)))
-    ((found, tenant, some, members),) = await ledger.unrouted()
-    assert (batch, "default", [0, 1, 2]) == (found, tenant, list(members))
-    assert [event(f"e{index}") for index in range(3)] == list(some)
+    (found,) = await strays(ledger)
+    assert (batch, "default", [0, 1, 2], [1000] * 3) == (found.batch, found.tenant, list(found.members), found.receipts)
+    assert [event(f"e{index}") for index in range(3)] == list(found.events)
     await ledger.route(batch, [0, 2], [Plan(live=("a",), shadow=("s",)), Plan()], 8000)
     assert [Code.PENDING, Code.NONE, Code.NONE] == await codes(ledger, batch)
     assert [Code.PENDING, Code.NONE, Code.NONE] == await codes(ledger, batch, "s")
     assert [Code.NO_BINDING] * 3 == await codes(ledger, batch, "x")
-    ((_, _, _, members),) = await ledger.unrouted()
-    assert [1, 2] == list(members)
+    (found,) = await strays(ledger)
+    assert [1, 2] == list(found.members)
     await ledger.route(batch, [1, 2], [Plan(live=("x",))] * 2, 8000)
-    assert [] == list(await ledger.unrouted())
+    assert [] == await strays(ledger)
     assert [Code.NO_BINDING, Code.PENDING, Code.PENDING] == await codes(ledger, batch, "x")
 
 
@@ -24,7 +37,7 @@ async def test_what_goes_nowhere_else_waits_for_no_way(ledger: Ledger) -> None:
     history, other = Plan(shadow=("s",), whole=True), Plan(shadow=("s",))
     await recorded(ledger, "e0", "e1", plan=history)
     assert 2 == len(await ledger.record("default", 1000, [event("e2"), event("e3")], [history, other]))
-    assert [["e3"]] == [[one.id for one in events] for _, _, events, _ in await ledger.unrouted()]
+    assert [["e3"]] == [[one.id for one in found.events] for found in await strays(ledger)]
 
 
 async def test_routing_twice_delivers_once(ledger: Ledger) -> None:
@@ -46,14 +59,15 @@ async def test_a_shadow_delivery_is_not_sent_again_when_its_destination_goes_liv
     assert ({}, [Code.ACCEPTED]) == (await places(ledger, batch), await codes(ledger, batch))
     assert {WorkState.READY: [0]} == await places(ledger, batch, "b")
     assert [False, False] == [track.shadow for track in (await ledger.snapshots([batch]))[batch].tracks]
-    assert [] == list(await ledger.unrouted())
+    assert [] == await strays(ledger)
 
 
 async def test_what_one_event_of_a_batch_counts_on_stays_live(ledger: Ledger) -> None:
     claims = await ledger.record("default", 1000, [event("e0"), event("e1")], [Plan(live=("a",)), Plan()])
     assert 2 == len(claims)
-    ((batch, _, _, members),) = await ledger.unrouted()
-    await ledger.route(batch, members, [Plan(live=("b",), shadow=("a",))], 8000)
+    (found,) = await strays(ledger)
+    batch = found.batch
+    await ledger.route(batch, found.members, [Plan(live=("b",), shadow=("a",))], 8000)
     assert {"a": [1], "b": []} == await looking_on(ledger, batch)
 
 
@@ -91,7 +105,7 @@ async def test_stored_events_are_given_deliveries_that_they_do_not_have(ledger: 
     assert 1 == await ledger.extend(batch, [0, 1, 2], [Plan(live=("b",))] * 3, 9000), "one had none"
     assert 0 == await ledger.extend(batch, [0, 1, 2], [Plan(live=("a", "b"))] * 3, 9000), "all have one"
     assert 3 == await ledger.extend(batch, [0, 1, 2], [Plan(shadow=("s",))] * 3, 9000)
-    assert [] == list(await ledger.unrouted()), "a shadow delivery takes no event's way"
+    assert [] == await strays(ledger), "a shadow delivery takes no event's way"
 
 
 async def test_what_ended_at_a_destination_is_not_begun_again(ledger: Ledger) -> None:
@@ -108,5 +122,20 @@ async def test_what_ended_at_a_destination_is_not_begun_again(ledger: Ledger) ->
 async def test_a_way_is_found_for_what_had_none_by_extending_too(ledger: Ledger) -> None:
     batch = await recorded(ledger, "e0", "e1", plan=Plan())
     await ledger.extend(batch, [0, 1], [Plan(live=("a",)), Plan(shadow=("a",))], 8000)
-    ((_, _, _, members),) = await ledger.unrouted()
-    assert [1] == list(members)
+    (found,) = await strays(ledger)
+    assert [1] == list(found.members)
+
+
+async def test_any_number_of_batches_is_walked_while_they_find_their_way(
+    ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for backend in ("sqlite", "_redis.routing"):
+        monkeypatch.setattr(f"gateway.ledger.{backend}.PAGE", 2)
+    batches = [await recorded(ledger, f"e{number}", plan=Plan()) for number in range(6)]
+    met: list[int] = []
+    async for found in ledger.unrouted():
+        met.append(found.batch)
+        if found.batch != batches[2]:
+            await ledger.route(found.batch, found.members, [Plan(live=("a",))], 8000)
+    assert batches == met
+    assert [batches[2]] == [found.batch for found in await strays(ledger)]
