@@ -22,17 +22,19 @@ BRIEF = 5.0
 _HEARD = {signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD}
 
 
-def supervised(workers: int, serve: Callable[[int], int]) -> int:
+def supervised(workers: int, serve: Callable[[int], int], reread: Callable[[], None]) -> int:
     """Run `serve` in so many processes until told to stop; return how it ended.
 
-    A worker that ends by itself is started again. Call it before there are threads or an event loop.
+    A worker that ends by itself is started again, and then is what this process is: `reread` is called here at each
+    SIGHUP before the workers hear it. Call it before there are threads or an event loop.
     """
-    return _Supervisor(serve).run(workers)
+    return _Supervisor(serve, reread).run(workers)
 
 
 class _Supervisor:
-    def __init__(self, serve: Callable[[int], int]) -> None:
+    def __init__(self, serve: Callable[[int], int], reread: Callable[[], None]) -> None:
         self._serve = serve
+        self._reread = reread
         self._began: dict[int, tuple[int, float]] = {}
         """By process: which worker it is, and since when."""
         self._told: int | None = None
@@ -90,7 +92,9 @@ class _Supervisor:
             os._exit(code)
 
     def _tell(self, sig: int) -> None:
-        if sig != signal.SIGHUP:
+        if sig == signal.SIGHUP:
+            self._reread()
+        else:
             self._told = sig
         for process in self._began:  # one that has ended is still there until it is looked for
             os.kill(process, sig)

@@ -23,7 +23,7 @@ from gateway.cli._server import Server, address, listen
 from gateway.cli._workers import supervised
 from gateway.configuration import Configuration
 from gateway.configuration.file import load
-from gateway.errors import GatewayError
+from gateway.errors import ConfigurationError, GatewayError
 from gateway.garbage import collect_rarely
 from gateway.opening import ledger_of
 from gateway.service import Gateway
@@ -31,6 +31,9 @@ from gateway.service import Gateway
 __all__ = ["serve"]
 
 log = structlog.get_logger("gateway.serve")
+
+REMEMBERED = 8
+"""How many readings of the file are kept for workers that are started again."""
 
 
 def serve(
@@ -54,21 +57,40 @@ def serve(
         if configuration.ledger.address is None:
             raise CommandFailed("--workers: a ledger in a file is for one process; several need ledger.url redis://...")
         listener.settimeout(0)  # one of them gets a connection, and the others must not wait for it
-        return supervised(
-            workers,
-            lambda index: _ended(
-                lambda: uvloop.run(_serve(config, configuration, listener, as_json=as_json and index == 0))
-            ),
-        )
+        used = _Used(config, configuration)
+
+        def worker(index: int) -> int:
+            return used.ended(lambda one: uvloop.run(_serve(config, one, listener, as_json=as_json and index == 0)))
+
+        return supervised(workers, worker, used.read)
 
 
-def _ended(run: Callable[[], int]) -> int:
-    """Return how a worker ended, and say why it could not begin."""
-    try:
-        return run()
-    except GatewayError as error:
-        complain(str(error))
-        return Exit.FAILED
+class _Used:
+    """What workers use, so that one that is started again is configured as the others are, not as they once were."""
+
+    def __init__(self, path: Path, configuration: Configuration) -> None:
+        self._path = path
+        self._read = [configuration]
+        """The newest first: what a file says may be right, and refused by what stands in the ledger."""
+
+    def read(self) -> None:
+        """Read the file again, as each worker does; one that is wrong changes nothing, and they say why."""
+        with contextlib.suppress(GatewayError):
+            read, first = load(self._path, os.environ), self._read[-1]
+            if (read.ledger, read.listen) == (first.ledger, first.listen):
+                self._read = [read, *self._read][:REMEMBERED]
+
+    def ended(self, run: Callable[[Configuration], int]) -> int:
+        """Run a worker with the newest that is not refused; return how it ended, and say why it could not begin."""
+        *newer, last = self._read
+        try:
+            for configuration in newer:
+                with contextlib.suppress(ConfigurationError):
+                    return run(configuration)
+            return run(last)
+        except GatewayError as error:
+            complain(str(error))
+            return Exit.FAILED
 
 
 async def _serve(path: Path, configuration: Configuration, listener: socket.socket, *, as_json: bool) -> Exit:

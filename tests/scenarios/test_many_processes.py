@@ -69,6 +69,12 @@ def redis(tmp_path: Path) -> Iterator[Server]:
     one.kill()
 
 
+def configure(folder: Path, redis: Server, vendor: Vendor) -> Path:
+    file = folder / "gateway.yaml"
+    file.write_text(CONFIGURATION.format(redis=redis.port, vendor=vendor.port), "utf-8")
+    return file
+
+
 @asynccontextmanager
 async def gateways(
     folder: Path, redis: Server, vendor: Vendor, workers: int, *, tree: Path | None = None
@@ -77,8 +83,7 @@ async def gateways(
 
     `tree`: a folder with another version of the gateway, instead of this one.
     """
-    file = folder / "gateway.yaml"
-    file.write_text(CONFIGURATION.format(redis=redis.port, vendor=vendor.port), "utf-8")
+    file = configure(folder, redis, vendor)
     async with served(file, "--workers", str(workers), tree=tree) as (told, process):
         assert "always" == told["durability"]
         yield told["url"], process
@@ -88,9 +93,14 @@ def batch(name: str, size: int = 50) -> list[dict[str, Any]]:
     return [{"id": f"{name}-{index}", "customer": "acme", "meter": "calls", "quantity": 1} for index in range(size)]
 
 
+def children(parent: int) -> list[int]:
+    """Return a process's children, the eldest first."""
+    return [int(one) for one in Path(f"/proc/{parent}/task/{parent}/children").read_text("ascii").split()]
+
+
 def eldest(parent: int) -> int:
     """Return the first of a process's children."""
-    return int(Path(f"/proc/{parent}/task/{parent}/children").read_text("ascii").split()[0])
+    return children(parent)[0]
 
 
 async def living(redis: Server, count: int) -> None:
@@ -100,6 +110,21 @@ async def living(redis: Server, count: int) -> None:
             return
         await asyncio.sleep(0.05)
     raise AssertionError("they did not all begin")
+
+
+def told(log: Path, event: str) -> int:
+    """Return how often something stands in a log."""
+    return log.read_text("utf-8").count(f'"event":"{event}"')
+
+
+async def reads_again(parent: int, log: Path, event: str, count: int) -> None:
+    """Have all workers read their configuration again; return when what became of it was told so often in all."""
+    os.kill(parent, signal.SIGHUP)
+    for _ in range(600):
+        if count == told(log, event):
+            return
+        await asyncio.sleep(0.05)
+    raise AssertionError(f"{event} was not told {count} times")
 
 
 async def test_of_96_repeats_at_three_processes_one_is_sent(tmp_path: Path, redis: Server) -> None:
@@ -200,3 +225,25 @@ async def test_what_a_killed_worker_took_in_is_sent_by_another(tmp_path: Path, r
                 break
             await asyncio.sleep(0.05)
         assert set() == accepted - vendor.seen.keys(), "what was acknowledged arrives"
+
+
+async def test_a_worker_that_is_started_again_is_configured_as_the_others_are(tmp_path: Path, redis: Server) -> None:
+    old, new = Vendor(), Vendor()
+    log = tmp_path / "gateway.log"
+    async with old.serving(), new.serving(), gateways(tmp_path, redis, old, 2) as (url, parent):
+        await living(redis, 2)
+        file = configure(tmp_path, redis, new)
+        await reads_again(parent, log, "configuration.reloaded", 2)
+        async with httpx.AsyncClient(base_url=url, timeout=30) as client:
+            assert 200 == (await client.post("/v1/events", json=batch("before"))).status_code
+        other = CONFIGURATION.replace("provider: flexprice", "provider: flowglad")
+        file.write_text(other.format(redis=redis.port, vendor=old.port), "utf-8")  # what was delivered is flexprice's
+        await reads_again(parent, log, "configuration.refused", 2)
+        file.write_text("routes: {", "utf-8")
+        await reads_again(parent, log, "configuration.refused", 4)
+        for worker in children(parent):
+            os.kill(worker, signal.SIGKILL)
+        for number in range(10):
+            async with httpx.AsyncClient(base_url=url, timeout=30) as client:
+                assert 200 == (await client.post("/v1/events", json=batch(f"after{number}", 5))).status_code
+    assert (0, 100) == (old.seen.total(), new.seen.total())

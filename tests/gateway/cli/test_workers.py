@@ -18,7 +18,7 @@ def serve(index):
     time.sleep(60)
     return 0
 
-print([supervised(3, serve) for _ in range(8)])
+print([supervised(3, serve, print) for _ in range(8)])
 """
 
 
