@@ -10,7 +10,7 @@ import msgspec
 from canonical_schema import DeliveryStatus, ErrorCode, EventStatus, format_time, parse_time
 from gateway.errors import RequestRefused
 from gateway.intake import slices
-from gateway.ledger import PLACES, Code, Ledger, ref_of, split_ref
+from gateway.ledger import PLACES, Code, Ledger, WorkState, ref_of, split_ref
 from gateway.merge import View
 from gateway.times import from_micros
 
@@ -94,18 +94,29 @@ async def page(ledger: Ledger, tenant: str, wanted: Filter) -> dict[str, Any]:
 
 async def letters(ledger: Ledger, tenant: str, wanted: Filter) -> AsyncIterator[dict[str, Any]]:
     """Give every delivery of a status that a filter finds, with its event, newest first. Each batch is read once."""
+    async for batch in _holding(ledger, wanted):
+        snapshot = (await ledger.snapshots([batch])).get(batch)
+        if snapshot is None or snapshot.tenant != tenant:
+            continue
+        view = View(snapshot)
+        async for index in _found(view, None, wanted):
+            detail = view.detail(index)
+            for name, delivery in detail["deliveries"].items():
+                if delivery["status"] == wanted.status and wanted.destination in {None, name}:
+                    yield {"destination": name, "event": detail.get("event", {}), "delivery": delivery}
+
+
+async def _holding(ledger: Ledger, wanted: Filter) -> AsyncIterator[int]:
+    """Give the batches that may hold deliveries of a status, newest first: few, of all, where these are kept apart."""
+    state = _KEPT_APART.get(wanted.status or "")
+    if state is not None:
+        for batch in sorted({batch for batch, _ in await ledger.in_state([state], wanted.destination)}, reverse=True):
+            yield batch
+        return
     below: int | None = None
     while numbers := await ledger.batches_before(below, 20):
         for below in numbers:
-            snapshot = (await ledger.snapshots([below])).get(below)
-            if snapshot is None or snapshot.tenant != tenant:
-                continue
-            view = View(snapshot)
-            async for index in _found(view, None, wanted):
-                detail = view.detail(index)
-                for name, delivery in detail["deliveries"].items():
-                    if delivery["status"] == wanted.status and wanted.destination in {None, name}:
-                        yield {"destination": name, "event": detail.get("event", {}), "delivery": delivery}
+            yield below
 
 
 async def _found(view: View, below: int | None, wanted: Filter) -> AsyncIterator[int]:
@@ -142,6 +153,12 @@ def matches(view: View, index: int, wanted: Filter) -> bool:
 
 _EVENT, _DELIVERY = frozenset(EventStatus), frozenset(DeliveryStatus)
 """`pending` and `unknown` are both: the event's, unless a destination is named."""
+_KEPT_APART = {
+    DeliveryStatus.REJECTED.value: WorkState.REJECTED,
+    DeliveryStatus.DEAD.value: WorkState.DEAD,
+    DeliveryStatus.UNKNOWN.value: WorkState.UNKNOWN,
+}
+"""Statuses whose every delivery is work that waits for a decision."""
 
 
 def _shown(view: View, index: int) -> dict[str, Any]:

@@ -88,9 +88,12 @@ async def test_dead_letters_are_found_by_filter_and_streamed_as_lines(house: Any
 
 
 async def test_letters_of_one_batch_are_read_once_and_all_of_them_or_none(house: Any) -> None:
+    await house.send("before")
     house.vendors["flowglad"].known_meters = set()
     sent = [{"id": f"e{n}", "customer": "acme", "meter": "api_calls", "quantity": 3} for n in range(40)]
     await house.client.post("/v1/events?ack=all", json=sent)
+    house.vendors["flowglad"].known_meters = None
+    await house.send("after")
     read = 0
     snapshots = house.gateway.ledger.snapshots
 
@@ -102,7 +105,10 @@ async def test_letters_of_one_batch_are_read_once_and_all_of_them_or_none(house:
     house.gateway.ledger.snapshots = counted
     lines = (await house.client.get("/v1/deliveries?status=rejected")).text.splitlines()
     assert [f"e{n}" for n in reversed(range(40))] == [json.loads(line)["event"]["id"] for line in lines]
-    assert 1 == read
+    assert 1 == read, "nor are batches read that hold none"
+    everywhere = (await house.client.get("/v1/deliveries?status=accepted&destination=wingback")).text.splitlines()
+    assert ["after", "e39", "e38"] == [json.loads(line)["event"]["id"] for line in everywhere][:3]
+    assert 42 == len(everywhere)
     for query in ("limit=10", "cursor=5"):
         reply = await house.client.get(f"/v1/deliveries?{query}")
         assert (400, True) == (reply.status_code, "is for pages" in reply.json()["detail"])
