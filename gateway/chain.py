@@ -6,6 +6,7 @@ from hashlib import sha256
 
 import msgspec
 
+from adapters import State
 from canonical_schema import PLAIN, Event, Quantities
 from gateway.ledger import Code, Group, Ledger, Part, Snapshot, StoredEvents, Track, Work, split_ref
 
@@ -56,6 +57,8 @@ class Stand(msgspec.Struct, kw_only=True):
     """When it was first sent, as far as is known; 0 where it is not."""
     last: int
     """When it was last sent; 0 where it was not, or that is not known."""
+    unheard: bool = False
+    """Whether it was sent without being told what became of it: a repeat may have been given another id."""
 
     @property
     def partly(self) -> bool:
@@ -219,11 +222,15 @@ class _Standing:
         self._theirs: dict[int, str] = {}
         self._sent: dict[int, int] = {}
         self._last: dict[int, int] = {}
+        self._unheard: set[int] = set()
         for attempt in track.attempts:
             self._theirs.update(attempt.provider_event_ids)
             for index in attempt.members:
                 self._sent.setdefault(index, attempt.at)
                 self._last[index] = attempt.at
+                outcome, _ = attempt.others.get(index, (attempt.outcome, None))
+                if outcome == State.UNKNOWN:
+                    self._unheard.add(index)
 
     def code(self, index: int) -> Code:
         return Code(self._track.codes[index])
@@ -239,4 +246,5 @@ class _Standing:
             theirs=self._theirs.get(index),
             sent=self._sent.get(index, 0),
             last=self._last.get(index, 0),
+            unheard=index in self._unheard,
         )

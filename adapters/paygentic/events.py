@@ -188,7 +188,7 @@ def _events(
             if instant not in wanted.window or str(row.get("id")) in before:
                 continue
             quantity = digits(data.get(binding.quantity_field)) or Decimal(0)
-            theirs = row.get("subject") if row.get("externalSubject") is None else row.get("externalSubject")
+            theirs = row.get("externalSubject") or row.get("subject")
             key, evidence = str(row.get("idempotencyKey")), str(row.get("id"))
             take(UsageRow(name, binding.quantity or "", key, str(theirs), instant, quantity, evidence))
         before = {str(row.get("id")) for row in rows}

@@ -216,6 +216,8 @@ def _withdrawal(adapter: AnyAdapter, way: TakeBack, correction: Event, carrier: 
     stored = [(part.name, part.provider_event_id) for part in carrier.parts if part.code.status.success]
     named = stored if len(carrier.parts) > 1 else [("", carrier.theirs)]
     parts: list[Part] = []
+    if carrier.unheard:
+        return _unsupported(adapter, f"an answer was lost, and a repeat may have another id there; {way.instead}")
     for name, theirs in named:
         if theirs is None:
             return _unsupported(adapter, f"its own id for the event is not known; {way.instead}")

@@ -337,6 +337,20 @@ async def test_an_operator_who_allows_negatives_has_the_refused_correction_sent(
         assert 0 == billed(asking)["wingback"]
 
 
+@pytest.mark.parametrize(("what", "asked"), [("void", {}), ("correct", {"quantity": 7})])
+async def test_what_a_lost_answer_may_have_left_twice_is_not_refunded_by_one_of_its_ids(
+    house: House, what: str, asked: dict[str, Any]
+) -> None:
+    async with house() as asking:
+        asking.vendors["paygentic"].fail("lost_answer")
+        await asking.one(event())
+        await asking.settled("e1")
+        told = (await corrected(asking, "e1", what, **asked))["deliveries"]["paygentic"]
+        assert ("rejected", "unsupported") == (told["status"], told["error"]["code"])
+        assert "refund it by hand" in told["error"]["message"]
+        assert 3 == billed(asking)["paygentic"]
+
+
 async def test_only_an_admin_corrects(house: House) -> None:
     keys = [{"name": "backend", "sha256": sha256(b"ugw_b").hexdigest(), "scopes": ["events:write", "events:read"]}]
     async with house({"auth": {"keys": keys}}) as asking:
