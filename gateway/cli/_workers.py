@@ -17,7 +17,9 @@ __all__ = ["supervised"]
 log = structlog.get_logger("gateway.serve")
 
 BRIEF = 5.0
-"""Seconds: a worker that fails sooner fails again, and the service ends with what it said."""
+"""Seconds: where none lasted longer, one that fails fails again, and the service ends with what it said."""
+PAUSE = 2.0
+"""Seconds before one is started again that failed so soon where others lasted: its ledger may be away."""
 
 _HEARD = {signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD}
 
@@ -39,6 +41,8 @@ class _Supervisor:
         """By process: which worker it is, and since when."""
         self._told: int | None = None
         self._worst = 0
+        self._lasted = False
+        """Whether some worker did its work for a while."""
 
     def run(self, workers: int) -> int:
         # Signals are taken one by one, where all workers are known: one that came between a worker's end and its
@@ -67,16 +71,23 @@ class _Supervisor:
             self._worst = max(self._worst, code)  # one that a signal ended, ours or another, has nothing to say
             return
         log.error("worker.ended", worker=index, code=code)
-        if code > 0 and time.monotonic() - began < BRIEF:
+        now = time.monotonic()
+        self._lasted = self._lasted or any(now - since >= BRIEF for since in (began, *self._since()))
+        if code <= 0 or now - began >= BRIEF:
+            self._start(index)
+        elif self._lasted:
+            self._start(index, PAUSE)
+        else:
             self._worst = code
             self._tell(signal.SIGTERM)
-        else:
-            self._start(index)
 
-    def _start(self, index: int) -> None:
+    def _since(self) -> list[float]:
+        return [since for _, since in self._began.values()]
+
+    def _start(self, index: int, pause: float = 0) -> None:
         process = os.fork()
         if process:
-            self._began[process] = index, time.monotonic()
+            self._began[process] = index, time.monotonic() + pause
             return
         code = 1
         try:
@@ -85,6 +96,7 @@ class _Supervisor:
             signal.pthread_sigmask(signal.SIG_UNBLOCK, _HEARD)
             if sys.platform == "linux":  # a worker does not outlive the one who watches it
                 ctypes.CDLL(None).prctl(1, signal.SIGTERM)
+            time.sleep(pause)
             code = self._serve(index)
         finally:
             sys.stdout.flush()
