@@ -22,6 +22,10 @@ __all__ = ["Feeding"]
 _BILLS = frozenset(Code) - {Code.NONE, Code.NO_BINDING, Code.NO_ROUTE, Code.ZERO, Code.VOIDED, Code.REJECTED, Code.DEAD}
 _NO_WAY = frozenset({Code.NONE, Code.NO_BINDING, Code.NO_ROUTE})
 _NOT_KEPT = "it was corrected, and what it says since is not kept any more: bill it there by hand"
+_GONE = (
+    "{name} has billed it, or may have, and is not configured any more: where both are to bill it,"
+    " configure that again with mode: off, and begin again"
+)
 _AGE = frozenset({ErrorCode.OUTSIDE_TIME_WINDOW, ErrorCode.EXPIRED})
 
 
@@ -84,16 +88,14 @@ class Feeding:
 
         What is left of it takes no more deliveries: it is filled in as an event of its own, with what the file says.
         """
-        codes, left = view.codes(index), view.snapshot.remains
+        left = view.snapshot.remains
         if left is not None and index in left.erased:
             job.count("erased")
         elif await self._gateway.ledger.find(job.tenant, correction_id(event.id, 1)) is not None:
             job.problem("correction_not_kept", event, _NOT_KEPT)
-        elif codes.get(job.to, Code.NONE) not in _NO_WAY:
+        elif view.codes(index).get(job.to, Code.NONE) not in _NO_WAY:
             job.count("there_already")
-        elif plan.live and self._elsewhere(job, codes):
-            job.count("billed_elsewhere")
-        else:
+        elif not (plan.live and self._elsewhere(job, event, view.live(index))):
             return True
         return False
 
@@ -115,9 +117,7 @@ class Feeding:
                     job.problem("correction_not_kept", event, _NOT_KEPT)
                 elif chain is not None:
                     await self._extend_last(job, look, chain, event, plan, now)
-                elif plan.live and self._elsewhere(job, view.codes(index)):
-                    job.count("billed_elsewhere")
-                else:
+                elif not (plan.live and self._elsewhere(job, event, view.live(index))):
                     free.append((index, plan))
             if free:
                 members, plans = [index for index, _ in free], [plan for _, plan in free]
@@ -142,9 +142,8 @@ class Feeding:
         What came before it has never been there, as if it was taken back in time.
         """
         views = [await self.view(split_ref(ref)[0]) for ref in chain.refs]
-        codes = [{} if v is None else v.codes(split_ref(ref)[1]) for v, ref in zip(views, chain.refs, strict=True)]
-        if plan.live and any(self._elsewhere(job, one) for one in codes):
-            job.count("billed_elsewhere")
+        codes = [{} if v is None else v.live(split_ref(ref)[1]) for v, ref in zip(views, chain.refs, strict=True)]
+        if plan.live and any(self._elsewhere(job, event, one) for one in codes):
             return
         *earlier, last = chain.refs
         batch, index = split_ref(last)
@@ -159,14 +158,24 @@ class Feeding:
         else:
             job.count("corrected")
 
-    def _elsewhere(self, job: Job, codes: Mapping[str, Code]) -> bool:
-        """Return whether another destination of the group has billed an event, or may have, or will."""
+    def _elsewhere(self, job: Job, event: Event, live: Mapping[str, Code]) -> bool:
+        """Return whether another destination has billed an event, or may have, or will, in the place of the job's.
+
+        Of the same group, or of none that is known: one that is not configured any more may have been of it, or the
+        same one under another name. Such an event is counted.
+        """
         destinations = self._gateway.catalogue.destinations
         group = destinations[job.to].group
-        return group is not None and any(
-            name != job.to and code in _BILLS and name in destinations and destinations[name].group == group
-            for name, code in codes.items()
-        )
+        for name, code in live.items():
+            if name == job.to or code not in _BILLS:
+                continue
+            if name not in destinations:
+                job.problem("billed_elsewhere", event, _GONE.format(name=name))
+                return True
+            if group is not None and destinations[name].group == group:
+                job.count("billed_elsewhere")
+                return True
+        return False
 
     async def view(self, batch: int) -> View | None:
         """Return a batch as the ledger has it; `None`: it is not there."""

@@ -10,7 +10,7 @@ import pytest
 
 from gateway.cli import main
 from gateway.moving.backfill import LEAST
-from tests.gateway.conftest import Asking, House, MovableClock, event
+from tests.gateway.conftest import CONTRACT, Asking, House, MovableClock, event
 
 NO_FLEXPRICE = {"destinations": {"flexprice": {"mode": "off"}}}
 REASON = {"reason": "we move"}
@@ -212,6 +212,29 @@ async def test_what_another_of_the_group_has_billed_is_not_billed_again(house: H
         done = await ended(asking, await begin(asking))
         assert {"billed_elsewhere": 1, "there_already": 1} == done["counts"]
         assert ["e1"] == [row.key for row in asking.vendors["flexprice"].stored]
+
+
+@pytest.mark.parametrize(("mode", "fed"), [(None, {"billed_elsewhere": 1}), ("off", {"fed": 1})])
+async def test_what_a_destination_has_billed_that_is_gone_or_renamed_is_not_billed_again(
+    house: House, mode: str | None, fed: dict[str, int]
+) -> None:
+    async with house() as asking:
+        await asking.send(event("e1"))
+    renamed = {"provider": "wingback", "rate": "none", "settings": {"api_key": "secret"}}
+    changes: dict[str, Any] = {"destinations": {"wingback": {"mode": "off"}, "renamed": renamed}}
+    changes |= {"customers": {"acme": {"renamed": {"customer_id": CONTRACT}}}}
+    changes |= {"meters": {"api_calls": {"bindings": {"renamed": {"feature_slug": "API_CALLS"}}}}}
+    if mode is None:
+        changes["destinations"]["wingback"] = None
+        changes["customers"]["acme"]["wingback"] = None
+        changes["meters"]["api_calls"]["bindings"]["wingback"] = None
+    async with house(changes) as asking:
+        done = await ended(asking, await begin(asking, to="renamed"))
+        assert fed == done["counts"]
+        await asking.settled("e1")
+        assert (1 if mode is None else 2) == len(asking.vendors["wingback"].stored)
+        if mode is None:
+            assert "wingback has billed it, or may have" in done["problems"][0]["why"]
 
 
 async def test_what_was_corrected_is_filled_in_as_it_is_by_now(house: House, clock: MovableClock) -> None:
