@@ -16,7 +16,7 @@ from gateway.chain import Look
 from gateway.errors import RequestRefused
 from gateway.intake import slices
 from gateway.lanes.correcting import Situation, difference, saying, situation
-from gateway.ledger import AuditRow, Code, Document, split_ref
+from gateway.ledger import AuditRow, Code, Document, ref_of, split_ref
 from gateway.merge import View
 from gateway.periods import KIND, Period
 from gateway.repair import Actor
@@ -71,11 +71,14 @@ class _Tally:
         self.since: datetime | None = None
         """When the oldest full record was received; what was trimmed before was settled."""
 
-    def add(self, view: View, index: int, before: "_Before", *, late: bool) -> None:
-        """Count one event of the period; `before` tells of what it corrects."""
+    def add(self, view: View, index: int, before: "_Before", *, late: bool, waits: bool) -> None:
+        """Count one event of the period; `before` tells of what it corrects, `waits` whether it waits for a way.
+
+        What waits for none and counts nowhere is history that only a shadow is to have.
+        """
         event = view.snapshot.events[index]
         live = view.live(index)
-        if not any(code not in _NO_WAY for code in live.values()):
+        if (live or waits) and not any(code not in _NO_WAY for code in live.values()):
             self.unrouted.setdefault((event.customer, event.meter), _Sum()).add(event)
         for name, code in live.items():
             if code in _NO_WAY:
@@ -130,6 +133,7 @@ class Closing:
         destinations = self._gateway.catalogue.destinations
         tally = _Tally({name: one.group for name, one in destinations.items() if one.group is not None})
         now = self._gateway.clock.now()
+        waiting = {ref_of(one.batch, index) async for one in self._gateway.ledger.unrouted() for index in one.members}
         async for view in stored(self._gateway.ledger, tenant):
             tally.since = tally.since or from_micros(view.snapshot.received)
             async for part in slices(len(view.snapshot.events)):
@@ -138,7 +142,8 @@ class Closing:
                     when = view.snapshot.events[index].timestamp or received
                     if period.holds(when):
                         before = await self._before(view, index)
-                        tally.add(view, index, before, late=received >= period.end)
+                        waits = ref_of(view.snapshot.batch, index) in waiting
+                        tally.add(view, index, before, late=received >= period.end, waits=waits)
         problems = len(tally.open) + len(tally.unrouted) + tally.twice_count
         return {
             "object": "period",

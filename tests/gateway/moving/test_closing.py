@@ -15,6 +15,7 @@ from gateway.ledger import Plan
 from gateway.periods import period_of
 from tests.gateway.conftest import Asking, House, MovableClock, event
 from tests.gateway.ledger.conftest import event as stored_event
+from tests.gateway.moving.test_backfill import begin, fed
 
 ZONES = st.sampled_from(["UTC", "Europe/Berlin", "America/New_York", "Asia/Kathmandu", "Pacific/Apia"])
 REASON = {"reason": "month end"}
@@ -99,6 +100,19 @@ async def test_what_is_open_is_told_by_customer_and_meter_and_keeps_the_month_op
     assert [("unheard", 1)] == [(one["meter"], one["events"]) for one in report["unrouted"]]
     closed = await close(asking, month, accept_open=True)
     assert (False, True) == (closed["complete"], closed["closed"])
+
+
+async def test_history_that_only_a_shadow_is_to_have_keeps_no_month_open(house: House, month: Month) -> None:
+    async with house({"destinations": {"flexprice": {"mode": "shadow"}}}) as asking:
+        await asking.send([month.event("e1"), month.event("e2", meter="jobs")])
+        job = await begin(asking, source="file", digest="d1")
+        await fed(asking, job, 0, month.event("h1"), last=True)
+        await asking.settled("h1")
+        report = await close(asking, month)
+        assert (False, [("jobs", 1)]) == (
+            report["complete"],
+            [(one["meter"], one["events"]) for one in report["unrouted"]],
+        )
 
 
 async def test_a_month_that_is_not_over_is_not_closed(asking: Asking, clock: MovableClock) -> None:
