@@ -1,12 +1,13 @@
 """A web server that stops when it is told to, and says how it was."""
 
+import asyncio
 import contextlib
 import os
 import signal
 import socket
 import threading
 import time
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from types import FrameType
 
 import uvicorn
@@ -40,9 +41,13 @@ def address(listener: socket.socket) -> str:
 
 
 class Server(uvicorn.Server):
-    """Serves until a signal comes; then lets requests in flight finish. A second Ctrl-C does not wait for them."""
+    """Serves until a signal comes; then lets requests in flight finish. A second Ctrl-C does not wait for them.
 
-    def __init__(self, app: ASGIApp, *, grace: int = 30) -> None:
+    Who only waits is sent off by `dismiss` when half of the grace is over: what is cut off when all of it is hears
+    nothing of what was stored for it.
+    """
+
+    def __init__(self, app: ASGIApp, *, grace: int = 30, dismiss: Callable[[], None] | None = None) -> None:
         config = uvicorn.Config(
             app,
             http="httptools",
@@ -55,6 +60,8 @@ class Server(uvicorn.Server):
             timeout_keep_alive=KEPT,
         )
         super().__init__(config)
+        self._dismiss = dismiss
+        self._patience = grace / 2
         self.told: float | None = None
         """When it was told to stop, by `time.monotonic`."""
         self.interrupted = False
@@ -77,6 +84,11 @@ class Server(uvicorn.Server):
         finally:
             for one, handler in before.items():
                 signal.signal(one, handler)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        if self._dismiss is not None:
+            asyncio.get_running_loop().call_later(self._patience, self._dismiss)
+        await super().shutdown(sockets)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         self.told = self.told or time.monotonic()

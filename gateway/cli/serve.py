@@ -97,7 +97,8 @@ async def _serve(path: Path, configuration: Configuration, listener: socket.sock
     gateway = Gateway(configuration, ledger_of(configuration.ledger, configuration.delivery.timeout))
     grace = configuration.delivery.grace
     # Who waits for an answer has half of it at most: the rest is the lanes'.
-    server = Server(create_app(gateway), grace=max(1, int(grace.total_seconds() / 2)))
+    door = max(1, int(grace.total_seconds() / 2))
+    server = Server(create_app(gateway), grace=door, dismiss=gateway.board.dismiss)
     with _reloading(path, gateway) as begun:
         await gateway.start()
         begun.set()

@@ -12,6 +12,7 @@ class Board:
 
     def __init__(self) -> None:
         self._waits: set[Wait] = set()
+        self._dismissed = False
 
     def post(self, batch: int, destination: str, members: Sequence[int]) -> None:
         """Tell that deliveries ended, or are blocked until an operator acts."""
@@ -20,7 +21,16 @@ class Board:
 
     def watch(self) -> "Wait":
         """Begin to take notice; to be used as a context manager, opened before anything can end."""
-        return Wait(self._waits)
+        wait = Wait(self._waits)
+        if self._dismissed:
+            wait.dismiss()
+        return wait
+
+    def dismiss(self) -> None:
+        """Have nobody wait any longer, now or later: the process ends, and who asked is to hear how things stand."""
+        self._dismissed = True
+        for wait in self._waits:
+            wait.dismiss()
 
 
 class Wait:
@@ -53,8 +63,12 @@ class Wait:
         if not self._open:
             self._done.set()
 
+    def dismiss(self) -> None:
+        """End the wait, whatever is still open."""
+        self._done.set()
+
     async def until_ended(self, deliveries: Iterable[tuple[int, int, str]], seconds: float) -> bool:
-        """Return whether all of these (batch, index, destination) have ended, when they have or the time is up."""
+        """Return when all of these (batch, index, destination) have ended, or the time is up: then it is False."""
         self._open = {}
         for batch, index, destination in deliveries:
             self._open.setdefault((batch, destination), set()).add(index)

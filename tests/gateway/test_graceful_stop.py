@@ -5,6 +5,7 @@ import signal
 import threading
 import time
 from collections.abc import Generator
+from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -92,6 +93,19 @@ def _listens(url: str) -> bool:
     except httpx.TransportError:
         return False
     return True
+
+
+def test_who_waits_for_a_vendor_is_told_that_the_event_is_stored_before_the_process_ends(
+    start: Start, vendor: Vendor, tmp_path: Path
+) -> None:
+    gateway = start("serve", "--config", configure(tmp_path, vendor.url, more="delivery: {grace: 2s}\n"))
+    with ThreadPoolExecutor() as sender:
+        url = f"{gateway.said['url']}/v1/events"
+        waiting = sender.submit(httpx.post, url, json=event("e1"), trust_env=False, timeout=30)
+        assert vendor.asked.acquire(timeout=20)
+        assert 0 == gateway.end(signal.SIGTERM)
+        answer = waiting.result()
+    assert (202, "pending") == (answer.status_code, answer.json()["results"][0]["status"])
 
 
 def test_after_the_grace_it_ends_and_the_next_process_knows_of_the_doubt(

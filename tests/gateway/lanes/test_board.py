@@ -43,6 +43,17 @@ async def test_the_wait_is_over_when_the_time_is_up() -> None:
         await watch.until_ended([], FAR)
 
 
+async def test_who_is_dismissed_waits_no_longer_nor_does_who_comes_later() -> None:
+    board = Board()
+    with board.watch() as watch:
+        waiting = asyncio.ensure_future(watch.until_ended([(1, 0, "a")], FAR))
+        assert not await soon(waiting)
+        board.dismiss()
+        assert await soon(waiting)
+    with board.watch() as watch:
+        await watch.until_ended([(1, 0, "a")], FAR)
+
+
 async def test_nobody_waits_after_leaving() -> None:
     board = Board()
     with board.watch(), board.watch():
