@@ -1,12 +1,14 @@
 """One destination's absolute values, held to their order over what the ledger has of them."""
 
-import contextlib
-from collections.abc import Awaitable, Callable, Sequence
+import asyncio
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
+
+import msgspec
 
 from canonical_schema import Event, Kind
 from gateway.errors import LedgerUnavailable
 from gateway.lanes.order import Order
-from gateway.ledger import Change, Ledger, Work, WorkState, ref_of
+from gateway.ledger import Change, Code, Ledger, Moved, Work, WorkState, ref_of, some_of, split_ref
 from gateway.times import Clock, to_micros
 
 __all__ = ["Absolutes"]
@@ -38,6 +40,7 @@ class Absolutes:
         self._alone = False
         self._owing = False
         """Whether some may go that are still written down as waiting."""
+        self._releasing = asyncio.Lock()
         self._seen = 0
         """The number up to which all work was taken notice of."""
 
@@ -49,8 +52,11 @@ class Absolutes:
 
     async def settled(self, batch: int, members: Sequence[int]) -> None:
         """Let those go that waited for these."""
-        if self._order.settled(ref_of(batch, index) for index in members):
-            await self._release()
+        await self.ended(ref_of(batch, index) for index in members)
+
+    async def ended(self, refs: Iterable[int]) -> None:
+        """Let those go that waited for these, of several batches."""
+        await self._release(self._order.settled(refs))
 
     async def told_to_wait(self, changes: Sequence[Change]) -> None:
         """Let those go that have nothing to wait for any more, now that it is written down that they wait.
@@ -58,8 +64,8 @@ class Absolutes:
         What they waited for may have been settled meanwhile, and then it let nobody go.
         """
         waiting = (one for one in changes if one.group is not None and one.group.state is WorkState.WAITING)
-        if any(self._order.first(ref_of(one.batch, index)) for one in waiting for index in one.members):
-            await self._release()
+        refs = [ref_of(one.batch, index) for one in waiting for index in one.members]
+        await self._release([ref for ref in refs if self._order.first(ref)])
 
     async def recover(self) -> None:
         """Take notice, at the start, of all that is not settled, where this process is the one to know."""
@@ -77,23 +83,25 @@ class Absolutes:
             await self._look()
             self._alone = self._owing = True  # whose turn came meanwhile nobody was told
         if self._alone and self._owing:
-            await self._let_go()
+            self._owing = False  # before: whose turn comes meanwhile says so
+            try:
+                await self._ledger.release(self._destination, WorkState.WAITING, to_micros(self._clock.now()))
+            except BaseException:
+                self._owing = True
+                raise
         return self._alone
 
     async def again(self) -> None:
         """Let those go that wait for what another process was told about: nobody else tells."""
         if not (self._alone and self._ledger.shared):
             return
-        if not await self._ledger.in_state([WorkState.WAITING], self._destination):
-            return
-        open_ = {
-            ref_of(work.batch, index)
-            for state in _OPEN
-            for work in await self._ledger.held(self._destination, state)
-            for index in work.members
-        }
-        if self._order.settled(self._order.refs - open_):
-            await self._release()
+        ended: list[int] = []
+        for batch, members in _by_batch(self._order.awaited).items():
+            for work in await self._ledger.pieces(batch, self._destination):
+                if work.group.state in _OPEN:
+                    members.difference_update(work.members)
+            ended += [ref_of(batch, index) for index in members]
+        await self.ended(ended)
 
     async def before(self, works: Sequence[Work]) -> None:
         """Take notice of all that was recorded before what is about to be sent, whatever it is due by.
@@ -118,16 +126,47 @@ class Absolutes:
             after = works[-1].id
         return after
 
-    async def _release(self) -> None:
-        """Let go what waits; where that cannot be written down, before anything else is sent."""
-        with contextlib.suppress(LedgerUnavailable):
-            await self._let_go()
+    async def _release(self, refs: Sequence[int]) -> None:
+        """Let values go, and no other: of a backlog all would be told to wait again, each time that one goes.
+
+        Where that cannot be written down, all are let go before anything else is sent.
+        """
+        if not refs:
+            return
+        try:
+            async with self._releasing:
+                await self._let_go(_by_batch(refs))
+        except (LedgerUnavailable, Moved):
+            self._owing = True
         self._wake()
 
-    async def _let_go(self) -> None:
-        self._owing = False  # before: whose turn comes meanwhile says so
-        try:
-            await self._ledger.release(self._destination, WorkState.WAITING, to_micros(self._clock.now()))
-        except BaseException:
-            self._owing = True
-            raise
+    async def _let_go(self, waiting: Mapping[int, Collection[int]]) -> None:
+        now, changes = to_micros(self._clock.now()), list[Change]()
+        for batch, indexes in waiting.items():
+            for work in await self._ledger.pieces(batch, self._destination):
+                places = [place for place, index in enumerate(work.members) if index in indexes]
+                if work.group.state is WorkState.WAITING and places:
+                    changes.append(_going(work, places, now))
+        if changes:
+            await self._ledger.settle(changes, [])
+
+
+def _by_batch(refs: Iterable[int]) -> dict[int, set[int]]:
+    found: dict[int, set[int]] = {}
+    for batch, index in map(split_ref, refs):
+        found.setdefault(batch, set()).add(index)
+    return found
+
+
+def _going(work: Work, places: Sequence[int], now: int) -> Change:
+    """Return what becomes of members that waited, and may go."""
+    return Change(
+        work=work.id,
+        batch=work.batch,
+        destination=work.destination,
+        members=[work.members[place] for place in places],
+        code=Code.RETRYING if work.group.attempts else Code.PENDING,
+        group=msgspec.structs.replace(work.group, state=WorkState.READY, due=now),
+        parts=None if work.parts is None else some_of(work.parts, places),
+        waiting=True,
+    )

@@ -2,7 +2,6 @@
 
 from bisect import insort
 from collections.abc import Iterable
-from collections.abc import Set as AbstractSet
 
 __all__ = ["Order"]
 
@@ -34,20 +33,21 @@ class Order:
         return key is not None and self._queues[key][0] == ref
 
     @property
-    def refs(self) -> AbstractSet[int]:
-        """All that it has taken notice of."""
-        return self._keys.keys()
+    def awaited(self) -> list[int]:
+        """The values that others wait for."""
+        return [queue[0] for queue in self._queues.values() if len(queue) > 1]
 
-    def settled(self, refs: Iterable[int]) -> bool:
-        """Forget values that are settled; return whether another may go in the place of one."""
-        freed = False
+    def settled(self, refs: Iterable[int]) -> list[int]:
+        """Forget values that are settled; return those that may go in the place of one."""
+        freed: dict[Key, None] = {}
         for ref in refs:
             key = self._keys.pop(ref, None)
             if key is None:
                 continue
             queue = self._queues[key]
-            freed = freed or (queue[0] == ref and len(queue) > 1)
+            if queue[0] == ref:
+                freed[key] = None
             queue.remove(ref)
             if not queue:
                 del self._queues[key]
-        return freed
+        return [self._queues[key][0] for key in freed if key in self._queues]

@@ -11,7 +11,7 @@ from gateway.lanes.absolutes import Absolutes
 from gateway.lanes.board import Board
 from gateway.lanes.doubts import Doubts
 from gateway.lanes.verdict import Next, next_step
-from gateway.ledger import AttemptRow, Change, Code, Group, Ledger
+from gateway.ledger import AttemptRow, Change, Code, Group, Ledger, ref_of
 
 __all__ = ["Settling"]
 
@@ -72,8 +72,10 @@ class Settling:
                 self._board.post(change.batch, self._name, change.members)
             if change.code is Code.UNKNOWN and self._doubts is not None:
                 self._doubts.put(self._name, change.batch, change.members)
-            if change.code not in _UNSETTLED and self._adapter.allows_absolute:
-                await self._absolutes.settled(change.batch, change.members)
+        if self._adapter.allows_absolute:
+            ended = (change for change in changes if change.code not in _UNSETTLED)
+            await self._absolutes.ended(ref_of(change.batch, index) for change in ended for index in change.members)
+        for change in changes:
             await self._check_links(change)
 
     async def _check_links(self, change: Change) -> None:
