@@ -178,7 +178,7 @@ class _Destination:
     async def _links(self) -> list[Link]:
         """Return the one customer's links: those of stored events, and all that there are today."""
         customer = self._scope.customer or ""
-        links = dict(self._ours.links[self._name])
+        links = {**self._ours.links[self._name], **self._ours.near[self._name]}
         await self._gateway.book.learn(self._scope.tenant, {customer})
         rows = self._gateway.book.rows(self._scope.tenant, customer, self._name)
         model = self._door.link
@@ -197,7 +197,7 @@ class _Destination:
         counters = Counters(side, joiner, self._scope.window, settled)
         links = self._ours.links[self._name]
         if self._scope.customer is not None:
-            links = dict.fromkeys(await self._links(), self._scope.customer)
+            links = links or dict.fromkeys(await self._links(), self._scope.customer)
         asked: dict[tuple[str, str], None] = {}
         for sharing in self._ours.shared[self._name].values():
             for customer in sharing:

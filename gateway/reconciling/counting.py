@@ -1,7 +1,7 @@
 """Holds what the ledger sent against a provider's counters: sums alone, so that little is said of single events."""
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from decimal import Decimal
 
 from adapters import Read, Unread, UnreadKind, Window
@@ -48,10 +48,9 @@ class Counters:
         self._tallies: dict[Place, _Tally] = {}
 
     def told(self, customer: str, what: Read | Unread) -> None:
-        """Note what was read of one customer. Two links of one customer in a window cannot be told apart."""
-        if customer in self._told:
-            why = "the customer has several links in this window: their counters cannot be laid on one figure"
-            what = Unread(kind=UnreadKind.UNSUPPORTED, why=why)
+        """Note what was read of one customer. What several links of one count over one period is added up."""
+        if (before := self._told.get(customer)) is not None:
+            what = _together(before, what)
         self._told[customer] = what
 
     def take(self, ours: Iterable[Ours]) -> None:
@@ -123,6 +122,22 @@ class Counters:
             return
         for quantity, event_id in missing:
             cell.put(Why.IN_FLIGHT, EXACT.minus(quantity), event_id)
+
+
+def _together(one: Read | Unread, other: Read | Unread) -> Read | Unread:
+    """Return what two links of one customer count; nothing where they count over different periods."""
+    if isinstance(one, Unread) or isinstance(other, Unread):
+        return one if isinstance(one, Unread) else other
+    if one.window != other.window:
+        why = "the customer has several links in this window: their counters cannot be laid on one figure"
+        return Unread(kind=UnreadKind.UNSUPPORTED, why=why)
+    some, more = one.counted or {}, other.counted or {}
+    return replace(
+        one,
+        exact=one.exact and other.exact,
+        counted={name: total([some[name], more[name]]) for name in some if name in more},
+        unread={**one.unread, **other.unread},
+    )
 
 
 def _combination(given: list[tuple[Decimal, str]], wanted: Decimal) -> list[tuple[Decimal, str]] | None:

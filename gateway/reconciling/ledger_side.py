@@ -104,6 +104,8 @@ class LedgerSide:
         self.spills = {name: Spill(Ours) for name in labels}
         self.links: dict[str, dict[Link, str]] = {name: {} for name in labels}
         """Each customer's links that events of the window fall under, with whose they are."""
+        self.near: dict[str, dict[Link, str]] = {name: {} for name in labels}
+        """The same of events a little beyond the window."""
         self.known: dict[str, dict[str, str]] = {name: {} for name in labels}
         """Our name of a customer by the provider's."""
         self.shared: dict[str, dict[str, set[str]]] = {name: {} for name in labels}
@@ -268,7 +270,8 @@ class LedgerSide:
                 continue
             theirs = name_of(usage.link)
             if theirs:
-                self.links[name].setdefault(usage.link, event.customer)
+                inside = usage.timestamp in self._scope.window
+                (self.links if inside else self.near)[name].setdefault(usage.link, event.customer)
                 if (owner := self.known[name].setdefault(theirs, event.customer)) != event.customer:
                     self.shared[name].setdefault(theirs, {owner}).add(event.customer)
             assert self._relinked is not None

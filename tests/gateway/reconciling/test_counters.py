@@ -9,6 +9,8 @@ from tests.gateway.conftest import CONTRACT, Asking, House, MovableClock, event
 
 pytestmark = pytest.mark.anyio
 
+OTHER = "Cust_0b8f3a44-3d0e-4f0e-9a53-5b1f4f7a2c11"
+
 
 async def reconciled(asking: Asking, clock: MovableClock) -> dict[str, Any]:
     """Reconcile the vendor's current period; return its figures by customer."""
@@ -63,6 +65,30 @@ async def test_a_figure_of_many_digits_keeps_them_all(asking: Asking, clock: Mov
     told = found["acme"]
     assert (sent["e1"], f"-{sent['refused']}") == (told["right"], told["difference"])
     assert [("rejected", f"-{sent['refused']}")] == [(one["class"], one["quantity"]) for one in told["reasons"]]
+
+
+async def test_a_link_that_ended_when_the_period_began_has_no_part_in_it(house: House, clock: MovableClock) -> None:
+    start = clock.now().replace(day=1, hour=0, minute=0, second=0, microsecond=0)
+    links = [{"customer_id": OTHER, "until": start.isoformat()}, {"customer_id": CONTRACT, "from": start.isoformat()}]
+    async with house({"customers": {"acme": {"wingback": links}}}) as asking:
+        before = (start - timedelta(minutes=30)).isoformat()
+        await asking.send([event("e1", timestamp=before), event("e2", quantity=4, timestamp=start.isoformat())])
+        found = await reconciled(asking, clock)
+        assert ("match", "4", "4") == tuple(found["acme"][name] for name in ("class", "left", "right"))
+
+
+async def test_what_two_links_of_a_customer_count_in_one_period_is_added_up(house: House, clock: MovableClock) -> None:
+    now = clock.now()
+    start = now.replace(day=1, hour=0, minute=0, second=0, microsecond=0)
+    half = start + (now - start) / 2
+    links = [{"customer_id": OTHER, "until": half.isoformat()}, {"customer_id": CONTRACT, "from": half.isoformat()}]
+    async with house({"customers": {"acme": {"wingback": links}}}) as asking:
+        times = {"e1": start, "e2": half, "e3": now}
+        await asking.send([event(event_id, timestamp=when.isoformat()) for event_id, when in times.items()])
+        asking.vendors["wingback"].tamper(lambda stock: stock.forget(lambda row: row.key == "e2"))
+        clock.ahead = timedelta(minutes=30)
+        found = await reconciled(asking, clock)
+        assert ("9", "6", "unexplained") == tuple(found["acme"][name] for name in ("left", "right", "class"))
 
 
 async def test_a_counter_that_is_off_is_unexplained(house: House, clock: MovableClock) -> None:

@@ -13,12 +13,10 @@ from gateway.reconciling.report import report
 from gateway.simulator import StoredRow
 from tests.gateway.conftest import CONTRACT, Asking, House, MovableClock, event
 from tests.gateway.links.test_lookups import House as Looking
-from tests.gateway.reconciling.test_counters import reconciled
+from tests.gateway.reconciling.test_counters import OTHER, reconciled
 from tests.gateway.reconciling.test_planted import Day, keyed, reasons
 
 pytestmark = pytest.mark.anyio
-
-OTHER = "Cust_0b8f3a44-3d0e-4f0e-9a53-5b1f4f7a2c11"
 
 
 @pytest.fixture
