@@ -6,7 +6,7 @@ from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import httpx
 import pytest
@@ -222,15 +222,14 @@ def plain(segment: Path) -> bytes:
 
 
 async def test_whoever_leads_no_more_lets_go_of_the_archive(
-    sharing: Sharing, clock: MovableClock, tmp_path: Path
+    sharing: Sharing, clock: MovableClock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with sharing({"retention": {"archive": str(tmp_path / "archive")}}) as (one, other):
         await one.send(event("e1"))
         clock.ahead = timedelta(days=40)
         await one.gateway._chores["retention"]._step()
-        owners = [cast("RedisLedger", each.gateway.ledger)._owners for each in (one, other)]
-        for owner in owners:
-            owner._leader = owners[1].name
+        leader = other.gateway.ledger
+        monkeypatch.setattr(RedisLedger, "leads", property(lambda ledger: ledger is leader))
         for each in (one, other):
             await each.gateway._chores["retention"]._step()
         archive = other.gateway.keeper._archive
