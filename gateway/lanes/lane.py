@@ -5,6 +5,7 @@ import contextlib
 import random
 from collections.abc import Collection, Sequence
 from datetime import datetime, timedelta
+from functools import partial
 from typing import TypeVar
 
 import structlog
@@ -28,6 +29,7 @@ from gateway.lanes.lots import packed
 from gateway.lanes.pace import Pace
 from gateway.lanes.preparing import Preparer
 from gateway.lanes.restored import Restored
+from gateway.lanes.returning import Returning
 from gateway.lanes.runs import runs_of
 from gateway.lanes.settling import Settling
 from gateway.lanes.shipment import Judge, Shipper
@@ -75,7 +77,7 @@ class Lane:
         self._ledger = ledger
         self._board = board
         self._clock = clock
-        self._rng = rng or random.Random()
+        self._jitter = partial((rng or random.Random()).uniform, 0)
         self.pace = Pace(
             self._adapter.door.rates if catalogue.destinations[name].rate == "vendor" else (),
             delivery.max_in_flight,
@@ -112,6 +114,7 @@ class Lane:
         withdraws, sending = self._corrector.withdraws, self._sending.values
         self._unheard = Unheard(name, ledger, self._settling, withdraws=withdraws, sending=sending)
         self._preparer = Preparer(name, catalogue, self._absolutes, withdraws)
+        self._returning = Returning(name, ledger)
         self._helping = Helping(self._adapter, self.pace, lambda: self._in_flight)
         self._shipper = self._shipping(self._adapter, self._settling.judge, several=self._helping.several)
         other = withdrawing(self._adapter)
@@ -201,8 +204,8 @@ class Lane:
         """Take up where the last process ended: what it was sending may have arrived."""
         now = self._clock.now()
         await self._unheard.judge_all(now)
-        for state in (WorkState.HELD, WorkState.BLOCKED, WorkState.WAITING):
-            await self._ledger.release(self.name, state, to_micros(now))
+        await self._ledger.release(self.name, WorkState.WAITING, to_micros(now))
+        await self._returning.begin(now)
         if self._adapter.allows_absolute:
             await self._absolutes.recover()
 
@@ -268,6 +271,8 @@ class Lane:
             with contextlib.suppress(LedgerUnavailable):
                 await self._unheard.judge_all(now)
                 self._stranded = False
+        if not await self._returning.step(now, lambda: self._stopping):
+            return now
         if pace.refused:
             await self._hold()
             if not waiting and not self._sending:
@@ -374,9 +379,6 @@ class Lane:
             self._sending[task] = {lot.work for lots in some for lot in lots}
             task.add_done_callback(self._sent)
         return True
-
-    def _jitter(self, ceiling: float) -> float:
-        return self._rng.uniform(0, ceiling)
 
     async def settled(self, batch: int, members: Sequence[int]) -> None:
         """Let absolute values go that waited for these."""
