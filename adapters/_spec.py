@@ -135,6 +135,8 @@ class Door:
     rates: tuple[Rate, ...] = ()
     aggregations: frozenset[Aggregation] = frozenset({"sum", "count"})
     """Those that the vendor's meters can express."""
+    counts: Literal["quantities", "rows"] = "quantities"
+    """What a meter that counts comes to there: the sum of quantities, or how many rows there are, whatever they say."""
     corrections: Corrections | None = None
     """What the vendor lets us do about usage that it has. `None`: nothing that is known."""
     probe: Source | None = None

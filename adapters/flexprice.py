@@ -139,6 +139,7 @@ BULK = Door(
         fact="POST /features/search and /customers/search; that a feature comes with its meter",
     ),
     aggregations=frozenset({"sum", "count", "max", "latest", "unique"}),
+    counts="rows",
     corrections=Amend(
         replaces=frozenset({"sum", "max", "latest"}),
         voids=frozenset({"sum", "max"}),
@@ -180,6 +181,7 @@ class Flexprice(Adapter[FlexpriceSettings, EventBinding, CustomerLink]):
         doors={"bulk": BULK},
         cautions=(
             "202 promises nothing about billing: unknown event names and customers are taken without a word.",
+            "A meter that counts counts events, whatever they say: quantities other than 1 are refused, 0 is left out.",
             "Event ids must not be sent again with another timestamp: they would be billed twice.",
             "A server that locks event ids for 24 h skips corrections without a word: read the usage back after one.",
         ),
@@ -190,6 +192,7 @@ class Flexprice(Adapter[FlexpriceSettings, EventBinding, CustomerLink]):
             Source(
                 url=SERVER, seen=SEEN, grade="unverified", fact="whether the hosted service locks event ids for 24 h"
             ),
+            Source(url=SERVER, seen=SEEN, grade="code", fact="COUNT: 1 for each event id, whatever its properties"),
             Source(url=SERVER, seen=SEEN, grade="code", fact="four error envelopes; negatives are billed as 0"),
             Source(url="https://docs.flexprice.io", seen=SEEN, grade="unverified", fact="100 bulk requests a minute"),
         ),

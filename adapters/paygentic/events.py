@@ -92,6 +92,7 @@ EVENTS = Door(
         ),
     ),
     aggregations=frozenset({"sum", "count", "max", "latest", "unique"}),
+    counts="rows",
     corrections=Deltas(
         aggregations=frozenset({"sum"}),
         instead="an event cannot be changed or deleted: credit it there",

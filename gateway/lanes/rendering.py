@@ -116,17 +116,24 @@ def _usages(
         link = Link()
     measures = _measures(rows, event, absolute)
     groups = _grouped(door, measures)
+    by_row = meter.aggregation == "count" and door.counts == "rows"
     several = len(rows) > 1 and not (door.several_measures and len(groups) == 1)
     names = _part_names([group[0].name for group in groups]) if several else [""]
     made: list[tuple[str, str, Usage[Binding, Link] | None]] = []
     for name, group in zip(names, groups, strict=True):
-        kept = [measure for measure in group if measure.quantity or absolute or door.zero == "sent"]
+        kept = [one for one in group if one.quantity or absolute or (door.zero == "sent" and not by_row)]
         key = _key(tenant, event.id, name, door.key)
         if not kept:
             made.append((name, key, None))
             continue
         for measure in kept:
             _check_quantity(adapter, destination, measure)
+            if by_row and measure.quantity != 1:
+                raise Refused(
+                    ErrorCode.QUANTITY_NOT_REPRESENTABLE,
+                    f"{_quantity_path(measure.name)}: {adapter.spec.title} counts each event as 1, whatever it says:"
+                    " leave the quantity out, or have the meter be a sum, here and there",
+                )
         usage = Usage(
             key=key,
             event_id=event.id,

@@ -79,6 +79,8 @@ class Stencils:
         self._not_in_key = "ugw_", *door.key.forbidden
         self._key = None if door.key.pattern is None else re.compile(door.key.pattern).fullmatch
         self._bindings: dict[str, Binding | None] = {}
+        self._by_row: set[str] = set()
+        """Meters of which a quantity that is said has to be looked at: each row counts as 1."""
         self._links: dict[int, _Naming] = {}
         self._plain: dict[int, tuple[Sequence[Link], _Naming]] = {}
         """By identity: the rows of a customer that has one for all its events."""
@@ -98,7 +100,7 @@ class Stencils:
         columns = columns_of(events)
         for shape in columns.shapes:
             binding = self._binding(shape.look.meter)
-            if binding is None:
+            if binding is None or (shape.look.counted and shape.look.meter in self._by_row):
                 continue
             received = [receipts[place] for place in shape.places] if len(shape) < len(events) else receipts
             fitting = self._fitting(shape, received, now)
@@ -231,6 +233,8 @@ class Stencils:
             if not plain and known is None:
                 return None  # names that senders invent must not fill the memory
             self._bindings[meter] = rows[0].bind({}) if plain else None
+            if known is not None and known.aggregation == "count" and self._adapter.door.counts == "rows":
+                self._by_row.add(meter)
         return self._bindings[meter]
 
     def _named(

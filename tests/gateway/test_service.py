@@ -265,6 +265,20 @@ async def test_all_zero_is_delivered(house: House) -> None:
         assert (0, 0) == (asking.calls["flowglad"], asking.calls["paygentic"])
 
 
+@pytest.mark.parametrize(("quantity", "at_flexprice"), [(1, "accepted"), (0, "filtered"), (5, "rejected")])
+async def test_what_a_vendor_counts_as_one_is_one(asking: Asking, quantity: int, at_flexprice: str) -> None:
+    asking.vendors["flexprice"].quantity_properties = {"logins": None}
+    sent = [event(f"e{number}", meter="logins", quantity=quantity) for number in range(3)]
+    for result in (await asking.send(sent))["results"]:
+        told = result["deliveries"]
+        assert ("filtered" if quantity == 0 else "accepted") == told["flowglad"]["status"]
+        assert at_flexprice == told["flexprice"]["status"]
+        if at_flexprice == "rejected":
+            assert "counts each event as 1" in told["flexprice"].get("error", {}).get("message", "")
+    counted = asking.vendors["flexprice"].billed().get(("acme", "logins"), 0)
+    assert counted == (3 if quantity == 1 else 0)
+
+
 async def test_a_count_meter_counts_one_where_nothing_is_said(asking: Asking) -> None:
     assert "delivered" == (await asking.one(event(meter="logins", quantity=None)))["status"]
     assert {("sub_acme", "logins"): 1} == asking.vendors["flowglad"].billed()

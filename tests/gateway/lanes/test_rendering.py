@@ -234,7 +234,19 @@ def test_a_scale_that_cannot_be_kept_exactly_is_refused_and_stops_nothing() -> N
 def test_a_meter_that_counts_takes_one_where_nothing_is_given() -> None:
     found = catalogue("flexprice", {}, aggregation="count")
     assert {"quantity": "1"} == one(found, used("e1", quantity=None))["properties"]
-    assert {"quantity": "7"} == one(found, used("e1", quantity=Decimal(7)))["properties"]
+    assert {"quantity": "1"} == one(found, used("e1", quantity=Decimal(1)))["properties"]
+
+
+@pytest.mark.parametrize("name", ["flexprice", "events"])
+def test_where_a_vendor_counts_each_row_as_one_no_other_quantity_is_said(name: str) -> None:
+    found = catalogue(name, {}, aggregation="count")
+    assert Turned(Code.ZERO) == turned_out(found, used("e1", quantity=Decimal(0)))
+    for quantity in ("7", "0.5", "-1"):
+        turned = turned_out(found, used("e1", quantity=Decimal(quantity)))
+        assert isinstance(turned, Turned)
+        assert turned.error is not None
+        assert "quantity_not_representable" == turned.error["code"]
+    assert "7" == one(catalogue("wingback", {}, aggregation="count"), used("e1", quantity=Decimal(7)))["units"]
 
 
 # Zeros.
