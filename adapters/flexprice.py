@@ -214,14 +214,16 @@ class Flexprice(Adapter[FlexpriceSettings, EventBinding, CustomerLink]):
                 return Unread(kind=UnreadKind.UNSUPPORTED, why=why)
             adds = meter.get("aggregation")
             kind, place = (adds.get("type"), adds.get("field")) if isinstance(adds, Mapping) else (None, None)
+            kind = str(kind).upper()
+            place = place if isinstance(place, str) and kind not in _NO_QUANTITY else None
             binding = texts_of(meter, {"event_name": "event_name"})
             if binding:
                 made.append(
                     RemoteMeter(
                         binding=binding,
                         title=str(row.get("name") or binding["event_name"]),
-                        aggregation=_AGGREGATIONS.get(str(kind).upper()),
-                        quantity={"quantity_property": place} if isinstance(place, str) and place else {},
+                        aggregation=_AGGREGATIONS.get(kind),
+                        quantity={"quantity_property": place} if place else {},
                     )
                 )
         return tuple(made)
@@ -365,6 +367,9 @@ def _properties(binding: EventBinding) -> list[tuple[str, str]]:
         return list(binding.quantity_properties.items())
     return [(binding.quantity or "", binding.quantity_property)]
 
+
+_NO_QUANTITY = frozenset({"COUNT", "COUNT_UNIQUE"})
+"""What these read of an event is no quantity: nothing, or the property whose values are told apart."""
 
 _AGGREGATIONS: Mapping[str, Aggregation] = {
     "SUM": "sum",

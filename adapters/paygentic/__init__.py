@@ -116,6 +116,6 @@ _AGGREGATIONS: Mapping[str, Aggregation] = {
 
 
 def _quantity(metric: Row) -> dict[str, str]:
-    """Return where a metric takes the quantity from: a name alone, for `$.name`."""
-    value = metric.get("valueProperty")
+    """Return where a metric takes the quantity from: a name alone, for `$.name`; nothing where it reads none."""
+    value = None if metric.get("aggregation") in {"COUNT", "UNIQUE_COUNT"} else metric.get("valueProperty")
     return {"quantity_field": value.removeprefix("$.")} if isinstance(value, str) and value else {}

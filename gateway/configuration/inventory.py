@@ -34,7 +34,8 @@ def held_against(configuration: Configuration, destination: str, there: Sequence
                 what = " or ".join(f"{field} {value!r}" for field, value in named.items()) or "what this names"
                 yield Finding(at, "error", f"{title} has no {what}: usage sent there would bill nothing")
                 continue
-            yield from _compared(at, title, meter.aggregation, row, found[0])
+            # Several of theirs may read one event: it is held against the one that it fits best.
+            yield from min((list(_compared(at, title, meter.aggregation, row, one)) for one in found), key=len)
 
 
 def _compared(at: str, title: str, aggregation: Aggregation, row: BindingRow, theirs: RemoteMeter) -> Iterator[Finding]:

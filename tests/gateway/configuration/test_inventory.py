@@ -234,6 +234,38 @@ def test_wingback_customers_that_are_promised_and_not_shown_are_told(body: dict[
     assert isinstance(answered(wingback, wingback.list_customers(), lambda _: reply(body)), Unread)
 
 
+@pytest.mark.parametrize(("place", "faults"), [("asked", 0), ("told", 0), ("elsewhere", 1)])
+def test_a_meter_is_held_against_that_of_several_that_reads_its_quantity(place: str, faults: int) -> None:
+    binding = {"event_name": "tokens", "quantity_property": place}
+    meters = {"calls": {"bindings": {"flexprice": binding}}} | dict.fromkeys(
+        ("api_calls", "jobs", "logins", "llm_call")
+    )
+    configuration = loads(configured({"meters": meters}), {})
+    aggregations = [{"type": "SUM", "field": field} for field in ("asked", "told")]
+    rows = [{"meter": {"event_name": "tokens", "aggregation": one}} for one in aggregations]
+    flexprice = configuration.destinations["flexprice"].adapter
+    assert isinstance(flexprice, CanListMeters)
+    there = answered(flexprice, flexprice.list_meters(), lambda _: reply({"items": rows}))
+    assert faults == len(list(held_against(configuration, "flexprice", there)))
+
+
+def test_a_property_whose_values_are_told_apart_is_no_place_for_a_quantity() -> None:
+    kinds = {"SUM": "tokens", "COUNT": None, "COUNT_UNIQUE": "user_id"}
+    rows = [{"meter": {"event_name": k.lower(), "aggregation": {"type": k, "field": f}}} for k, f in kinds.items()]
+    flexprice = adapter("flexprice")
+    assert isinstance(flexprice, CanListMeters)
+    found = answered(flexprice, flexprice.list_meters(), lambda _: reply({"items": rows}))
+    assert [("sum", {"quantity_property": "tokens"}), ("count", {}), ("unique", {})] == [
+        (one.aggregation, one.quantity) for one in found
+    ]
+    kinds = {"SUM": "$.tokens", "COUNT": "$.tokens", "UNIQUE_COUNT": "$.user_id"}
+    metrics = [{"id": k, "eventType": k, "aggregation": k, "valueProperty": f} for k, f in kinds.items()]
+    paygentic = adapter("paygentic", merchant_id="org_1")
+    assert isinstance(paygentic, CanListMeters)
+    found = answered(paygentic, paygentic.list_meters(), lambda _: reply({"data": metrics}))
+    assert [{"quantity_field": "tokens"}, {}, {}] == [one.quantity for one in found]
+
+
 @pytest.mark.parametrize("name", ["flowglad", "flexprice", "wingback"])
 def test_customers_that_cannot_be_read_are_not_no_customers(name: str) -> None:
     asking = adapter(name)
