@@ -59,7 +59,8 @@ class Accepting:
             if not isinstance(claims, Run):
                 again = {split_ref(claim.ref)[0] for claim in claims if claim.kind is ClaimKind.REPLAY}
                 views = await self._views(again)
-                views |= await self._views(await self._routed(events, claims, plans, views, excused, received))
+                if views:
+                    views |= await self._views(await self._routed(events, claims, plans, views, excused, received))
             if watch is not None and wait > 0:
                 awaited = await self._awaited(claims, plans, views, ack)
                 if awaited:
@@ -115,12 +116,14 @@ class Accepting:
         batches that look different now.
         """
         found: dict[int, dict[int, Plan]] = {}
-        for event, claim, plan in zip(events, claims, plans, strict=True):
-            batch, index = split_ref(claim.ref)
-            if claim.kind is ClaimKind.REPLAY and plan.live and event.id not in excused and batch in views:
-                view = views[batch]
-                if not view.trimmed and not view.live(index):
-                    found.setdefault(batch, {})[index] = plan
+        async for part in slices(len(claims)):
+            for place in part:
+                claim, plan = claims[place], plans[place]
+                batch, index = split_ref(claim.ref)
+                if claim.kind is ClaimKind.REPLAY and plan.live and batch in views:
+                    view = views[batch]
+                    if not view.trimmed and not view.live(index) and events[place].id not in excused:
+                        found.setdefault(batch, {})[index] = plan
         for batch, ways in found.items():
             await self._gateway.ledger.extend(batch, [*ways], [*ways.values()], now)
             for name in {name for plan in ways.values() for name in (*plan.live, *plan.shadow)}:
