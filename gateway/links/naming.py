@@ -12,6 +12,7 @@ from typing import Any
 import msgspec
 
 from adapters import Link
+from canonical_schema import DeliveryStatus
 from gateway.configuration import Configuration, Destination
 from gateway.configuration.keys import DEFAULT_TENANT
 from gateway.errors import ConfigurationError
@@ -36,6 +37,8 @@ _Since = dict[str, tuple[str, int]]
 
 class _Names(msgspec.Struct):
     provider: str = ""
+    profile: str = ""
+    """Which of the provider's doors; empty where it has one, or where nobody noted it."""
     meters: _Since = {}
     customers: _Since = {}
 
@@ -76,6 +79,7 @@ class Naming:
             since = 0 if before is None else at  # of what was named before this was noted, nobody knows better
             made = _Names(
                 provider=destination.provider,
+                profile=_profile(destination),
                 meters=_noted({} if before is None else before.meters, self._meters(name, destination), since),
                 customers=_noted({} if before is None else before.customers, self._seeds(name), since),
             )
@@ -85,21 +89,30 @@ class Naming:
                 await self._ledger.keep([document])
 
     async def check(self) -> None:
-        """Raise ConfigurationError where a destination is another vendor than the one its deliveries were made to.
+        """Raise ConfigurationError where a destination is not what the deliveries there were made for.
 
-        What waits would go there in the other one's words, and what was delivered would count as delivered there.
+        What waits would go there in the words of another vendor, or of another of its doors, which would not know it
+        for a repeat; and what was delivered to another vendor would count as delivered to this one.
         """
         for name, destination in self._configuration.destinations.items():
             body = await self._ledger.document(KIND, "", name)
-            before = "" if body is None else msgspec.json.decode(body, type=_Names).provider
-            if before in {"", destination.provider}:
-                continue
-            if made := sum((await self._ledger.counts()).get(name, {}).values()):
-                theirs = f"is {destination.provider}, and {made:,} deliveries of the ledger are {before}'s"
-                hint = (
-                    f"give {destination.provider} a name of its own, and keep {name} with mode: off until nothing waits"
-                )
-                raise ConfigurationError(f"destinations.{name}: {theirs}: {hint}")
+            before = _Names() if body is None else msgspec.json.decode(body, type=_Names)
+            if before.provider not in {"", destination.provider}:
+                now, was = destination.provider, before.provider
+                if made := sum((await self._ledger.counts()).get(name, {}).values()):
+                    theirs = f"is {now}, and {made:,} deliveries of the ledger are {was}'s"
+                    hint = f"give {now} a name of its own, and keep {name} with mode: off until nothing waits"
+                    raise ConfigurationError(f"destinations.{name}: {theirs}: {hint}")
+            elif before.profile not in {"", _profile(destination)}:
+                now, was = _profile(destination), before.profile
+                if wait := await self._undecided(name):
+                    theirs = f"is {now}, and {wait:,} deliveries that wait, or are unknown, were made for {was}"
+                    hint = f"give {now} a name of its own, or keep {was} until they are settled"
+                    raise ConfigurationError(f"destinations.{name}.settings.profile: {theirs}: {hint}")
+
+    async def _undecided(self, destination: str) -> int:
+        counts = (await self._ledger.counts()).get(destination, {})
+        return sum(count for status, count in counts.items() if not status.final or status is DeliveryStatus.UNKNOWN)
 
     async def since(self, destination: str, tenant: str, customer: str, meter: str) -> int:
         """Return since when a destination names both as it does, in microseconds; 0: as far as is known, always."""
@@ -184,6 +197,10 @@ def _put_since(body: bytes) -> Iterable[tuple[str, int]]:
 
 def _answered_since(body: bytes) -> Iterable[tuple[str, int]]:
     return ((destination, at) for destination, (_, at) in msgspec.json.decode(body, type=_Since).items())
+
+
+def _profile(destination: Destination) -> str:
+    return getattr(destination.settings, "profile", "")
 
 
 def _noted(before: _Since, named: Iterable[tuple[str, str]], since: int) -> _Since:

@@ -139,6 +139,29 @@ async def test_another_vendor_under_the_name_of_one_that_has_deliveries_is_refus
         assert {("sub_acme", "calls"): 3} == asking.vendors["flowglad"].billed()
 
 
+async def test_another_door_of_a_vendor_waits_until_nothing_does_that_was_made_for_the_one_before(house: House) -> None:
+    other = {
+        "destinations": {"paygentic": {"settings": {"profile": "events", "merchant_id": None}}},
+        "meters": {"api_calls": {"bindings": {"paygentic": {"billable_metric_id": None, "event_type": "calls"}}}},
+    }
+    async with house() as asking:
+        asking.vendors["paygentic"].fail("lost_answer", times=None)
+        await asking.send(event("e1"), query="?ack=stored")
+        await until(lambda: asking.vendors["paygentic"].requests > 0)
+        with pytest.raises(
+            ConfigurationError, match="is events, and 1 deliveries that wait, or are unknown, were made"
+        ):
+            await asking.gateway.reload(loads(configured(other), {}))
+        assert 1 == asking.gateway.generation.number
+    with pytest.raises(ConfigurationError, match="or keep usage-v0 until they are settled"):
+        async with house(other):
+            pass
+    async with house() as asking:
+        asking.vendors["paygentic"].clear()
+        await asking.settled("e1")
+        await asking.gateway.reload(loads(configured(other), {}))
+
+
 async def test_a_reload_changes_when_usage_is_read_back(house: House, clock: MovableClock) -> None:
     async with house({**SHORT, "delivery": {"read_back": "365d"}}) as asking:
         asking.vendors["paygentic"].fail("lost_answer")
