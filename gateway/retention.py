@@ -15,10 +15,12 @@ from gateway.ledger import Document, Erasure, Ledger, Snapshot, split_ref
 from gateway.merge import View
 from gateway.times import Clock, from_micros, to_micros
 
-__all__ = ["Keeper"]
+__all__ = ["FORGOTTEN", "Keeper"]
 
 log = structlog.get_logger("gateway.retention")
 
+FORGOTTEN = "forgotten"
+"""Kind of the document that says before which instant of receipt ids may be forgotten; its name is `ids`."""
 INTERVAL = timedelta(hours=1)
 """Between two rounds."""
 RETRY = timedelta(minutes=5)
@@ -55,7 +57,11 @@ class Keeper:
                 return now + RETRY
             if not more and (ids := self._retention.ids) is not None:
                 # Never before the record: what is not trimmed is not forgotten either.
-                more = bool(await self._ledger.forget(to_micros(now - max(ids, self._retention.events)), LOOK))
+                before = to_micros(now - max(ids, self._retention.events))
+                more = bool(await self._ledger.forget(before, LOOK))
+                if more:
+                    body = msgspec.json.encode(before)
+                    await self._ledger.keep([Document(kind=FORGOTTEN, tenant="", name="ids", body=body)])
             return now + (PAUSE if more else INTERVAL)
 
     async def close(self) -> None:

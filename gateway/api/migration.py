@@ -58,6 +58,9 @@ class _Backfill(Asked):
     filter: _Some = _Some()
     rate: _Rate | None = None
     too_old: Literal["fail", "skip"] = "fail"
+    unproven: Literal["skip", "send"] = Field(
+        default="skip", description="Of a file: events so old that nobody knows whether they were sent before."
+    )
     reason: str = Reason()
 
     @model_validator(mode="after")
@@ -144,6 +147,7 @@ class _Migration:
             wanted=asked.filter.wanted(),
             rate=asked.rate,
             too_old=asked.too_old,
+            unproven=asked.unproven,
             created=to_micros(self._gateway.clock.now()),
         )
         begun = await self._backfills.begin(Actor(tenant, key_name(request), asked.reason), job)

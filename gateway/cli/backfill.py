@@ -36,6 +36,10 @@ def backfill(
     too_old: Annotated[
         Literal["fail", "skip"], Parameter(help="What becomes of events that the vendor takes no more.")
     ] = "fail",
+    unproven: Annotated[
+        Literal["skip", "send"],
+        Parameter(help="What becomes of events of a file so old that nobody knows whether they were sent before."),
+    ] = "skip",
     since: Since = None,
     until: Until = None,
     meter: Meter = None,
@@ -59,7 +63,7 @@ def backfill(
         if since or until or meter or customer:
             raise CommandFailed("--since, --until, --meter and --customer go with --from ledger", Exit.USAGE)
         path = Path(source)
-        asked |= {"source": "file", "digest": _digest(path)}
+        asked |= {"source": "file", "digest": _digest(path), "unproven": unproven}
         job = ask(url, key, "POST", "/v1/backfills", asked).json()
         job = _sent(path, format, job, url, key)
     if as_json:

@@ -10,12 +10,14 @@ import msgspec
 from canonical_schema import FINGERPRINT, ErrorCode, Event, fingerprint
 from gateway.catalogue import Catalogue
 from gateway.chain import LONGEST_ID, Chain, Look, correction_id
+from gateway.intake import AHEAD
 from gateway.lanes.rendering import Turned, render
 from gateway.ledger import ClaimKind, Code, Plan, split_ref
 from gateway.merge import View
 from gateway.moving.job import Job
+from gateway.retention import FORGOTTEN
 from gateway.service import Gateway
-from gateway.times import to_micros
+from gateway.times import from_micros, to_micros
 
 __all__ = ["Feeding"]
 
@@ -25,6 +27,10 @@ _NOT_KEPT = "it was corrected, and what it says since is not kept any more: bill
 _GONE = (
     "{name} has billed it, or may have, and is not configured any more: where both are to bill it,"
     " configure that again with mode: off, and begin again"
+)
+_UNPROVEN = (
+    "ids of its time are forgotten (retention.ids), so that it may have been sent before: read usage back, and begin"
+    " again with unproven=send where it was not"
 )
 _AGE = frozenset({ErrorCode.OUTSIDE_TIME_WINDOW, ErrorCode.EXPIRED})
 
@@ -51,6 +57,26 @@ class Feeding:
         if job.too_old == "fail":
             job.state, job.why = "failed", f"{late}: begin again with a later start, or with too_old=skip"
         return None
+
+    async def proven(self, job: Job, planned: Sequence[tuple[Event, Plan]]) -> Sequence[tuple[Event, Plan]]:
+        """Return events of a file without those of which nobody knows whether they were sent before.
+
+        What was received so long ago that its id is forgotten comes as if it was new. A vendor that tells repeats for
+        ever makes nothing of that.
+        """
+        destination, ledger = self._gateway.catalogue.destinations[job.to], self._gateway.ledger
+        dedupe = destination.adapter.dedupe
+        for_ever = dedupe is not None and dedupe.window is None and destination.group is None
+        body = None if job.unproven == "send" or for_ever else await ledger.document(FORGOTTEN, "", "ids")
+        if body is None:
+            return planned
+        until = from_micros(msgspec.json.decode(body, type=int)) + AHEAD
+        old = {event.id for event, plan in planned if plan.live and (event.timestamp or until) < until}
+        lost = old - (await ledger.refs(job.tenant, [*old])).keys() if old else old
+        for event, _ in planned:
+            if event.id in lost:
+                job.problem("unproven", event, _UNPROVEN)
+        return [one for one in planned if one[0].id not in lost]
 
     async def record(self, job: Job, planned: Sequence[tuple[Event, Plan]], now: datetime) -> None:
         """Feed events of a file: what the ledger has not is stored, what it has gets its delivery."""

@@ -10,7 +10,7 @@ from canonical_schema import Event, format_time
 from gateway.ledger import split_ref
 from gateway.times import from_micros
 
-__all__ = ["KIND", "Job", "TooOld", "Wanted", "new_id", "shown"]
+__all__ = ["KIND", "Job", "TooOld", "Unproven", "Wanted", "new_id", "shown"]
 
 KIND = "backfill"
 """Of the documents that jobs are kept as."""
@@ -18,6 +18,7 @@ PROBLEMS = 20
 """Events that are named with what is wrong; all are counted."""
 State = Literal["running", "done", "failed", "cancelled"]
 TooOld = Literal["fail", "skip"]
+Unproven = Literal["skip", "send"]
 
 
 class Wanted(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -52,6 +53,8 @@ class Job(msgspec.Struct, kw_only=True):
     """Events a second, at most."""
     too_old: TooOld = "fail"
     """What becomes of what the provider takes no more: the job ends, or goes on without it."""
+    unproven: Unproven = "skip"
+    """Of a file: what becomes of events so old that their ids may have been forgotten, as it was sent before."""
     created: int
     until: int = 0
     """From the ledger: the last batch that belongs to it. What is recorded later goes its own way."""

@@ -237,6 +237,37 @@ async def test_what_a_destination_has_billed_that_is_gone_or_renamed_is_not_bill
             assert "wingback has billed it, or may have" in done["problems"][0]["why"]
 
 
+@pytest.mark.parametrize(
+    ("to", "unproven", "counts", "billed"),
+    [
+        ("wingback", "skip", {"unproven": 1, "fed": 1}, ["h1", "h2"]),
+        ("wingback", "send", {"fed": 2}, ["h1", "h1", "h2"]),
+        ("flowglad", "skip", {"fed": 2}, ["h1", "h2"]),
+    ],
+)
+async def test_what_may_have_been_sent_before_its_id_was_forgotten_is_not_sent_again(
+    house: House, clock: MovableClock, to: str, unproven: str, counts: dict[str, int], billed: list[str]
+) -> None:
+    short = {"retention": {"events": "1d", "ids": "2d", "trim": "always"}}
+    async with house(short) as asking:
+        one = past(clock, "h1")
+        await fed(asking, await begin(asking, to=to, source="file", digest="d1"), 0, one, last=True)
+        await asking.settled("h1")
+        await asking.send(event("newest"))
+        clock.ahead += timedelta(days=4)
+        while await asking.gateway.ledger.find("default", "h1") is not None:
+            await asking.gateway.keeper.step()
+        job = await begin(asking, to=to, source="file", digest="d2", unproven=unproven)
+        answer = await fed(asking, job, 0, one, past(clock, "h2", days=1), last=True)
+        assert counts == answer.json()["counts"]
+        await asking.settled("h2")
+        assert billed == sorted(row.key for row in asking.vendors[to].stored if row.key != "newest")
+        if "unproven" in counts:  # the same file, once somebody has looked
+            job = await begin(asking, to=to, source="file", digest="d2", unproven="send")
+            answer = await fed(asking, job, 0, one, past(clock, "h2", days=1), last=True)
+            assert 1 == answer.json()["counts"]["fed"]
+
+
 async def test_what_was_corrected_is_filled_in_as_it_is_by_now(house: House, clock: MovableClock) -> None:
     when = (clock.now() - timedelta(hours=1)).isoformat()
     async with house(NO_FLEXPRICE) as asking:
