@@ -23,7 +23,7 @@ from gateway.cli._server import Server, address, listen
 from gateway.cli._workers import supervised
 from gateway.configuration import Configuration
 from gateway.configuration.file import load
-from gateway.errors import ConfigurationError, GatewayError
+from gateway.errors import ConfigurationError, GatewayError, LedgerUnavailable
 from gateway.garbage import collect_rarely
 from gateway.opening import ledger_of
 from gateway.service import Gateway
@@ -32,6 +32,8 @@ __all__ = ["serve"]
 
 log = structlog.get_logger("gateway.serve")
 
+AGAIN = 1.0
+"""Seconds until a configuration is read again that could not be held against the ledger."""
 REMEMBERED = 8
 """How many readings of the file are kept for workers that are started again."""
 
@@ -127,16 +129,28 @@ def _reloading(path: Path, gateway: Gateway) -> Generator[asyncio.Event]:
     """Read the configuration again at each SIGHUP; one that is wrong changes nothing.
 
     Before what is given is set it waits, and after a SIGTERM it changes nothing either: it never ends the process.
+    Where the ledger is away it waits for it. One reading comes after the other, so that what was written last is used.
     """
-    loop, begun = asyncio.get_running_loop(), asyncio.Event()
+    loop, begun, turn = asyncio.get_running_loop(), asyncio.Event(), asyncio.Lock()
     tasks: set[asyncio.Task[None]] = set()
 
     async def reload() -> None:
         await begun.wait()
+        async with turn:
+            while True:
+                if await read():
+                    return
+                await asyncio.sleep(AGAIN)
+
+    async def read() -> bool:
         try:
             await gateway.reload(await asyncio.to_thread(load, path, os.environ), actor="SIGHUP")
+        except LedgerUnavailable as error:
+            log.error("configuration.waits", error=str(error), hint="the one before stays in use meanwhile")
+            return False
         except GatewayError as error:
             log.error("configuration.refused", error=str(error), hint="the one before stays in use")
+        return True
 
     def hear() -> None:
         task = loop.create_task(reload())
