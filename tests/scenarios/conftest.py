@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import json
 import os
+import select
 import signal
 import socket
 import subprocess
@@ -22,6 +23,8 @@ from starlette.types import ASGIApp
 from gateway.simulator import SimulatedProvider, serve_in_thread
 
 ROOT = Path(__file__).parents[2]
+PATIENCE = 60.0
+"""Seconds in which a process says that it began, or ended."""
 CONTRACT = "Cust_c40bea18-c0c9-44b1-bd0c-43f5283e1670"
 GHOST = "Cust_0b8f3a44-3d0e-4f0e-9a53-5b1f4f7a2c11"
 
@@ -201,7 +204,7 @@ class Forked(Service):
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=log,
-                text=True,
+                bufsize=0,
             )
 
     def start(self) -> None:
@@ -230,13 +233,16 @@ class Forked(Service):
 
     def _tell(self, line: str) -> None:
         assert self._ready.stdin is not None
-        self._ready.stdin.write(line + "\n")
-        self._ready.stdin.flush()
+        self._ready.stdin.write(f"{line}\n".encode())
 
     def _heard(self) -> dict[str, Any]:
         assert self._ready.stdout is not None
-        line = self._ready.stdout.readline()
-        assert line, self.log
+        line = b""
+        while not line.endswith(b"\n"):
+            told, _, _ = select.select([self._ready.stdout], [], [], PATIENCE)
+            more = self._ready.stdout.read(1) if told else b""
+            assert more, self.log
+            line += more
         return json.loads(line)
 
 

@@ -8,6 +8,7 @@ acknowledge before they store: what the kill loop must find out.
 import json
 import os
 import sys
+import traceback
 
 
 def main() -> None:
@@ -33,6 +34,8 @@ def main() -> None:
             sys.argv = ["usage-gateway", "serve", "--config", given, "--json"]
             try:
                 command()
+            except Exception:  # noqa: BLE001  nobody else tells: this process ends without one
+                traceback.print_exc()
             finally:
                 os._exit(0)
         say({"pid": child})
