@@ -143,15 +143,18 @@ def snapshot(connection: sqlite3.Connection, load: Load, batch: int) -> Snapshot
     )
 
 
-def unrouted(connection: sqlite3.Connection, load: Load, after: int, limit: int) -> list[Unrouted]:
-    """Return events without a way, of some batches above one."""
+def unrouted(connection: sqlite3.Connection, load: Load, after: int, limit: int, events: int) -> list[Unrouted]:
+    """Return events without a way of batches above one: of so many batches, or few more than so many events."""
     query = """
         SELECT batch, tenant, received, receipts, members FROM unrouted JOIN batches USING (batch)
         WHERE batch > ? ORDER BY batch LIMIT ?
     """
     found: list[Unrouted] = []
     for batch, tenant, received, packed, places in connection.execute(query, (after, limit)).fetchall():
+        if events <= 0:
+            break
         receipts, members = unpack_times(packed), unpack_members(places)
+        events -= len(members)
         found.append(
             Unrouted(
                 batch=batch,

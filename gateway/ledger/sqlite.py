@@ -49,8 +49,8 @@ Step = Callable[[sqlite3.Connection, int, int], Sequence[_settling.Piece]]
 
 AT_ONCE = 100
 """Pieces of work that are moved in one transaction, where all of a destination are."""
-PAGE = 64
-"""Batches whose unrouted events are read together."""
+PAGE, PAGE_EVENTS = 64, 4096
+"""Batches and events without a way that are read together."""
 
 
 class SqliteLedger:
@@ -285,10 +285,11 @@ class SqliteLedger:
     async def unrouted(self) -> AsyncGenerator[Unrouted]:
         after: int | None = 0
         while after is not None:
-            some = await self._read(partial(_reading.unrouted, load=self._load, after=after, limit=PAGE))
+            look = partial(_reading.unrouted, load=self._load, after=after, limit=PAGE, events=PAGE_EVENTS)
+            some = await self._read(look)
             for one in some:
                 yield one
-            after = some[-1].batch if len(some) == PAGE else None
+            after = some[-1].batch if some else None
 
     async def route(self, batch: int, members: Sequence[int], plans: Sequence[Plan], now: int) -> None:
         await self._writer.do(lambda connection: _settling.route(connection, batch, members, plans, now, self._peek))

@@ -1,7 +1,7 @@
 """Events that had no way when they came, and are given one."""
 
 import os
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Iterable, Iterator, Mapping, Sequence
 
 from gateway.ledger._deliveries import times
 from gateway.ledger._events import some_events
@@ -15,8 +15,8 @@ from gateway.ledger._settling import unless_there
 
 __all__ = ["Routing"]
 
-PAGE = 64
-"""Batches whose events are fetched together."""
+PAGE, PAGE_EVENTS = 64, 4096
+"""Batches and events without a way that are fetched together."""
 
 
 class Routing(Base):
@@ -25,11 +25,10 @@ class Routing(Base):
     async def unrouted(self) -> AsyncGenerator[Unrouted]:
         answers: list[list[bytes]] = await self._everywhere(lambda link: link.ask("HGETALL", ":u"))
         waiting = sorted((int(batch), runs) for answer in answers for batch, runs in pairs(answer).items())
-        for at in range(0, len(waiting), PAGE):
-            page = dict(waiting[at : at + PAGE])
+        for page in _pages(waiting):
             batches = await self._batches.get(page)
             for number in filter(batches.__contains__, page):  # others may have trimmed one meanwhile
-                batch, members = batches[number], unpack_runs(page[number])
+                batch, members = batches[number], page[number]
                 yield Unrouted(
                     batch=number,
                     tenant=batch.tenant,
@@ -94,3 +93,15 @@ class Routing(Base):
         arguments += [len(made.heads), *made.heads]
         done = await link.run("route", os.urandom(8), batch % PARTITIONS, *arguments)
         return sum(len(plan.live) + len(plan.shadow) for plan in fresh) if done else None
+
+
+def _pages(waiting: Iterable[tuple[int, bytes]]) -> Iterator[dict[int, Sequence[int]]]:
+    """Give some batches at a time, with which of their events wait."""
+    page: dict[int, Sequence[int]] = {}
+    for number, runs in waiting:
+        page[number] = unpack_runs(runs)
+        if len(page) == PAGE or sum(map(len, page.values())) >= PAGE_EVENTS:
+            yield page
+            page = {}
+    if page:
+        yield page

@@ -1,9 +1,13 @@
 """Events find ways to destinations, at once or later, and no way twice."""
 
+from pathlib import Path
+from typing import Any
+
 import pytest
 
-from gateway.ledger import Change, Code, Ledger, Plan, WorkState
+from gateway.ledger import Change, Code, Ledger, Plan, SqliteLedger, WorkState
 from tests.gateway.ledger.conftest import (
+    SqliteStore,
     Store,
     change,
     codes,
@@ -126,16 +130,37 @@ async def test_a_way_is_found_for_what_had_none_by_extending_too(ledger: Ledger)
     assert [1] == list(found.members)
 
 
+@pytest.mark.parametrize("page", [{"PAGE": 2}, {"PAGE_EVENTS": 3}, {}], ids=str)
 async def test_any_number_of_batches_is_walked_while_they_find_their_way(
-    ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+    ledger: Ledger, monkeypatch: pytest.MonkeyPatch, page: dict[str, int]
 ) -> None:
     for backend in ("sqlite", "_redis.routing"):
-        monkeypatch.setattr(f"gateway.ledger.{backend}.PAGE", 2)
-    batches = [await recorded(ledger, f"e{number}", plan=Plan()) for number in range(6)]
+        for name, size in page.items():
+            monkeypatch.setattr(f"gateway.ledger.{backend}.{name}", size)
+    batches = [await recorded(ledger, f"e{number}", f"f{number}", plan=Plan()) for number in range(6)]
     met: list[int] = []
     async for found in ledger.unrouted():
         met.append(found.batch)
         if found.batch != batches[2]:
-            await ledger.route(found.batch, found.members, [Plan(live=("a",))], 8000)
+            await ledger.route(found.batch, found.members, [Plan(live=("a",))] * 2, 8000)
     assert batches == met
     assert [batches[2]] == [found.batch for found in await strays(ledger)]
+
+
+async def test_few_events_without_a_way_are_at_hand_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gateway.ledger.sqlite.PAGE_EVENTS", 3)
+    async with opened(SqliteStore(tmp_path)) as ledger:
+        assert isinstance(ledger, SqliteLedger)
+        for number in range(6):
+            await recorded(ledger, f"e{number}", f"f{number}", plan=Plan())
+        read, loaded, load = 0, list[int](), ledger._load
+
+        def counted(connection: Any, batch: int) -> Any:
+            loaded.append(batch)
+            return load(connection, batch)
+
+        monkeypatch.setattr(ledger, "_load", counted)
+        async for _ in ledger.unrouted():
+            read += 1
+            assert len(loaded) <= read + 1
+        assert 6 == read
