@@ -111,6 +111,7 @@ class LedgerSide:
         self.shared: dict[str, dict[str, set[str]]] = {name: {} for name in labels}
         """By the provider's name, customers of ours that are one there, or are another tenant's as well."""
         self._foreign: dict[str, set[str]] = {name: set() for name in labels}
+        self._called: dict[tuple[str, str, str], frozenset[str]] = {}
         self._relinked: Relinked | None = None
         self.alone: dict[str, dict[Place, Difference]] = {name: {} for name in labels}
         """By destination, what the other one of a pair was never meant to have. In the meter's unit."""
@@ -121,7 +122,7 @@ class LedgerSide:
     async def read(self) -> None:
         """Read every event of the window, and a little beyond."""
         scope = self._scope
-        self._relinked = await self._gateway.book.naming.relinked(scope.tenant, to_micros(self._wide.start))
+        await self._learn_names()
         async for view in stored(self._gateway.ledger, None):
             snapshot = view.snapshot
             await self._pass_over(view)
@@ -157,23 +158,31 @@ class LedgerSide:
             for one in theirs & self.known[name].keys():
                 self.shared[name].setdefault(one, set()).add(self.known[name][one])
 
+    async def _learn_names(self) -> None:
+        scope, book = self._scope, self._gateway.book
+        self._relinked = await book.naming.relinked(scope.tenant, to_micros(self._wide.start))
+        if scope.customer is not None:
+            await book.learn(scope.tenant, {scope.customer})
+            for name in self._labels:
+                self._names(name, scope.tenant, scope.customer)
+
     async def _pass_over(self, view: View) -> None:
         """Note the keys of what is not compared, and may be listed with what is."""
         snapshot, scope = view.snapshot, self._scope
         ours = snapshot.tenant == scope.tenant
-        if ours and not any(self.beside.values()):
+        if ours and scope.customer is None and not any(self.beside.values()):
             return
         for track in snapshot.tracks:
             name = track.destination
             if name not in self._labels:
                 continue
-            meters = self.beside[name] if ours else self._labels[name].meters | set(self.beside[name])
+            whole = ours and scope.customer is None  # what is compared is not passed over
+            meters = {*self.beside[name], *(() if whole else self._labels[name].meters)}
             chosen = [
                 index
                 for index, event in enumerate(snapshot.events)
                 if event.meter in meters
                 and track.codes[index] != Code.NONE
-                and scope.customer in {None, event.customer}
                 and (event.timestamp or from_micros(snapshot.received_at(index))) in self._wide
             ]
             if not chosen:
@@ -181,7 +190,29 @@ class LedgerSide:
             await self._gateway.book.learn(snapshot.tenant, {snapshot.events[index].customer for index in chosen})
             async for part in slices(len(chosen)):
                 for index in chosen[part.start : part.stop]:
-                    self._note(name, snapshot.tenant, snapshot.events[index], snapshot.received_at(index))
+                    event = snapshot.events[index]
+                    if self._concerns(name, snapshot.tenant, event):
+                        self._note(name, snapshot.tenant, event, snapshot.received_at(index))
+
+    def _concerns(self, name: str, tenant: str, event: Event) -> bool:
+        """Return whether what is passed over may be listed under a name that is read."""
+        scope = self._scope
+        if scope.customer is None:
+            return True
+        if (tenant, event.customer) == (scope.tenant, scope.customer):
+            return event.meter in self.beside[name]
+        return bool(self._names(name, tenant, event.customer) & self._names(name, scope.tenant, scope.customer))
+
+    def _names(self, name: str, tenant: str, customer: str) -> frozenset[str]:
+        """Return all that a destination calls a customer."""
+        key = name, tenant, customer
+        if key not in self._called:
+            catalogue = self._gateway.catalogue
+            rows = catalogue.links(name, tenant, customer)
+            model = catalogue.destinations[name].adapter.door.link
+            own = {customer} if not rows and model.default is not None else set[str]()
+            self._called[key] = frozenset({name_of(row) for row in rows} | own)
+        return self._called[key]
 
     def _note(self, name: str, tenant: str, event: Event, received: int) -> None:
         said = event.corrects
@@ -194,7 +225,10 @@ class LedgerSide:
             if usage is not None:
                 nobody = Ours(key, "", "", "", 0, Decimal(0), Standing.PENDING, received, "", "", foreign=True)
                 self.spills[name].put(key, nobody)
-                if tenant != self._scope.tenant and (theirs := name_of(usage.link)):
+                whose = tenant, event.customer
+                if whose != (self._scope.tenant, self._scope.customer or event.customer) and (
+                    theirs := name_of(usage.link)
+                ):
                     self._foreign[name].add(theirs)
 
     def _wanted(self, view: View, index: int) -> bool:

@@ -74,6 +74,18 @@ async def test_meters_that_are_one_event_there_are_told_apart_one_by_one(house: 
             assert (str(many), str(many)) == (figure["left"], figure["right"])
 
 
+@pytest.mark.parametrize("name", ["flowglad", "paygentic"])
+async def test_a_customer_that_shares_a_name_there_is_told_from_the_other(house: House, day: Day, name: str) -> None:
+    links = {"flowglad": {"subscription_id": "sub_acme"}, "paygentic": {"customer_id": "cus_acme"}}
+    async with house({"customers": {"beta": links}}) as asking:
+        await asking.send([day.event("e1"), day.event("e2", customer="beta", quantity=5)])
+        day.later()
+        for customer, used in (("acme", "3"), ("beta", "5")):
+            read = await day.usage(asking, customer=customer, meter="api_calls", destination=name)
+            (figure,) = read[name]["figures"]
+            assert (used, []) == (figure["provider"], figure["reasons"])
+
+
 async def test_a_counter_that_meters_share_tells_of_none_of_them(house: House, clock: MovableClock, day: Day) -> None:
     async with house(SHARING) as asking:
         await asking.send([day.event("e1", clock.now(), meter="asked"), day.event("e2", clock.now(), meter="told")])
