@@ -60,8 +60,9 @@ class FlexpriceSettings(Settings):
     """What depends on how the vendor's server is run."""
 
     allow_amend: bool = Field(
-        default=True,
-        description="Correct by sending an event again. Off where the server locks event ids for 24 h after the first.",
+        default=False,
+        description="Correct by sending an event again. Not where the server skips repeats of an id for 24 h, without a"
+        " word: whether the hosted service does is not verified.",
     )
 
 

@@ -27,8 +27,8 @@ def correction_words(door: Door) -> str:
         case None:
             return "no"
         case Amend(setting=setting) as way:
-            switch = "" if setting is None else f" (`{setting}`)"
-            said = f"an event sent again with another quantity takes the first one's place{switch}; 0 voids it"
+            switch = "" if setting is None else f"with `{setting}` "
+            said = f"{switch}an event sent again with another quantity takes the first one's place; 0 voids it"
         case Deltas(down=False) as way:
             said = f"upwards only, by a further event; {way.instead}"
         case Deltas() as way:

@@ -35,7 +35,11 @@ CONFIGURATION: dict[str, Any] = {
             "rate": "none",
             "settings": {"api_key": "secret-paygentic", "profile": "usage-v0", "merchant_id": "org_1"},
         },
-        "flexprice": {"provider": "flexprice", "rate": "none", "settings": {"api_key": "secret-flexprice"}},
+        "flexprice": {
+            "provider": "flexprice",
+            "rate": "none",
+            "settings": {"api_key": "secret-flexprice", "allow_amend": True},
+        },
         "wingback": {"provider": "wingback", "rate": "none", "settings": {"api_key": "secret-wingback"}},
     },
     "meters": {

@@ -28,11 +28,11 @@ PATIENCE = 60.0
 CONTRACT = "Cust_c40bea18-c0c9-44b1-bd0c-43f5283e1670"
 GHOST = "Cust_0b8f3a44-3d0e-4f0e-9a53-5b1f4f7a2c11"
 
-DESTINATIONS: dict[str, tuple[str, dict[str, str]]] = {
+DESTINATIONS: dict[str, tuple[str, dict[str, object]]] = {
     "flowglad": ("flowglad", {}),
     "paygentic": ("paygentic", {"profile": "usage-v0", "merchant_id": "org_1"}),
     "paygentic_events": ("paygentic", {"profile": "events"}),
-    "flexprice": ("flexprice", {}),
+    "flexprice": ("flexprice", {"allow_amend": True}),
     "wingback": ("wingback", {}),
 }
 """By name: the provider, and its settings beside the key and the address."""

@@ -34,7 +34,7 @@ DOORS: Mapping[str, tuple[str, dict[str, Any]]] = {
     "flowglad": ("flowglad", {}),
     "events": ("paygentic", {}),
     "usage-v0": ("paygentic", {"profile": "usage-v0", "merchant_id": "org_1"}),
-    "flexprice": ("flexprice", {}),
+    "flexprice": ("flexprice", {"allow_amend": True}),
     "wingback": ("wingback", {"allow_negative": True}),
     "wingback without negatives": ("wingback", {}),
 }

@@ -54,6 +54,16 @@ async def test_a_void_is_what_each_vendor_can_make_of_it(asking: Asking) -> None
     assert {"flexprice": 0, "paygentic": 0, "flowglad": 3, "wingback": 3} == billed(asking)
 
 
+async def test_no_event_is_sent_again_where_nobody_says_that_the_vendor_takes_it(house: House) -> None:
+    async with house({"destinations": {"flexprice": {"settings": {"allow_amend": None}}}}) as asking:
+        await asking.one(event())
+        requests = asking.vendors["flexprice"].requests
+        refused = (await corrected(asking, "e1"))["deliveries"]["flexprice"]
+        assert ("rejected", "unsupported") == (refused["status"], refused["error"]["code"])
+        assert "set destinations.flexprice.settings.allow_amend" in refused["error"]["message"]
+        assert (3, requests) == (billed(asking)["flexprice"], asking.vendors["flexprice"].requests)
+
+
 async def test_a_replacement_is_billed_instead_where_it_can_be_said(house: House) -> None:
     async with house({"destinations": {"wingback": {"settings": {"allow_negative": True}}}}) as asking:
         await asking.one(event())
