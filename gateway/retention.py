@@ -1,9 +1,9 @@
 """Retention: full records are archived and trimmed when they are old, ids are forgotten, customers erased on demand."""
 
 import asyncio
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 import structlog
@@ -18,6 +18,8 @@ from gateway.times import Clock, from_micros, to_micros
 __all__ = ["FORGOTTEN", "Keeper"]
 
 log = structlog.get_logger("gateway.retention")
+
+T = TypeVar("T")
 
 FORGOTTEN = "forgotten"
 """Kind of the document that says before which instant of receipt ids may be forgotten; its name is `ids`."""
@@ -68,7 +70,7 @@ class Keeper:
         """Let go of the archive."""
         async with self._busy:
             if self._archive is not None:
-                await asyncio.to_thread(self._archive.close)
+                await _ended(self._archive.close)
                 self._archive = None
 
     async def erase(self, erasure: Erasure) -> int | None:
@@ -98,7 +100,7 @@ class Keeper:
         async with self._busy:
             archive, found = await self._opened(), 0
             for segment in list(archive.segments):
-                found += await asyncio.to_thread(_erased, archive, segment, erasure)
+                found += await _ended(_erased, archive, segment, erasure)
             return found
 
     @property
@@ -111,7 +113,7 @@ class Keeper:
             name = (await self._ledger.secret("ledger")).hex()[:16]
             archive = Archive(self._retention.archive, name)
             try:
-                await asyncio.to_thread(archive.open)
+                await _ended(archive.open)
             except BaseException:
                 archive.close()
                 raise
@@ -136,14 +138,14 @@ class Keeper:
                     snapshot = (await self._ledger.snapshots([batch])).get(batch)
                     if snapshot is None or await self._outlived(snapshot, prints):
                         continue
-                    printed = await asyncio.to_thread(_printed, snapshot)
+                    printed = await _ended(_printed, snapshot)
                     segment = None if archive is None else archive.where(snapshot.batch)
                     if segment is not None:  # archived by a process that died before it could trim
                         again.setdefault(segment.name, {})[snapshot.batch] = printed
                         continue
                     if archive is not None:
                         draft = draft or archive.draft()
-                        await asyncio.to_thread(draft.add, _lines(snapshot))
+                        await _ended(draft.add, _lines(snapshot))
                     prints[snapshot.batch] = printed
                     received.append(snapshot.received)
                     events += len(snapshot.events)
@@ -157,7 +159,7 @@ class Keeper:
             segment = None
             if archive is not None and draft is not None:
                 first, last = (format_time(from_micros(edge(received))) for edge in (min, max))
-                segment = await asyncio.to_thread(archive.take, draft, prints, (first, last))
+                segment = await _ended(archive.take, draft, prints, (first, last))
         except BaseException:
             if draft is not None:
                 draft.drop()
@@ -168,7 +170,7 @@ class Keeper:
             await self._trimmed(some, known, letters)
         if archive is not None and segment is not None and changed:
             # Somebody decided a letter meanwhile: it goes on, and is archived when it has ended.
-            await asyncio.to_thread(_without, archive, segment, changed)
+            await _ended(_without, archive, segment, changed)
         if events:
             log.info("ledger.trimmed", events=events, batches=len(prints) - len(changed), segment=name)
         self._after = after
@@ -195,6 +197,18 @@ class Keeper:
             some = {batch: prints[batch] for batch in batches[first : first + LOOK]}
             left.update(await self._ledger.trim(some, segment, letters))
         return left
+
+
+async def _ended(work: Callable[..., T], *given: Any) -> T:
+    """Do something in a thread. Whoever is told to stop meanwhile waits until it has ended: it is not broken off, and
+    nobody else is to take the archive before."""
+    doing = asyncio.ensure_future(asyncio.to_thread(work, *given))
+    try:
+        return await asyncio.shield(doing)
+    except asyncio.CancelledError:
+        await asyncio.wait([doing])
+        doing.exception()  # nobody else hears of it
+        raise
 
 
 _ENCODER = msgspec.json.Encoder(decimal_format="number")

@@ -1,8 +1,10 @@
 """What is old is archived and trimmed by itself, and a repeat is still a repeat; a customer can be forgotten."""
 
+import asyncio
 import json
 import signal
 import sys
+import threading
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,7 @@ import httpx
 import pytest
 import zstandard
 
+from gateway.archive import Archive
 from gateway.cli import main
 from gateway.ledger.check import add_up
 from tests.gateway.conftest import Asking, House, MovableClock, event
@@ -100,6 +103,36 @@ async def test_a_segment_ends_where_it_is_full(
         await kept(asking)
         assert [f"e{number}" for number in range(8)] == [record["id"] for record in archived(tmp_path)]
     adds_up(tmp_path)
+
+
+async def test_what_is_being_archived_is_finished_before_another_takes_the_archive(
+    house: House, clock: MovableClock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with house(keeping(tmp_path)) as asking:
+        await asking.one(event())
+        clock.ahead = timedelta(days=2)
+        began, may_end, take = threading.Event(), threading.Event(), Archive.take
+
+        def slow(*given: Any) -> Any:
+            began.set()
+            assert may_end.wait(30)
+            return take(*given)
+
+        monkeypatch.setattr(Archive, "take", slow)
+        step = asyncio.create_task(asking.gateway.keeper.step())
+        await asyncio.to_thread(began.wait, 30)
+        step.cancel()
+        closing = asyncio.create_task(asking.gateway.keeper.close())
+        for _ in range(20):
+            await asyncio.sleep(0)
+        assert not closing.done()
+        may_end.set()
+        await closing
+        assert step.cancelled()
+        assert ["e1"] == [record["id"] for record in archived(tmp_path)]
+        await kept(asking)
+        assert ["e1"] == [record["id"] for record in archived(tmp_path)], "and not once more"
+        assert (await asking.get("/v1/events/e1"))["trimmed"]
 
 
 async def test_ids_are_forgotten_in_the_end(house: House, clock: MovableClock, tmp_path: Path) -> None:
