@@ -191,7 +191,10 @@ class _Api:
 @lru_cache(256)  # senders nearly always ask the same
 def _patience(query: bytes, preferences: str, usual: Ack) -> tuple[Ack, float]:
     """Return what the answer waits for and for how long at most, from `?ack=` and `Prefer`."""
-    ack = QueryParams(query).get("ack", usual)
+    given = QueryParams(query)
+    if (strange := next((name for name in given if name != "ack"), None)) is not None:
+        raise RequestRefused(400, ErrorCode.INVALID_REQUEST, f"unknown parameter {strange[:32]!r}: there is ack")
+    ack = given.get("ack", usual)
     if ack not in {"stored", "required", "all"}:
         detail = f"ack: there is no {ack[:32]!r}; one of stored, required, all"
         raise RequestRefused(400, ErrorCode.INVALID_REQUEST, detail)

@@ -136,6 +136,14 @@ async def test_an_ack_that_means_nothing_is_refused(asking: Asking, query: str) 
     assert "one of stored, required, all" in answer.json()["detail"]
 
 
+@pytest.mark.parametrize("query", ["?akc=all", "?ack=all&wait=5", "?=all"])
+async def test_a_parameter_that_means_nothing_is_refused_by_name(asking: Asking, query: str) -> None:
+    answer = await asking.post(event(), query=query)
+    assert (400, "invalid_request") == (answer.status_code, answer.json()["code"])
+    assert answer.json()["detail"].endswith(": there is ack")
+    assert {"data": []} == await asking.get("/v1/events")
+
+
 NOT_BUILT = ["/", "/metrics", "/docs", "/openapi.json"]
 """Announced, and not there yet: whoever builds one takes it out of this list."""
 
