@@ -1,5 +1,6 @@
 """What an answer makes of deliveries: judged by the money rules, written down, and told to whoever waits for it."""
 
+import contextlib
 from collections.abc import Callable, Sequence
 from datetime import datetime
 
@@ -7,6 +8,7 @@ from adapters import Dedupe, Door, Outcome
 from canonical_schema import ErrorCode
 from gateway.catalogue import Catalogue
 from gateway.configuration.sections import Retry
+from gateway.errors import LedgerUnavailable
 from gateway.lanes.absolutes import Absolutes
 from gateway.lanes.board import Board
 from gateway.lanes.doubts import Doubts
@@ -75,8 +77,9 @@ class Settling:
         if self._adapter.allows_absolute:
             ended = (change for change in changes if change.code not in _UNSETTLED)
             await self._absolutes.ended(ref_of(change.batch, index) for change in ended for index in change.members)
-        for change in changes:
-            await self._check_links(change)
+        with contextlib.suppress(LedgerUnavailable):  # what the answer said is written down: it is in no doubt
+            for change in changes:
+                await self._check_links(change)
 
     async def _check_links(self, change: Change) -> None:
         """Look customers up again whom the provider does not know any more: nothing of these was stored."""

@@ -193,6 +193,26 @@ async def test_a_subscription_that_the_vendor_does_not_know_any_more_is_looked_u
     assert ("accepted", ["acme", "acme"]) == ((await house.told("e2"))[0], house.vendor.looked_up)
 
 
+async def test_a_ledger_that_does_not_say_whose_they_were_leaves_nothing_in_doubt(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the answer said is written down by then, and the peers of what was refused go on."""
+    house.vendor.subscriptions |= {"acme": ["sub_gone"], "other": ["sub_new"]}
+    house.vendor.provider.known_customers = {"sub_new"}
+    await house.send("e1", "acme")
+    await house.send("e2", "other")
+    with monkeypatch.context() as patch:
+        deliver = house.deliver
+
+        async def without_snapshots() -> None:
+            patch.setattr(house.gateway.ledger, "snapshots", unavailable)
+            await deliver()
+
+        patch.setattr(house, "deliver", without_snapshots)
+        await house.look_up()
+    assert ["rejected", "accepted"] == [(await house.told(one))[0] for one in ("e1", "e2")]
+
+
 @pytest.mark.parametrize("restarted", [False, True])
 async def test_what_was_sent_by_another_answer_is_not_corrected_by_the_last_one(
     house: House, tmp_path: Path, *, restarted: bool
