@@ -4,6 +4,7 @@ Reads the ledger from its first event to its last. What is settled is added up b
 customer and meter, so that memory grows with the trouble and not with the usage.
 """
 
+from array import array
 from collections.abc import AsyncIterator, Collection, Container, Mapping
 from datetime import datetime, timedelta
 from decimal import Context, Decimal
@@ -16,7 +17,7 @@ from gateway.chain import Look
 from gateway.errors import RequestRefused
 from gateway.intake import slices
 from gateway.lanes.correcting import Situation, difference, saying, situation
-from gateway.ledger import AuditRow, Code, Document, ref_of, split_ref
+from gateway.ledger import AuditRow, Code, Document, split_ref
 from gateway.merge import View
 from gateway.periods import KIND, Period
 from gateway.repair import Actor
@@ -133,17 +134,18 @@ class Closing:
         destinations = self._gateway.catalogue.destinations
         tally = _Tally({name: one.group for name, one in destinations.items() if one.group is not None})
         now = self._gateway.clock.now()
-        waiting = {ref_of(one.batch, index) async for one in self._gateway.ledger.unrouted() for index in one.members}
+        # Two bytes an event: there may be any number.
+        waiting = {one.batch: array("H", one.members) async for one in self._gateway.ledger.unrouted()}
         async for view in stored(self._gateway.ledger, tenant):
             tally.since = tally.since or from_micros(view.snapshot.received)
+            here = frozenset(waiting.get(view.snapshot.batch, ()))
             async for part in slices(len(view.snapshot.events)):
                 for index in part:
                     received = from_micros(view.snapshot.received_at(index))
                     when = view.snapshot.events[index].timestamp or received
                     if period.holds(when):
                         before = await self._before(view, index)
-                        waits = ref_of(view.snapshot.batch, index) in waiting
-                        tally.add(view, index, before, late=received >= period.end, waits=waits)
+                        tally.add(view, index, before, late=received >= period.end, waits=index in here)
         problems = len(tally.open) + len(tally.unrouted) + tally.twice_count
         return {
             "object": "period",

@@ -13,10 +13,7 @@ from hypothesis import strategies as st
 
 from adapters import Fault, FaultKind, Reply, Request
 from gateway.transport import MAX_REPLY, Transport
-from tests.gateway.test_transport import Serve, adapter, answered, scripted, serving
-
-NEVER_LEFT, NO_ANSWER = FaultKind.NEVER_LEFT, FaultKind.NO_ANSWER
-
+from tests.gateway.sockets import NEVER_LEFT, NO_ANSWER, Serve, adapter, answered, scripted, serving
 
 # Nothing but zlib's own: httpx tells a bare deflate stream by its first two bytes, if they come together.
 CODINGS: dict[str, Sequence[Callable[[bytes], bytes]]] = {

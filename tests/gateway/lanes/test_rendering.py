@@ -7,7 +7,6 @@ from decimal import Decimal
 from typing import Any, cast
 
 import pytest
-import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -15,36 +14,13 @@ from adapters import Door, Row, provider
 from adapters._facts import KeyRule
 from canonical_schema import Event, Kind
 from gateway.catalogue import Catalogue
-from gateway.configuration.file import loads
 from gateway.lanes.rendering import Turned, _floored, _key, _part_names, encoded, render
 from gateway.ledger import Code
 from tests.gateway.clocks import START
-from tests.gateway.lanes.world import CONTRACT, used
+from tests.gateway.lanes.vendors import catalogue
+from tests.gateway.lanes.world import used
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-SETTINGS: dict[str, dict[str, Any]] = {
-    "flowglad": {"provider": "flowglad", "settings": {"api_key": "k"}},
-    "events": {"provider": "paygentic", "settings": {"api_key": "k"}},
-    "usage": {"provider": "paygentic", "settings": {"api_key": "k", "profile": "usage-v0", "merchant_id": "org_1"}},
-    "flexprice": {"provider": "flexprice", "settings": {"api_key": "k"}},
-    "wingback": {"provider": "wingback", "settings": {"api_key": "k"}},
-}
-LINKS: dict[str, Any] = {
-    "flowglad": {"subscription_id": "sub_1"},
-    "usage": {"customer_id": "cus_1"},
-    "wingback": {"customer_id": CONTRACT},
-}
-
-
-def catalogue(name: str, binding: object, *, aggregation: str = "sum", **settings: Any) -> Catalogue:
-    """Return a catalogue with one meter, `calls`, bound at one destination, and links for `acme`."""
-    destination = {**SETTINGS[name], "settings": SETTINGS[name]["settings"] | settings}
-    whole = {
-        "destinations": {name: destination},
-        "meters": {"calls": {"aggregation": aggregation, "bindings": {name: binding}}},
-        "customers": {"acme": {name: LINKS[name]}} if name in LINKS else {},
-    }
-    return Catalogue(loads(yaml.safe_dump(whole), {}))
 
 
 def turned_out(

@@ -18,7 +18,7 @@ from gateway.lanes.rendering import Turned, encoded, render
 from gateway.lanes.stencils import Stencils
 from gateway.ledger import Part, StoredEvents
 from tests.gateway.clocks import START
-from tests.gateway.lanes.test_rendering import LINKS, SETTINGS, catalogue
+from tests.gateway.lanes.vendors import LINKS, SETTINGS, catalogue
 from tests.gateway.lanes.world import used
 
 BINDINGS: dict[str, dict[str, Any]] = {
