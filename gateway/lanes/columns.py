@@ -21,10 +21,13 @@ from canonical_schema import Event, Kind
 from gateway.lanes.instants import Writer, time_of
 from gateway.ledger import StoredEvents
 
-__all__ = ["Columns", "Look", "Shape", "columns_of", "escaped", "picked"]
+__all__ = ["Columns", "Look", "Shape", "columns_of", "escaped", "picked", "shared"]
 
 BYTES = 8 * 2**20
 """Of events as they are stored: how many have their columns remembered, until the last lane had them."""
+
+SHARED = 8
+"""Events that are less than an eighth of their batch are read by themselves, as of few that are sent once more."""
 
 FEW = 3
 """Events of a look that are looked at singly before it is worth an expression of its own: some never come again."""
@@ -112,9 +115,20 @@ class Shape:
         self.values = rest
         """Of the properties, but for booleans that the look tells."""
         self._written: dict[Writer, Sequence[bytes]] = {}
+        self._part_of: tuple[Shape, slice] | None = None
 
     def __len__(self) -> int:
         return len(self.places)
+
+    def part(self, first: int, count: int) -> "Shape":
+        """Return some of these that follow one another, as a batch of their own."""
+        those = slice(first, first + count)
+        counted = [self.numbers] if self.look.counted else []
+        timed = [self.times] if self.look.timed else []
+        columns = [self.ids, self.customers, *counted, *timed, *self.values]
+        made = Shape(self.look, range(count), [column[those] for column in columns])
+        made._part_of = self, those
+        return made
 
     @cached_property
     def keys(self) -> Sequence[str]:
@@ -167,19 +181,30 @@ class Shape:
     def written(self, writer: Writer) -> Sequence[bytes]:
         """Return the times, where events have their own, as a provider takes them."""
         if writer not in self._written:
-            self._written[writer] = writer(self.times)
+            if self._part_of is None:
+                self._written[writer] = writer(self.times)
+            else:  # what one lane had written, the others have too
+                whole, those = self._part_of
+                self._written[writer] = whole.written(writer)[those]
         return self._written[writer]
 
 
 class Columns:
     """What the lanes need of a batch's events. `shapes` holds those that are plain; the others are looked at singly."""
 
-    def __init__(self, events: Sequence[Event]) -> None:
+    def __init__(self, events: Sequence[Event], shapes: Sequence[Shape] | None = None) -> None:
+        """`shapes`: where the events were read before."""
         self.events = events
         stored = StoredEvents.of(events)
-        self.shapes = [*_shapes(stored)]
+        self.shapes = [*_shapes(stored)] if shapes is None else shapes
         self.weight = len(stored.text)
         """Bytes of the events, as they are stored."""
+
+    def part(self, events: Sequence[Event], first: int) -> "Columns | None":
+        """Return the columns of events that are some of these, from a place on; `None` where not all look alike."""
+        if len(self.shapes) != 1 or len(self.shapes[0]) < len(self.events):
+            return None
+        return Columns(events, [self.shapes[0].part(first, len(events))])
 
     @cached_property
     def keys(self) -> Sequence[str]:
@@ -309,7 +334,8 @@ class _Known:
         known = self._columns.get(id(events))
         if known is not None and known.events is events:
             return known
-        made = Columns(events)
+        whole = shared(events)
+        made = (whole and self.of(whole[0]).part(events, whole[1])) or Columns(events)
         self._bytes += made.weight
         while self._columns and self._bytes > BYTES:
             self._bytes -= self._columns.pop(next(iter(self._columns))).weight
@@ -323,3 +349,13 @@ _known = _Known()
 def columns_of(events: Sequence[Event]) -> Columns:
     """Return the columns of a batch, the same for every lane that asks soon."""
     return _known.of(events)
+
+
+def shared(events: Sequence[Event]) -> tuple[StoredEvents, int] | None:
+    """Return the batch that events are a good part of, and where they begin in it, where they follow one another.
+
+    Each lane takes other parts of a batch, as its requests have room: what is seen of the whole they all share.
+    """
+    if not isinstance(events, StoredEvents) or events.part_of is None:
+        return None
+    return events.part_of if len(events) * SHARED >= len(events.part_of[0]) else None

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from canonical_schema import Event
+from gateway.lanes.columns import shared
 from gateway.ledger import StoredEvents, Work
 
 __all__ = ["Run", "runs_of"]
@@ -12,7 +13,7 @@ __all__ = ["Run", "runs_of"]
 MOST = 1000
 """Events of a run: as many as most providers take, and as are dealt with before others have a turn."""
 SMALL = 500
-"""Events of a piece of work from which on it is worth a look of its own."""
+"""Events of a piece of work from which on it is worth a look of its own; what is seen of a whole batch always is."""
 BESIDE = 64
 """Batches whose work goes together. Runs end at the same batches for every lane, so that they share what they see."""
 KEPT = 16
@@ -44,6 +45,7 @@ def runs_of(works: Iterable[Work]) -> list[Run]:
     for work in works:
         count = len(work.members)
         joins = work.parts is None and count < SMALL and isinstance(work.events, StoredEvents)
+        joins = joins and shared(work.events) is None
         if joins and open_ and size + count <= MOST and _beside(runs[-1][-1], work):
             runs[-1].append(work)
             size += count

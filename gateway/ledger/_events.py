@@ -19,15 +19,18 @@ stops everything for a twentieth of a second."""
 class StoredEvents(Sequence[Event]):
     """Events as `encode_events` wrote them, none decoded before somebody asks for it. Asked from several threads."""
 
-    __slots__ = ("_all", "_lines", "_one", "_size", "text")
+    __slots__ = ("_all", "_lacks", "_lines", "_one", "_size", "part_of", "text")
 
-    def __init__(self, text: bytes, size: int | None = None) -> None:
+    def __init__(self, text: bytes, size: int | None = None, part_of: "tuple[StoredEvents, int] | None" = None) -> None:
         """`size`: how many there are, where that is known."""
         self.text = text
+        self.part_of = part_of
+        """Where these follow one another among others: those, and the place of the first."""
         self._size = text.count(b"\n") if size is None else size
         self._lines: list[bytes] | None = None
         self._one: dict[int, Event] = {}
         self._all: list[Event] | None = None
+        self._lacks: dict[str, bool] = {}
 
     def __len__(self) -> int:
         return self._size
@@ -68,11 +71,18 @@ class StoredEvents(Sequence[Event]):
     def some(self, places: Sequence[int]) -> "StoredEvents":
         """Return those at some places, in the order of these."""
         lines = self._split()
-        return StoredEvents(b"".join([lines[place] for place in places]), len(places))
+        run = len(places) > 0 and [*places] == [*range(places[0], places[0] + len(places))]
+        return StoredEvents(
+            b"".join([lines[place] for place in places]), len(places), (self, places[0]) if run else None
+        )
 
     def lacks(self, member: str) -> bool:
-        """Return whether no event has this member; only `True` is certain."""
-        return b'"%b":' % member.encode() not in self.text
+        """Return whether no event has this member; only `True` is certain. Each lane asks."""
+        if self.part_of is not None and self.part_of[0].lacks(member):
+            return True
+        if member not in self._lacks:
+            self._lacks[member] = b'"%b":' % member.encode() not in self.text
+        return self._lacks[member]
 
     def _line(self, place: int) -> bytes:
         if place == 0 and self._lines is None:  # as whoever wants to know what the others look like asks for

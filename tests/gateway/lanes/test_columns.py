@@ -15,7 +15,7 @@ from adapters import TimeRule, provider
 from canonical_schema import Event, Kind, decode_event, encode_event, encode_events
 from gateway.lanes import columns
 from gateway.lanes.columns import Columns, Shape, _finder, columns_of
-from gateway.lanes.instants import text_of, time_of, writer_of
+from gateway.lanes.instants import _millis, text_of, time_of, writer_of
 from gateway.ledger import StoredEvents, _events
 from tests.gateway.clocks import START
 from tests.gateway.lanes.world import used
@@ -100,6 +100,41 @@ def test_of_events_that_look_alike_none_becomes_an_object_but_the_first(monkeypa
     assert [50] == [*map(len, made.shapes)]
     assert (50, "e49") == (len(made.customers), made.keys[49])
     assert 1 == len(decoded)
+
+
+@given(
+    st.lists(events, min_size=1, max_size=12) | st.lists(st.builds(plain, st.integers(0, 99)), min_size=1), st.data()
+)
+def test_a_part_of_a_batch_has_the_columns_that_it_has_alone(batch: list[Event], data: st.DataObject) -> None:
+    chosen = data.draw(st.lists(st.sampled_from(range(len(batch))), min_size=1, unique=True).map(sorted))
+    first = data.draw(st.integers(0, len(batch) - 1))
+    run = [*range(first, data.draw(st.integers(first + 1, len(batch))))]
+    for places in (chosen, run):
+        part, alone = stored(batch).some(places), stored([batch[place] for place in places])
+        seen, made = columns_of(part), Columns(alone)
+        assert ([*seen.keys], [*seen.customers]) == ([*made.keys], [*made.customers])
+        assert seen.events is part
+        for one, other in zip(seen.shapes, made.shapes, strict=True):
+            assert (one.look, [*one.places]) == (other.look, [*other.places])
+            for place in range(len(one)):
+                assert shown(one, place) == shown(other, place)
+            if one.look.timed:
+                assert [*one.written(_millis)] == [*other.written(_millis)]
+
+
+def test_lanes_that_take_different_parts_of_a_batch_share_what_is_seen_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    batch, reads = stored([plain(number, customer=f"c{number}") for number in range(80)]), list[int]()
+    finder = _finder
+    monkeypatch.setattr(columns, "_finder", lambda *of, odd: reads.append(1) or finder(*of, odd=odd))
+    writes: list[int] = []
+    parts = [batch.some(range(first, 80)) for first in (0, 10, 30, 65)]
+    for part in parts:
+        (shape,) = columns_of(part).shapes
+        shape.written(lambda times: writes.append(len(times)) or times)
+    assert [1] == reads
+    few = batch.some([3])
+    assert ["e3"] == [*columns_of(few).keys]
+    assert [1, 1] == reads  # of a row that is sent once more nobody else wants to see its batch
 
 
 @pytest.mark.parametrize(

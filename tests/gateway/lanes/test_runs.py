@@ -99,6 +99,18 @@ def test_every_lane_gets_the_same_events_though_they_begin_at_other_places() -> 
     assert one[1].events is runs_of(works[4:68])[0].events
 
 
+def test_a_part_of_a_batch_is_looked_at_as_such_and_the_rows_of_many_batches_together() -> None:
+    def part(number: int, places: Sequence[int]) -> Work:
+        whole = plain(number, 80)
+        assert isinstance(whole.events, StoredEvents)
+        return work(number, whole.events[:], members=places, events=whole.events.some(places))
+
+    assert [[1], [2], [3, 4], [5]] == shape(
+        [part(1, range(60, 80)), part(2, range(60)), part(3, [7]), part(4, [7]), part(5, range(40))]
+    )
+    assert [[1, 2]] == shape([part(1, [0, 2, 4, 6, 8, 10, 12, 14]), part(2, [0, 2, 4, 6, 8, 10, 12, 14])])
+
+
 @pytest.mark.parametrize("name", SETTINGS)
 def test_what_is_prepared_in_runs_is_what_is_prepared_one_by_one(name: str) -> None:
     @settings(max_examples=60, deadline=None)
