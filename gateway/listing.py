@@ -108,9 +108,9 @@ async def letters(ledger: Ledger, tenant: str, wanted: Filter) -> AsyncIterator[
 
 async def _holding(ledger: Ledger, wanted: Filter) -> AsyncIterator[int]:
     """Give the batches that may hold deliveries of a status, newest first: few, of all, where these are kept apart."""
-    state = _KEPT_APART.get(wanted.status or "")
-    if state is not None:
-        for batch in sorted({batch for batch, _ in await ledger.in_state([state], wanted.destination)}, reverse=True):
+    states = _KEPT_APART.get(wanted.status or "")
+    if states is not None:
+        for batch in sorted({batch for batch, _ in await ledger.in_state(states, wanted.destination)}, reverse=True):
             yield batch
         return
     below: int | None = None
@@ -153,12 +153,16 @@ def matches(view: View, index: int, wanted: Filter) -> bool:
 
 _EVENT, _DELIVERY = frozenset(EventStatus), frozenset(DeliveryStatus)
 """`pending` and `unknown` are both: the event's, unless a destination is named."""
+_GOING = (WorkState.READY, WorkState.SENDING, WorkState.WAITING)
 _KEPT_APART = {
-    DeliveryStatus.REJECTED.value: WorkState.REJECTED,
-    DeliveryStatus.DEAD.value: WorkState.DEAD,
-    DeliveryStatus.UNKNOWN.value: WorkState.UNKNOWN,
+    DeliveryStatus.REJECTED.value: (WorkState.REJECTED,),
+    DeliveryStatus.DEAD.value: (WorkState.DEAD,),
+    DeliveryStatus.UNKNOWN.value: (WorkState.UNKNOWN,),
+    DeliveryStatus.BLOCKED.value: (WorkState.BLOCKED, WorkState.HELD),
+    DeliveryStatus.PENDING.value: _GOING,
+    DeliveryStatus.RETRYING.value: _GOING,
 }
-"""Statuses whose every delivery is work that waits for a decision."""
+"""Statuses whose every delivery is work: the others are of what was settled, perhaps long ago."""
 
 
 def _shown(view: View, index: int) -> dict[str, Any]:

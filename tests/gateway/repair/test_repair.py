@@ -106,6 +106,12 @@ async def test_letters_of_one_batch_are_read_once_and_all_of_them_or_none(house:
     lines = (await house.client.get("/v1/deliveries?status=rejected")).text.splitlines()
     assert [f"e{n}" for n in reversed(range(40))] == [json.loads(line)["event"]["id"] for line in lines]
     assert 1 == read, "nor are batches read that hold none"
+    await house.send("nobody", customer="nobody")
+    read = 0
+    for status in ("blocked", "pending", "retrying"):
+        lines = (await house.client.get(f"/v1/deliveries?status={status}&destination=flowglad")).text.splitlines()
+        assert (["nobody"] if status == "blocked" else []) == [json.loads(line)["event"]["id"] for line in lines]
+    assert 1 == read
     everywhere = (await house.client.get("/v1/deliveries?status=accepted&destination=wingback")).text.splitlines()
     assert ["after", "e39", "e38"] == [json.loads(line)["event"]["id"] for line in everywhere][:3]
     assert 42 == len(everywhere)
