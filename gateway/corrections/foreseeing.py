@@ -6,7 +6,7 @@ from typing import Any
 from canonical_schema import ErrorCode
 from gateway.chain import Chain, Look
 from gateway.corrections.steps import Step
-from gateway.lanes.correcting import Rows, Waits, named_since, rendered, situation
+from gateway.lanes.correcting import Rows, Waits, named_since, needs_rows, rendered, situation
 from gateway.lanes.rendering import Turned
 from gateway.ledger import Code
 from gateway.service import Gateway
@@ -36,11 +36,12 @@ async def _at(gateway: Gateway, look: Look, chain: Chain, name: str, step: Step,
     taken = {"taken_back": True} if found.unsent else {}
     if not found.have:
         step = last
-    if name not in gateway.catalogue.destinations:
-        return {"does": "taken back" if taken and not found.have else "blocked"}
-    named = await named_since(gateway.catalogue, look, name, chain.tenant, step.event, found.carrier)
-    await gateway.catalogue.learn([(chain.tenant, [step.event.customer])])
-    made = rendered(gateway.catalogue, name, chain.tenant, step.event, found, now, now, named)
+    catalogue = gateway.catalogue  # one and the same, whatever is configured meanwhile
+    if name not in catalogue.destinations and needs_rows(step.event, found):
+        return {"does": "blocked", **taken}
+    named = await named_since(catalogue, look, name, chain.tenant, step.event, found.carrier)
+    await catalogue.learn([(chain.tenant, [step.event.customer])])
+    made = rendered(catalogue, name, chain.tenant, step.event, found, now, now, named)
     if isinstance(made, Rows):
         does = made.does if step is last else f"{made.does}, then new row"
         return {"does": does, **taken}

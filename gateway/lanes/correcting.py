@@ -18,7 +18,18 @@ from gateway.lanes.rendering import Refused, Turned, check_period, encoded, rend
 from gateway.ledger import Code, Part, WorkState
 from gateway.times import from_micros
 
-__all__ = ["SOON", "Rows", "Situation", "Waits", "difference", "named_since", "rendered", "saying", "situation"]
+__all__ = [
+    "SOON",
+    "Rows",
+    "Situation",
+    "Waits",
+    "difference",
+    "named_since",
+    "needs_rows",
+    "rendered",
+    "saying",
+    "situation",
+]
 
 SOON = timedelta(milliseconds=100)
 PATIENCE = timedelta(seconds=15)
@@ -87,6 +98,11 @@ def _first(stand: Stand, correction: Event) -> bool:
         half is not None and whole is not None and half.action == "refund"
         and whole.action == "replace" and half.number + 1 == whole.number
     )  # fmt: skip
+
+
+def needs_rows(correction: Event, found: Situation) -> bool:
+    """Return whether something may have to be sent for a correction, so that the destination has to be known."""
+    return correction.corrects is not None and correction.corrects.after != found.have
 
 
 async def named_since(

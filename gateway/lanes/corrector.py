@@ -10,7 +10,7 @@ from adapters import AnyAdapter, TakeBack
 from canonical_schema import ErrorCode, ErrorItem, Event
 from gateway.catalogue import Catalogue
 from gateway.chain import Look, Stand, correction_id, has_corrections
-from gateway.lanes.correcting import SOON, Rows, Situation, Waits, named_since, rendered, situation
+from gateway.lanes.correcting import SOON, Rows, Situation, Waits, named_since, needs_rows, rendered, situation
 from gateway.lanes.rendering import Turned
 from gateway.ledger import AttemptRow, Change, Code, Ledger, Moved, Part, Work, WorkState, ref_of, some_of
 from gateway.times import from_micros, to_micros
@@ -93,7 +93,7 @@ class Corrector:
         if isinstance(found, Situation):
             if (waits := await self._taken_back(found.unsent, round_, now)) is not None:
                 found = waits
-            elif self._destination in self._catalogue.destinations or not found.have:
+            elif self._destination in self._catalogue.destinations or not needs_rows(event, found):
                 received = from_micros(work.received_at(place))
                 named = await named_since(
                     self._catalogue, round_.look, self._destination, work.tenant, event, found.carrier

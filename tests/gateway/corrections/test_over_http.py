@@ -336,6 +336,23 @@ async def test_a_destination_that_is_switched_off_gives_back_what_waits_for_it(h
         assert {("sub_acme", "api_calls"): 3} == asking.vendors["flowglad"].billed()
 
 
+async def test_a_removed_destination_is_told_the_new_quantity_of_what_waits_for_it_once_it_is_back(
+    house: House,
+) -> None:
+    async with house() as asking:
+        await asking.one(event(customer="nobody"))
+    none = {"flowglad": None}
+    meters = {name: {"bindings": none} for name in ("api_calls", "logins", "llm_call")}
+    async with house({"destinations": none, "meters": meters, "customers": {"acme": none}}) as asking:
+        _, foreseen = await ask(asking, "/v1/events/e1/correct", quantity=7, dry_run=True)
+        assert {"does": "blocked", "taken_back": True} == foreseen["deliveries"]["flowglad"]
+        answer = await corrected(asking, "e1", "correct", quantity=7)
+        assert "blocked" == statuses(answer)["flowglad"]
+    async with house({"customers": {"nobody": {"flowglad": {"subscription_id": "sub_nobody"}}}}) as asking:
+        await asking.settled(answer["id"])
+        assert {("sub_nobody", "api_calls"): 7} == asking.vendors["flowglad"].billed()
+
+
 async def test_an_operator_who_allows_negatives_has_the_refused_correction_sent(house: House) -> None:
     async with house() as asking:
         await asking.one(event())
