@@ -76,6 +76,4 @@ def _closed(work: Work, place: int, title: str, now: datetime) -> Next | None:
     following = Next(code=Code.UNKNOWN if group.doubt else Code.DEAD, doubt=group.doubt, error=error)
     parts: list[Part] = [] if work.parts is None else work.parts[place]
     verdicts = {part.key: following for part in parts if part.code is Code.PENDING}
-    if not verdicts:
-        return following
-    return msgspec.structs.replace(combined(parts, verdicts), doubt=group.doubt)
+    return combined(parts, verdicts) if verdicts else following

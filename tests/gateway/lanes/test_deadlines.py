@@ -224,6 +224,31 @@ async def test_rows_that_are_there_are_told_from_those_that_came_too_late(tmp_pa
         world.sound()
 
 
+async def test_a_row_in_doubt_beside_one_that_came_too_late_is_never_sent_again(
+    tmp_path: Path, windowed: Windowed
+) -> None:
+    windowed("wingback", max_rows=1)
+    async with World(tmp_path, "wingback", delivery={"max_in_flight": 1}) as world:
+        world.vendor.fail("timeout", stored=True)
+        world.vendor.fail("throttled", times=None, after=1)
+        await world.record(used("e1", meter="halves", quantity=None, quantities={"in": Decimal(1), "out": Decimal(2)}))
+        await world.later()
+        (view,) = (await world.views()).values()
+        assert ("unknown", ["dead", "unknown"]) == (
+            view["status"],
+            sorted(part["status"] for part in view["parts"].values()),
+        )
+        world.vendor.clear()
+        now = to_micros(world.clock.now())
+        await resolve(world.ledger, ACTOR, "e1", "it", "abandon", now)
+        windowed("wingback", past=None, max_rows=1)
+        await world.restart()
+        said = await retry(world.ledger, ACTOR, ["e1"], remap=True, now=now)
+        await world.later()
+        assert ([], [1]) == (said["retried"], list(world.copies().values())), "it may be stored there"
+        world.sound()
+
+
 async def test_what_is_late_at_the_door_was_never_in_time(tmp_path: Path, windowed: Windowed) -> None:
     windowed()
     async with World(tmp_path) as world:
