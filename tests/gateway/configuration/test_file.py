@@ -8,7 +8,7 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gateway.configuration import Configuration
+from gateway.configuration import Configuration, file
 from gateway.configuration.file import load, loads
 from gateway.errors import ConfigurationError
 
@@ -234,6 +234,34 @@ def test_any_text_is_a_configuration_or_an_error_of_whole_lines(text: str) -> No
     assert all(line.startswith("config.yaml:") for line in findings(text))
 
 
-@pytest.mark.parametrize("text", ["[" * 5000, "{a: " * 5000, "a: " + "[" * 2000 + "]" * 2000])
+@pytest.mark.parametrize("text", ["[" * 5000, "{a: " * 100_000, "- " * 100_000 + "a", "a: " + "[" * 2000 + "]" * 2000])
 def test_a_bottomless_file_is_refused(text: str) -> None:
     assert ["config.yaml:1: is nested too deeply"] == findings(text)
+
+
+pieces = st.sampled_from(
+    [*"ab01-:?,.'\"#&*!|>%@`~\t \n[]{}", ": ", "- ", "\n  ", "<<", "*a", "&a ", "0x1f", "yes", "é", "\x85", "---\n"]
+)
+plain = st.none() | st.booleans() | st.integers() | st.text() | st.decimals().map(str)
+nested = st.recursive(plain, lambda some: st.lists(some) | st.dictionaries(st.text(), some), max_leaves=12)
+
+
+@given(
+    st.lists(pieces).map("".join)
+    | st.builds(
+        lambda data, flow: yaml.safe_dump(data, default_flow_style=flow, allow_unicode=True, sort_keys=False),
+        st.dictionaries(st.text(min_size=1), nested, min_size=1),
+        st.sampled_from([True, False, None]),
+    )
+)
+def test_a_file_says_the_same_read_fast_or_not(text: str) -> None:
+    def read() -> tuple[object, list[tuple[int, str]], object]:
+        reader = file._Reader({}, Path())
+        return reader.read(text), reader.findings, reader._lines
+
+    fast = read()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(file, "_FAST", None)
+        slow = read()
+    invalid = any("YAML" in says for _, says in slow[1])
+    assert fast == slow or invalid, "libyaml lets a little more pass"
