@@ -178,7 +178,7 @@ class Preparer:
         if reason.error is not None and reason.error["code"] == ErrorCode.UNMAPPED_CUSTOMER:
             for place in places:
                 self._catalogue.miss(self._destination, work.tenant, work.events[place].customer)
-        return moved(work, places, Next(code=reason.code, doubt=0, error=reason.error), now)
+        return moved(work, places, Next(code=reason.code, doubt=work.group.doubt, error=reason.error), now)
 
 
 def _receipts(work: Work) -> list[datetime]:

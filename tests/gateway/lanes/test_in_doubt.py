@@ -1,18 +1,23 @@
 """A lane in doubt: lost answers, crashes, settlements that fail, stops. Nothing is lost, and nothing billed twice."""
 
 import asyncio
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
+from typing import cast
 
 import httpx
 import pytest
 
+from adapters import Dedupe, Door, provider
 from canonical_schema import DeliveryStatus, Kind
 from gateway.errors import LedgerUnavailable
 from gateway.ledger import SqliteLedger, WorkState
+from gateway.ledger.doubting import doubt
+from gateway.times import to_micros
 from gateway.transport import Mounted
 from tests.gateway.clocks import START
-from tests.gateway.lanes.world import Gate, World, faulty, gated, names, until, used
+from tests.gateway.lanes.world import LINKS, Gate, World, faulty, gated, names, until, used
 
 SECOND = timedelta(seconds=1)
 MINUTE = timedelta(minutes=1)
@@ -365,3 +370,23 @@ async def test_what_others_may_have_taken_over_does_not_leave_here_too(tmp_path:
         await world.later()
         assert {DeliveryStatus.ACCEPTED: 40} == await world.counted()
         assert dict.fromkeys(names(40), 1) == dict(world.copies())
+
+
+@pytest.mark.parametrize(("hours", "becomes"), [(1, "accepted"), (25, "unknown")])
+async def test_what_cannot_be_rendered_for_a_while_stays_in_doubt(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, hours: int, becomes: str
+) -> None:
+    doors = cast("dict[str, Door]", provider("flowglad").spec.doors)
+    for profile, door in doors.items():
+        monkeypatch.setitem(doors, profile, replace(door, dedupe=Dedupe(window=timedelta(hours=24))))
+    async with World(tmp_path, "flowglad", customers={}) as world:
+        await world.record("e1")
+        now = to_micros(world.clock.now())
+        assert 1 == (await doubt(world.ledger, now, now))["in_doubt"], "the ledger was put back"
+        await world.now()
+        assert {"e1": "blocked"} == await world.statuses()
+        world.clock.advance(timedelta(hours=hours))
+        await world.restart(customers={"acme": {"it": LINKS["flowglad"]}})
+        await world.later()
+        assert {"e1": becomes} == await world.statuses(), "sent again while repeats are told, and never later"
+        world.sound()
