@@ -113,7 +113,8 @@ class Backfills:
     async def take(self, tenant: str, job_id: str, events: Sequence[Event], first: int, *, last: bool) -> Job:
         """Take the next events of a file, of which `first` were taken before; what is taken again counts once.
 
-        Raises RequestRefused: 429 while the destination has enough to do, 409 where they do not follow on.
+        Raises RequestRefused: 429 while the destination has enough to do, 409 where they do not follow on, or the
+        destination was switched off or removed meanwhile.
         """
         async with self._turn:
             return await self._taken(tenant, job_id, events, first, last=last)
@@ -126,6 +127,9 @@ class Backfills:
             )
         if first > job.cursor:
             detail = f"{job.cursor} events were taken, and these begin behind {first}: go on where it was"
+            raise RequestRefused(409, ErrorCode.CONFLICT, detail)
+        if (away := self._away(job)) is not None:  # what is taken now would count as left out
+            detail = f"{away}: configure it again, and go on where it was"
             raise RequestRefused(409, ErrorCode.CONFLICT, detail)
         events = events[job.cursor - first :]
         wait = await self._wait(job)
@@ -172,7 +176,7 @@ class Backfills:
             await self._keep(job)
             log.warning("backfill.failed", backfill=job.id, destination=job.to, why=job.why)
             return now
-        waits = f"it waits: {job.to} is switched off or removed" if job.to not in self._gateway.lanes else None
+        waits = self._away(job)
         if job.why != waits:
             job.why = waits
             await self._keep(job)
@@ -221,6 +225,10 @@ class Backfills:
             await self._feeding.extend(job, view, some, now)
             self._gateway.wake(job.to)
         return len(some), stop
+
+    def _away(self, job: Job) -> str | None:
+        """Return why nothing can be fed by now, where the destination was there when the job began."""
+        return f"it waits: {job.to} is switched off or removed" if job.to not in self._gateway.lanes else None
 
     async def _wait(self, job: Job) -> timedelta | None:
         """Return how long history has to wait: for its own rate, or for the destination's queue to be short."""

@@ -173,6 +173,27 @@ async def test_events_that_do_not_follow_on_are_refused(house: House, clock: Mov
         assert (409, "conflict") == (answer.status_code, answer.json()["code"])
 
 
+@pytest.mark.parametrize("mode", ["off", None])
+async def test_a_file_waits_for_a_destination_that_was_switched_off_or_removed_meanwhile(
+    house: House, clock: MovableClock, mode: str | None
+) -> None:
+    none = {"flexprice": None}
+    meters = {name: {"bindings": none} for name in ("api_calls", "logins", "llm_call")} | {"jobs": None}
+    gone: dict[str, Any] = {"destinations": none, "meters": meters} if mode is None else NO_FLEXPRICE
+    async with house() as asking:
+        job = await begin(asking, source="file", digest="d1")
+        await fed(asking, job, 0, past(clock, "h0"))
+    async with house(gone) as asking:
+        answer = await fed(asking, job, 1, past(clock, "h1"), last=True)
+        assert 409 == answer.status_code, answer.text
+        assert "flexprice is switched off or removed" in answer.json()["detail"]
+    async with house() as asking:
+        done = (await fed(asking, job, 1, past(clock, "h1"), last=True)).json()
+        assert ("done", {"fed": 2}) == (done["state"], done["counts"])
+        await asking.settled("h1")
+        assert ["h0", "h1"] == sorted(row.key for row in asking.vendors["flexprice"].stored)
+
+
 async def test_a_cancelled_job_takes_no_more(house: House, clock: MovableClock) -> None:
     async with house() as asking:
         job = await begin(asking, source="file", digest="d1")
