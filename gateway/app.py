@@ -25,7 +25,7 @@ from gateway.api import corrections, customers, erasing, migration, periods, rec
 from gateway.api.access import tenant_of
 from gateway.api.asked import answer, path_of
 from gateway.api.destinations import described
-from gateway.api.problems import HANDLERS
+from gateway.api.problems import HANDLERS, cut_off
 from gateway.configuration.keys import Scope as KeyScope
 from gateway.corrections.one import shown
 from gateway.errors import RequestRefused
@@ -238,6 +238,10 @@ class _Requests:
                 await self._app(scope, receive, sending)
             except ClientDisconnect:
                 status = status or CLIENT_GONE
+            except asyncio.CancelledError:
+                if not status:  # the process ends, and waited as long as it may
+                    await cut_off(Request(scope))(scope, receive, sending)
+                raise
             except Exception as error:
                 log.error("request.failed", error=type(error).__name__, where=_where(error))
                 if not ended:  # half an answer must not look whole: the server breaks the connection

@@ -10,7 +10,10 @@ from starlette.responses import Response
 from canonical_schema import ErrorCode, Problem
 from gateway.errors import LedgerUnavailable, RequestRefused
 
-__all__ = ["HANDLERS", "problem"]
+__all__ = ["HANDLERS", "cut_off", "problem"]
+
+AGAIN = 1
+"""Seconds until a gateway that stops may be there again, or another in its place."""
 
 _BY_STATUS = {
     404: (ErrorCode.NOT_FOUND, "nothing is here: see the README for the endpoints"),
@@ -55,6 +58,12 @@ async def _http(request: Request, error: Exception) -> Response:
 async def _failed(request: Request, error: Exception) -> Response:
     detail = "the gateway failed; what it had stored stays stored, so send the same events again"
     return problem(request, 500, ErrorCode.LEDGER_UNAVAILABLE, detail)
+
+
+def cut_off(request: Request) -> Response:
+    """Return what a request is told whose answer would come too late: the process ends."""
+    detail = "the gateway stops; what it had stored of this request stays stored, so send the same again"
+    return problem(request, 503, ErrorCode.LEDGER_UNAVAILABLE, detail, {"retry-after": str(AGAIN)})
 
 
 HANDLERS = {RequestRefused: _refused, LedgerUnavailable: _unavailable, HTTPException: _http, Exception: _failed}

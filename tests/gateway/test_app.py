@@ -1,15 +1,19 @@
 """The HTTP face: statuses, problems, request ids, what is there and what is not."""
 
+import asyncio
 import gzip
 import json
 import sqlite3
 from collections.abc import AsyncGenerator
 from datetime import timedelta
+from typing import Any, Never
 
 import pytest
+from starlette.types import Message
 
 from gateway import fullness
 from gateway.accepting import Accepting
+from gateway.app import create_app
 from gateway.ledger import SqliteLedger
 from tests.gateway.conftest import Asking, House, checked, event
 
@@ -312,3 +316,30 @@ async def test_destinations_say_how_they_do_and_what_they_can(house: House) -> N
         assert "sent again" == told["flowglad"]["capabilities"]["lost_answer"]
         assert told["paygentic"]["capabilities"] == (await asking.get("/v1/destinations/paygentic"))["capabilities"]
         assert 404 == (await asking.client.get("/v1/destinations/nobody")).status_code
+
+
+async def test_who_is_cut_off_when_the_process_ends_is_told_to_ask_again(asking: Asking) -> None:
+    begun = asyncio.Event()
+    said: list[Message] = []
+
+    class Endless(Accepting):
+        async def accept(self, tenant: Any, sent: Any, ack: Any, wait: Any) -> Never:
+            begun.set()
+            await asyncio.Event().wait()
+            raise AssertionError("nobody sets it")
+
+    async def receive() -> Message:
+        return {"type": "http.request", "body": json.dumps(event()).encode()}
+
+    async def send(message: Message) -> None:
+        said.append(message)
+
+    scope = {"type": "http", "method": "POST", "path": "/v1/events", "query_string": b"", "headers": []}
+    task = asyncio.ensure_future(create_app(asking.gateway, Endless(asking.gateway))(scope, receive, send))
+    await begun.wait()
+    task.cancel()
+    await asyncio.wait([task])
+    assert task.cancelled()
+    assert 503 == said[0]["status"]
+    assert {b"retry-after", b"x-request-id"} <= dict(said[0]["headers"]).keys()
+    assert PROBLEM == list(json.loads(said[1]["body"]))
