@@ -15,7 +15,7 @@ from gateway.lanes.lots import FRAME, Lot, deadline_of, moved
 from gateway.lanes.rendering import Turned, encoded, render
 from gateway.lanes.runs import Run
 from gateway.lanes.stencils import Stencils
-from gateway.lanes.verdict import Next, may_resend
+from gateway.lanes.verdict import Next, doubtful, may_resend
 from gateway.ledger import Change, Code, Part, Rendered, Sheet, Work, some_of
 from gateway.times import from_micros
 
@@ -178,7 +178,12 @@ class Preparer:
         if reason.error is not None and reason.error["code"] == ErrorCode.UNMAPPED_CUSTOMER:
             for place in places:
                 self._catalogue.miss(self._destination, work.tenant, work.events[place].customer)
-        return moved(work, places, Next(code=reason.code, doubt=work.group.doubt, error=reason.error), now)
+        code, error, doubt = reason.code, reason.error, work.group.doubt
+        if (
+            doubt and code is Code.REJECTED
+        ):  # it may be there all the same: it was taken once, or is of before a restore
+            code, error = Code.UNKNOWN, doubtful(error)
+        return moved(work, places, Next(code=code, doubt=doubt, error=error), now)
 
 
 def _receipts(work: Work) -> list[datetime]:

@@ -11,7 +11,7 @@ from gateway.configuration.sections import Retry
 from gateway.ledger import Code, Group, Part
 from gateway.times import from_micros
 
-__all__ = ["Next", "backoff", "combined", "error_item", "may_resend", "next_step"]
+__all__ = ["Next", "backoff", "combined", "doubtful", "error_item", "may_resend", "next_step"]
 
 NO_DOUBT = 0
 REFUSED_BATCH = 1
@@ -60,7 +60,7 @@ def next_step(
             return Next(code=code, doubt=doubt, provider_event_id=outcome.provider_event_id)
         case State.REJECTED:
             if doubt == LOST_ANSWER or (doubt and (outcome.reduce or outcome.code in _BY_NOW)):
-                return Next(code=Code.UNKNOWN, doubt=doubt, error=_doubtful(error))
+                return Next(code=Code.UNKNOWN, doubt=doubt, error=doubtful(error))
             return Next(code=Code.REJECTED, doubt=NO_DOUBT, error=error)
         case State.BLOCKED:
             return Next(code=Code.BLOCKED, doubt=doubt, error=error)
@@ -135,7 +135,8 @@ _BY_NOW = frozenset({ErrorCode.OUTSIDE_TIME_WINDOW, ErrorCode.EXPIRED})
 """Reasons that come with time: what was good when it was first sent may meet them later."""
 
 
-def _doubtful(error: ErrorItem | None) -> ErrorItem:
+def doubtful(error: ErrorItem | None) -> ErrorItem:
+    """Return why nothing was stored, of what an earlier request may have stored."""
     if error is None:
         return ErrorItem(code=ErrorCode.PROTOCOL_ERROR, message="an earlier request may have stored it")
     return {**error, "message": f"{error['message']}; an earlier request without an answer may have stored it"}
