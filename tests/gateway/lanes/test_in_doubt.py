@@ -3,7 +3,6 @@
 import asyncio
 from dataclasses import replace
 from datetime import timedelta
-from decimal import Decimal
 from pathlib import Path
 from typing import cast
 
@@ -391,13 +390,3 @@ async def test_what_cannot_be_rendered_for_a_while_stays_in_doubt(
         await world.later()
         assert {"e1": becomes} == await world.statuses(), "sent again while repeats are told, and never later"
         world.sound()
-
-
-async def test_what_may_be_there_is_not_rejected_as_the_vendor_would_not_take_it_now(tmp_path: Path) -> None:
-    async with World(tmp_path, "flowglad") as world:
-        await world.record(used("before", quantity=Decimal("0.5")))
-        now = to_micros(world.clock.now())
-        await doubt(world.ledger, now, now)
-        await world.record(used("after", quantity=Decimal("0.5")))
-        await world.now()
-        assert {"before": "unknown", "after": "rejected"} == await world.statuses()

@@ -2,6 +2,7 @@
 
 import shutil
 from datetime import timedelta
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from gateway.ledger.redis import RedisLedger
 from gateway.reconciling.confirming import Confirming
 from gateway.times import to_micros
 from tests.gateway.conftest import Asking, House, MovableClock, event
+from tests.gateway.lanes.world import World, used
 from tests.gateway.ledger.conftest import BACKENDS, SqliteStore, Store, again, change, codes, opened, recorded, rendered
 from tests.gateway.ledger.conftest import taken as ready
 from tests.redis_servers import Server
@@ -240,3 +242,13 @@ async def test_a_file_that_was_moved_to_a_server_is_opened_again_only_when_that_
     assert "1 deliveries may have been sent since" in " ".join(capsys.readouterr().err.split())
     async with opened(SqliteStore(tmp_path)) as ledger:
         assert [2] == [work.group.doubt for work in await ready(ledger, now=NOW)]
+
+
+async def test_what_may_be_there_is_not_rejected_as_the_vendor_would_not_take_it_now(tmp_path: Path) -> None:
+    async with World(tmp_path, "flowglad") as world:
+        await world.record(used("before", quantity=Decimal("0.5")))
+        now = to_micros(world.clock.now())
+        await doubt(world.ledger, now, now)
+        await world.record(used("after", quantity=Decimal("0.5")))
+        await world.now()
+        assert {"before": "unknown", "after": "rejected"} == await world.statuses()
