@@ -192,7 +192,7 @@ def _query(request: Request, known: set[str]) -> dict[str, str]:
 
 def _limit(query: Mapping[str, str]) -> int:
     given = query.get("limit", str(PAGE))
-    if not given.isdecimal() or not 1 <= int(given[:9]) <= MOST:
+    if not given.isdecimal() or len(given) > 9 or not 1 <= int(given) <= MOST:
         raise RequestRefused(400, ErrorCode.INVALID_REQUEST, f"limit: must be a number between 1 and {MOST}")
     return int(given)
 

@@ -129,6 +129,9 @@ async def test_filters_pick_by_event_and_by_delivery(house: House, clock: Movabl
         ("cursor=-1", "cursor: must be a whole number"),
         ("cursor=%C2%B2", "cursor: must be a whole number"),
         ("cursor=99999999999999999999999", "cursor: must be a whole number"),
+        (f"cursor={'0' * 20}{'9' * 20}", "cursor: must be a whole number"),
+        (f"cursor={'0' * 5000}", "cursor: must be a whole number"),
+        (f"limit={'0' * 19}11001", "limit: must be a whole number from 1 to 1000"),
     ],
 )
 async def test_a_filter_that_means_nothing_is_refused_by_name(asking: Asking, query: str, says: str) -> None:

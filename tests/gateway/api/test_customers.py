@@ -153,7 +153,7 @@ async def test_what_does_not_fit_is_refused_by_its_place_and_nothing_is_kept(
 async def test_other_bodies_and_filters_are_refused_by_name(asking: Asking) -> None:
     for body in ({}, {"links": {}, "x": 1}, {"links": 3}, {"id": "other", "links": {}}):
         assert 400 == (await asking.client.put(ACME, json=body)).status_code
-    for query in ("limit=0", "limit=x", "what=1", "missing=nowhere"):
+    for query in ("limit=0", "limit=x", "limit=00000010011", "what=1", "missing=nowhere"):
         assert 400 == (await asking.client.get(f"/v1/customers?{query}")).status_code
 
 
