@@ -47,11 +47,13 @@ async def body_of(request: Request, model: type[Model], *, exact: bool = False) 
     body = body or bytearray(b"{}")
     try:
         return model.model_validate(_EXACT.decode(body)) if exact else model.model_validate_json(bytes(body))
-    except (msgspec.DecodeError, InvalidOperation, RecursionError):
+    except (msgspec.DecodeError, UnicodeDecodeError, InvalidOperation, RecursionError):
         raise RequestRefused(400, ErrorCode.INVALID_REQUEST, "body: is no JSON") from None
     except ValidationError as error:
         problems = "; ".join(
-            f"{'.'.join(str(part) for part in one['loc']) or 'body'}: {one['msg']}"
+            f"{'.'.join(str(part) for part in one['loc']) or 'body'}: "
+            # Of what was decoded before, pydantic says which of our classes it should be.
+            f"{'Input should be an object' if one['type'] == 'model_type' else one['msg']}"
             for one in error.errors(include_url=False, include_context=False, include_input=False)
         )
         raise RequestRefused(400, ErrorCode.INVALID_REQUEST, problems) from None

@@ -293,6 +293,23 @@ async def test_a_wrong_request_says_what_is_wrong(asking: Asking) -> None:
     assert 409 == (await ask(asking, "/v1/events/e1/correct", quantity=3))[0]
 
 
+@pytest.mark.parametrize("path", ["/v1/events/e1/void", "/v1/events/e1/correct", "/v1/corrections"])
+@pytest.mark.parametrize(
+    ("body", "says"),
+    [
+        (b'{"reason": "\xff"}', "body: "),
+        (b'{"reason": "x"', "body: "),
+        (b"\xff", "body: "),
+        (b"[]", "body: Input should be an object"),
+        (b"1", "body: Input should be an object"),
+    ],
+)
+async def test_a_body_that_is_no_object_of_json_is_refused(asking: Asking, path: str, body: bytes, says: str) -> None:
+    answer = await asking.client.post(path, content=body)
+    assert (400, "invalid_request") == (answer.status_code, answer.json()["code"])
+    assert answer.json()["detail"].startswith(says)
+
+
 async def test_measures_in_one_row_and_in_rows_of_their_own_are_corrected(asking: Asking) -> None:
     await asking.one(event(meter="llm_call", quantity=None, quantities={"input": 10, "output": 4}))
     vendor = asking.vendors["flexprice"]
