@@ -6,6 +6,7 @@ import msgspec
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
+from starlette.routing import Match, Route
 
 from canonical_schema import ErrorCode, Problem
 from gateway.errors import LedgerUnavailable, RequestRefused
@@ -15,10 +16,7 @@ __all__ = ["HANDLERS", "cut_off", "problem"]
 AGAIN = 1
 """Seconds until a gateway that stops may be there again, or another in its place."""
 
-_BY_STATUS = {
-    404: (ErrorCode.NOT_FOUND, "nothing is here: see the README for the endpoints"),
-    405: (ErrorCode.METHOD_NOT_ALLOWED, "this endpoint takes another method"),
-}
+NOTHING = "nothing is here: see the README for the endpoints"
 
 
 def problem(
@@ -51,8 +49,22 @@ async def _unavailable(request: Request, error: Exception) -> Response:
 
 async def _http(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
-    code, detail = _BY_STATUS.get(error.status_code, (ErrorCode.INVALID_REQUEST, str(error.detail)))
-    return problem(request, error.status_code, code, detail, dict(error.headers or {}))
+    match error.status_code:
+        case 404:
+            return problem(request, 404, ErrorCode.NOT_FOUND, NOTHING)
+        case 405:
+            taken = _methods(request)
+            detail = f"this endpoint takes {taken}"
+            return problem(request, 405, ErrorCode.METHOD_NOT_ALLOWED, detail, {"allow": taken})
+        case other:
+            return problem(request, other, ErrorCode.INVALID_REQUEST, str(error.detail), dict(error.headers or {}))
+
+
+def _methods(request: Request) -> str:
+    """Return the methods that a path takes. Starlette tells those of its first route alone, and some have several."""
+    routes = [one for one in request.app.routes if isinstance(one, Route)]
+    taken = [one.methods or () for one in routes if one.matches(request.scope)[0] is not Match.NONE]
+    return ", ".join(sorted({method for methods in taken for method in methods}))
 
 
 async def _failed(request: Request, error: Exception) -> Response:

@@ -167,6 +167,9 @@ async def test_what_is_not_there_is_a_problem(asking: Asking, path: str) -> None
         ("GET", "/v1/explain", {"POST"}),
         ("POST", "/livez", {"GET", "HEAD"}),
         ("OPTIONS", "/v1/events", {"GET", "HEAD", "POST"}),
+        ("PATCH", "/v1/customers", {"GET", "HEAD", "POST"}),
+        ("POST", "/v1/customers/acme", {"GET", "HEAD", "PUT", "DELETE"}),
+        ("PATCH", "/v1/events/e1/void", {"GET", "HEAD", "POST"}),
     ],
 )
 async def test_another_method_is_told_which_ones_there_are(
@@ -175,6 +178,7 @@ async def test_another_method_is_told_which_ones_there_are(
     answer = await asking.client.request(method, path)
     assert (405, "method_not_allowed") == (answer.status_code, answer.json()["code"])
     assert allowed == set(answer.headers["allow"].split(", "))
+    assert f"this endpoint takes {answer.headers['allow']}" == answer.json()["detail"]
 
 
 @pytest.mark.parametrize("path", ["/livez", "/readyz", "/version", "/v1/events", "/v1/destinations"])
