@@ -9,11 +9,14 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from canonical_schema import ErrorCode
+from gateway.configuration.findings import saying
 from gateway.errors import RequestRefused
 
 __all__ = ["Asked", "Reason", "answer", "body_of", "key_name", "path_of"]
 
 MAX_BODY = 2**20
+_OBJECT = "should be an object"
+_UNREADABLE = "body: is no JSON: send an object as application/json"
 _ENCODER = msgspec.json.Encoder(decimal_format="number")
 _EXACT = msgspec.json.Decoder(float_hook=Decimal)
 Model = TypeVar("Model", bound=BaseModel)
@@ -48,13 +51,15 @@ async def body_of(request: Request, model: type[Model], *, exact: bool = False) 
     try:
         return model.model_validate(_EXACT.decode(body)) if exact else model.model_validate_json(bytes(body))
     except (msgspec.DecodeError, UnicodeDecodeError, InvalidOperation, RecursionError):
-        raise RequestRefused(400, ErrorCode.INVALID_REQUEST, "body: is no JSON") from None
+        raise RequestRefused(400, ErrorCode.INVALID_REQUEST, _UNREADABLE) from None
     except ValidationError as error:
+        found = error.errors(include_url=False, include_input=False)
+        if found[0]["type"] == "json_invalid":
+            raise RequestRefused(400, ErrorCode.INVALID_REQUEST, _UNREADABLE) from None
         problems = "; ".join(
             f"{'.'.join(str(part) for part in one['loc']) or 'body'}: "
-            # Of what was decoded before, pydantic says which of our classes it should be.
-            f"{'Input should be an object' if one['type'] == 'model_type' else one['msg']}"
-            for one in error.errors(include_url=False, include_context=False, include_input=False)
+            f"{_OBJECT if one['type'] == 'model_type' else saying(one, model.model_fields, 'member')}"
+            for one in found
         )
         raise RequestRefused(400, ErrorCode.INVALID_REQUEST, problems) from None
 

@@ -18,6 +18,7 @@ from adapters._readback import Unread
 from gateway.cli._out import CommandFailed, Exit, Json, hint, machine, say
 from gateway.cli._remote import asked
 from gateway.configuration.file import load
+from gateway.configuration.findings import checked
 from gateway.links.table import COLUMNS
 
 __all__ = ["init"]
@@ -80,11 +81,11 @@ def _adapter(name: str, variable: str, given: Sequence[str]) -> AnyAdapter:
         raise CommandFailed(f"the environment variable {variable} is not set: it has to hold your key", Exit.USAGE)
     made = provider(name)
     try:
-        return made(made.Settings.model_validate({**settings, "api_key": secret}))
+        return made(checked(made.Settings, {**settings, "api_key": secret}))
     except ValidationError as error:
         problems = "; ".join(
             f"{'.'.join(map(str, one['loc'])) or 'settings'}: {one['msg']}"
-            for one in error.errors(include_url=False, include_context=False, include_input=False)
+            for one in error.errors(include_url=False, include_input=False)
         )
         raise CommandFailed(f"--setting: {problems}", Exit.USAGE) from None
 

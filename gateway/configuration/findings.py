@@ -9,7 +9,7 @@ from typing import Self, TypeVar, cast
 from pydantic import BaseModel, ConfigDict, ModelWrapValidatorHandler, ValidationError, model_validator
 from pydantic_core import ErrorDetails, InitErrorDetails, PydanticCustomError
 
-__all__ = ["Findings", "Place", "Section", "checked", "failure", "nearest"]
+__all__ = ["Findings", "Place", "Section", "checked", "failure", "nearest", "saying"]
 
 Place = tuple[str | int, ...]
 """Where in the file: keys, and indexes of lists."""
@@ -50,7 +50,7 @@ def _polished(model: type[BaseModel], error: ValidationError) -> ValidationError
     """Return an error of `model` in our words, without the values: unknown keys come with the nearest known one."""
     known = [field.alias or name for name, field in model.model_fields.items() if not field.exclude]
     details = error.errors(include_url=False)
-    return failure(*((_without_mark(detail["loc"]), _saying(detail, known)) for detail in details))
+    return failure(*((_without_mark(detail["loc"]), saying(detail, known)) for detail in details))
 
 
 def checked(model: type[M], given: object) -> M:
@@ -118,12 +118,13 @@ def _without_mark(place: Place) -> Place:
     return place[:-1] if place[-1:] == ("[key]",) else place
 
 
-def _saying(detail: ErrorDetails, known: list[str]) -> str:
+def saying(detail: ErrorDetails, known: Iterable[str], what: str = "key") -> str:
+    """Return what pydantic found in our words, without the value. `known`: keys that may be, `what` they are called."""
     kind, place = detail["type"], detail["loc"]
     if kind == _OURS:
         return detail["msg"]
     if kind == "extra_forbidden" and len(place) == 1:
-        return nearest("key", str(place[0]), known)
+        return nearest(what, str(place[0]), known)
     if kind in {"too_short", "string_too_short"} and detail.get("ctx", {}).get("min_length") == 1:
         return "should not be empty"
     return _SAYINGS.get(kind) or re.sub(r"^(Value error, |[A-Z]\w+ (?=should ))", "", detail["msg"])

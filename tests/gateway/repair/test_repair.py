@@ -174,10 +174,15 @@ async def test_every_decision_is_on_record_with_its_reason(house: Any) -> None:
 
 async def test_a_wrong_request_says_what_is_wrong(house: Any) -> None:
     reply = await house.client.post("/v1/deliveries/retry", json={"ids": ["e1"], "filter": {}, "reason": "x"})
-    assert (400, "body: Value error, give ids or filter, one of the two") == (reply.status_code, reply.json()["detail"])
-    reply = await house.client.post("/v1/deliveries/resolve", json={"id": "e1"})
+    assert (400, "body: give ids or filter, one of the two") == (reply.status_code, reply.json()["detail"])
+    reply = await house.client.post(
+        "/v1/deliveries/resolve", json={"ids": "e1", "reason": 3, "destination": "wingback"}
+    )
     assert 400 == reply.status_code
-    assert "reason: Field required" in reply.json()["detail"]
+    says = "resolution: is missing; reason: should be text: write it in quotes; ids: unknown member; did you mean id?"
+    assert says == reply.json()["detail"]
+    reply = await house.client.post("/v1/deliveries/resolve", content=b"id,e1")
+    assert (400, "body: is no JSON: send an object as application/json") == (reply.status_code, reply.json()["detail"])
 
 
 async def test_absolute_values_of_one_key_wait_for_an_unknown_head_and_others_do_not(house: Any) -> None:
