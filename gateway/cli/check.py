@@ -24,7 +24,7 @@ config = App(name="config", help="About the configuration file.")
 
 
 @config.command
-def schema() -> int:
+def schema(*, as_json: Json = True) -> int:  # which every command takes: this one writes nothing else
     """Print the JSON Schema of the configuration file, for editors."""
     machine(json_schema())
     return Exit.OK

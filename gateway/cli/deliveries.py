@@ -120,6 +120,7 @@ def export(
     until: Until = None,
     url: Url = LOCAL,
     key: Key = None,
+    as_json: Json = True,  # which every command takes: this one writes nothing else
 ) -> int:
     """Write deliveries of one status to standard output as NDJSON: the dead letters, by default."""
     query = chosen(status=status, destination=destination, customer=customer, meter=meter, since=since, until=until)

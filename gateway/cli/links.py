@@ -10,6 +10,7 @@ from typing import Annotated, Any, TextIO
 
 import httpx
 from cyclopts import App, Parameter
+from rich.text import Text
 
 from gateway.cli._asking import LOCAL, Key, Reason, Url, ask
 from gateway.cli._out import CommandFailed, Exit, Json, hint, machine, people, say
@@ -58,16 +59,21 @@ def export(
     source: Annotated[str | None, Parameter(help="Only customers with a link from there: api, configuration.")] = None,
     url: Url = LOCAL,
     key: Key = None,
+    as_json: Json = False,
 ) -> int:
-    """Write all links to standard output as CSV, which can be imported again."""
+    """Write all links to standard output as CSV, which can be imported again, or with --json a customer a line."""
     query = {"limit": "1000"}
     query |= {name: value for name, value in (("destination", destination), ("source", source)) if value is not None}
     table = csv.writer(sys.stdout, lineterminator="\n")
-    table.writerow(COLUMNS)
+    if not as_json:
+        table.writerow(COLUMNS)
     while True:
         page = ask(url, key, "GET", f"/v1/customers?{httpx.QueryParams(query)}").json()
         for one in page["data"]:
-            table.writerows(lines(one["id"], one["links"], one["sources"]))
+            if as_json:
+                machine(one)
+            else:
+                table.writerows(lines(one["id"], one["links"], one["sources"]))
         if "next_cursor" not in page:
             return Exit.OK
         query["cursor"] = page["next_cursor"]
@@ -84,7 +90,8 @@ def coverage(
     """Tell which customers with usage in the ledger lack a link where. Ends with 3 where one does."""
     query = "" if destination is None else f"?{httpx.QueryParams({'destination': destination})}"
     lacking = 0
-    with people().status("reading the ledger") as status:
+    console = people()
+    with console.status("reading the ledger") as status:
         for line in _streamed(url, key, f"/v1/links/coverage{query}"):
             match line["object"]:
                 case "progress":
@@ -94,10 +101,11 @@ def coverage(
                     if as_json:
                         machine(line)
                     else:
-                        sys.stdout.write(
+                        says = (
                             f"{line['customer']} has no link to {line['destination']}: {line['events']} events"
-                            f" from {line['first']} to {line['last']}\n"
+                            f" from {line['first']} to {line['last']}"
                         )
+                        console.print(Text(says), soft_wrap=True)
                 case _:
                     if as_json:
                         machine(line)

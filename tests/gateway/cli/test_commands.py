@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import pytest
 import yaml
+from cyclopts import App
 
 from adapters import providers
 from gateway import __version__
@@ -81,9 +82,15 @@ def test_the_commands_are_those_that_are_built_and_no_others(run: Run) -> None:
     assert [name for name in names if name not in done.out] == []
 
 
-@pytest.mark.parametrize("command", ["check", "demo", "explain", "providers", "send", "serve", "simulate"])
-def test_every_command_has_help_and_json(run: Run, command: str) -> None:
-    done = run(command, "--help")
+def commands(of: App, before: tuple[str, ...] = ()) -> list[tuple[str, ...]]:
+    """Return every command that does something, as words."""
+    names = [name for name in of if not name.startswith("-")]
+    return [each for name in names for each in commands(of[name], (*before, name))] if names else [before]
+
+
+@pytest.mark.parametrize("command", commands(app), ids=" ".join)
+def test_every_command_has_help_and_json(run: Run, command: tuple[str, ...]) -> None:
+    done = run(*command, "--help")
     assert (0, "", True) == (done.code, done.err, "--json" in done.out)
 
 
@@ -174,8 +181,9 @@ def test_people_get_a_key_once_and_yaml_that_loads(run: Run) -> None:
     assert yaml.safe_load(yaml_text)["auth"]["keys"][0]["name"] == 'the "shop": 1'
 
 
-def test_the_schema_is_a_json_schema(run: Run) -> None:
-    done = run("config", "schema")
+@pytest.mark.parametrize("options", [[], ["--json"]])
+def test_the_schema_is_a_json_schema(run: Run, options: list[str]) -> None:
+    done = run("config", "schema", *options)
     assert (0, "", "https://json-schema.org/draft/2020-12/schema") == (done.code, done.err, done.json["$schema"])
 
 

@@ -77,6 +77,15 @@ def test_a_table_is_put_and_comes_out_again(at: str, tmp_path: Path, capsys: Cap
     assert "2 customers read, 0 have other links now" in capsys.readouterr().err
 
 
+def test_links_go_out_as_json_too_as_they_can_be_put_again(at: str, tmp_path: Path, capsys: Captured) -> None:
+    assert 0 == main(["links", "import", table(tmp_path, HEAD, "globex,flowglad,,,,,sub_1"), "--url", at])
+    capsys.readouterr()
+    assert 0 == main(["links", "export", "--url", at, "--json"])
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith('{"id"')]
+    assert ["acme", "globex"] == [json.loads(line)["id"] for line in lines]
+    assert httpx.get(f"{at}/v1/customers/globex").json() == json.loads(lines[1])
+
+
 def test_more_than_one_request_holds_are_put_in_order(at: str, tmp_path: Path, capsys: Captured) -> None:
     many = [f"c{index:04},flowglad,,,,,sub_{index}" for index in range(1203)]
     assert 0 == main(["links", "import", table(tmp_path, HEAD, *many), "--url", at, "--json"])
@@ -140,6 +149,10 @@ def test_coverage_names_who_lacks_a_link_where(at: str, capsys: Captured) -> Non
     } == last
     httpx.put(f"{at}/v1/customers/globex", json={"links": {"flowglad": {"subscription_id": "s"}}}).raise_for_status()
     assert 0 == main(["links", "coverage", "--url", at, "--destination", "flowglad"])
+    capsys.readouterr()
     assert 3 == main(["links", "coverage", "--url", at, "--destination", "wingback"])
+    out, err = capsys.readouterr()
+    says = "globex has no link to wingback: 2 events from 2026-11-20T00:00:00Z"
+    assert (False, True) == (says in out, says in err)
     assert 1 == main(["links", "coverage", "--url", at, "--destination", "nowhere"])
     assert "destination: unknown destination" in capsys.readouterr().err

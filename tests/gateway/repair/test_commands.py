@@ -54,6 +54,7 @@ def test_a_person_resolves_retries_and_exports(
     capsys.readouterr()
     code, out, _ = run(capsys, "deliveries", "export", "--status", "rejected", "--url", url)
     assert (0, "flowglad") == (code, json.loads(out)["destination"])
+    assert (0, out) == run(capsys, "deliveries", "export", "--status", "rejected", "--url", url, "--json")[:2]
     others = ("--status", "rejected", "--meter", "api_calls", "--to", "2020-01-01T00:00:00Z")
     assert (0, "") == run(capsys, "deliveries", "export", *others, "--url", url)[:2]
     assert 0 == run(capsys, "deliveries", "retry", *others, "--reason", "none of them", "--url", url)[0]
