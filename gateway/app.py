@@ -23,7 +23,7 @@ from gateway import __version__
 from gateway.accepting import Accepting, Ack
 from gateway.api import corrections, customers, erasing, migration, periods, reconciling, repair
 from gateway.api.access import tenant_of
-from gateway.api.asked import answer, path_of
+from gateway.api.asked import answer, path_of, query_of
 from gateway.api.destinations import described
 from gateway.api.problems import HANDLERS, cut_off
 from gateway.configuration.keys import Scope as KeyScope
@@ -106,7 +106,7 @@ class _Api:
 
     async def list_events(self, request: Request) -> Response:
         tenant = self._tenant(request, "events:read")
-        return answer(await page(self._gateway.ledger, tenant, read_filter(request.query_params)))
+        return answer(await page(self._gateway.ledger, tenant, read_filter(query_of(request))))
 
     async def get_event(self, request: Request) -> Response:
         tenant = self._tenant(request, "events:read")
@@ -194,6 +194,8 @@ def _patience(query: bytes, preferences: str, usual: Ack) -> tuple[Ack, float]:
     given = QueryParams(query)
     if (strange := next((name for name in given if name != "ack"), None)) is not None:
         raise RequestRefused(400, ErrorCode.INVALID_REQUEST, f"unknown parameter {strange[:32]!r}: there is ack")
+    if len(given.multi_items()) > 1:
+        raise RequestRefused(400, ErrorCode.INVALID_REQUEST, "ack: is there twice, and takes one value")
     ack = given.get("ack", usual)
     if ack not in {"stored", "required", "all"}:
         detail = f"ack: there is no {ack[:32]!r}; one of stored, required, all"

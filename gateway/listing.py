@@ -45,13 +45,16 @@ def read_filter(query: Mapping[str, str]) -> Filter:
     statuses = sorted({*EventStatus, *DeliveryStatus} - {EventStatus.INVALID, EventStatus.CONFLICT})
     if status is not None and status not in statuses:
         raise _refused(f"status: there is no {status[:64]!r}; one of {', '.join(statuses)}")
+    since, until = _time(query, "from"), _time(query, "to")
+    if since is not None and until is not None and since >= until:
+        raise _refused("from: must be before to")
     return Filter(
         status=status,
         destination=query.get("destination"),
         customer=query.get("customer"),
         meter=query.get("meter"),
-        since=_time(query, "from"),
-        until=_time(query, "to"),
+        since=since,
+        until=until,
         limit=_number(query, "limit", 1, 1000) or PAGE,
         cursor=_number(query, "cursor", 0, 2**62),
     )

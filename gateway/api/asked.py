@@ -1,5 +1,6 @@
 """What endpoints share: the path as it was sent, a body read against a model, an answer, and who asked."""
 
+from collections.abc import Collection
 from decimal import Decimal, InvalidOperation
 from typing import TypeVar, cast
 
@@ -12,7 +13,7 @@ from canonical_schema import ErrorCode
 from gateway.configuration.findings import saying
 from gateway.errors import RequestRefused
 
-__all__ = ["Asked", "Reason", "answer", "body_of", "key_name", "path_of"]
+__all__ = ["Asked", "Reason", "answer", "body_of", "key_name", "path_of", "query_of"]
 
 MAX_BODY = 2**20
 _OBJECT = "should be an object"
@@ -67,6 +68,25 @@ async def body_of(request: Request, model: type[Model], *, exact: bool = False) 
 def answer(body: object, status: int = 200) -> Response:
     """Return a JSON answer, every digit kept."""
     return Response(_ENCODER.encode(body), status_code=status, media_type="application/json")
+
+
+def query_of(
+    request: Request, known: Collection[str] | None = None, *, several: Collection[str] = ()
+) -> dict[str, str]:
+    """Return a request's parameters. Raises RequestRefused for one that is not known, and for one that is there twice.
+
+    `known`: absent where whoever reads them knows them. `several`: which may be there more often; the last is returned.
+    """
+    found: dict[str, str] = {}
+    for name, value in request.query_params.multi_items():
+        if known is not None and name not in known:
+            *most, last = sorted(known)
+            there = f"there are {', '.join(most)} and {last}" if most else f"there is {last}"
+            raise RequestRefused(400, ErrorCode.INVALID_REQUEST, f"unknown parameter {name[:64]!r}: {there}")
+        if name in found and name not in several:
+            raise RequestRefused(400, ErrorCode.INVALID_REQUEST, f"{name}: is there twice, and takes one value")
+        found[name] = value
+    return found
 
 
 def path_of(request: Request) -> str:

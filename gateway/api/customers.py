@@ -12,7 +12,7 @@ from starlette.routing import Route
 
 from canonical_schema import ErrorCode
 from gateway.api.access import tenant_of
-from gateway.api.asked import Asked, answer, body_of, key_name, path_of
+from gateway.api.asked import Asked, answer, body_of, key_name, path_of, query_of
 from gateway.api.coverage import coverage
 from gateway.configuration.findings import nearest
 from gateway.errors import RequestRefused
@@ -77,7 +77,7 @@ class _Customers:
     async def page(self, request: Request) -> Response:
         """List customers that have a link somewhere, by id."""
         tenant = tenant_of(request, self._gateway.keyring, "events:read")
-        query = _query(request, {"limit", "cursor", "destination", "missing", "source"})
+        query = query_of(request, {"limit", "cursor", "destination", "missing", "source"})
         for name in ("destination", "missing"):
             if name in query and query[name] not in self._gateway.configuration.destinations:
                 says = nearest("destination", query[name], self._gateway.configuration.destinations)
@@ -100,7 +100,7 @@ class _Customers:
     async def coverage(self, request: Request) -> Response:
         """Stream which customers with usage lack a link where, as NDJSON that ends with the sum."""
         tenant = tenant_of(request, self._gateway.keyring, "events:read")
-        only = _query(request, {"destination"}).get("destination")
+        only = query_of(request, {"destination"}).get("destination")
         catalogue = self._gateway.catalogue
         if only is not None and only not in catalogue.destinations:
             says = nearest("destination", only, catalogue.destinations)
@@ -135,7 +135,7 @@ class _Customers:
         """Take away what was put, everywhere or at one destination. What was sent stays as it is."""
         tenant = tenant_of(request, self._gateway.keyring, "admin")
         customer = _customer(request)
-        query = _query(request, {"destination", "reason"})
+        query = query_of(request, {"destination", "reason"})
         only, reason = query.get("destination"), query.get("reason", "deleted by the API")
         if not await _put(
             self._gateway.linking.take_away(tenant, customer, only, key_name(request), reason), whole=True
@@ -179,15 +179,6 @@ def _path(before: list[str], place: tuple[str | int, ...]) -> str:
 def _customer(request: Request) -> str:
     """Return the customer of the address: an id may hold a slash, plain or escaped; what was sent, decoded once."""
     return unquote(path_of(request).partition(PATH)[2])
-
-
-def _query(request: Request, known: set[str]) -> dict[str, str]:
-    query = dict(request.query_params)
-    for name in query:
-        if name not in known:
-            detail = f"unknown filter {name[:64]!r}: there are {', '.join(sorted(known))}"
-            raise RequestRefused(400, ErrorCode.INVALID_REQUEST, detail)
-    return query
 
 
 def _limit(query: Mapping[str, str]) -> int:

@@ -33,6 +33,12 @@ class _Some(Asked):
     since: AwareDatetime | None = Field(default=None, alias="from")
     until: AwareDatetime | None = Field(default=None, alias="to")
 
+    @model_validator(mode="after")
+    def _forwards(self) -> "_Some":
+        if self.since is not None and self.until is not None and self.since >= self.until:
+            raise ValueError("from must be before to")
+        return self
+
     def wanted(self) -> Wanted:
         """Return it as the gateway knows it."""
         return Wanted(customer=self.customer, meter=self.meter, since=self.since, until=self.until)

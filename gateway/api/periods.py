@@ -6,7 +6,7 @@ from starlette.routing import Route
 
 from canonical_schema import ErrorCode
 from gateway.api.access import tenant_of
-from gateway.api.asked import Asked, Reason, answer, body_of, key_name
+from gateway.api.asked import Asked, Reason, answer, body_of, key_name, query_of
 from gateway.errors import RequestRefused
 from gateway.moving.closing import Closing
 from gateway.periods import Period, period_of
@@ -41,7 +41,7 @@ class _Periods:
     async def report(self, request: Request) -> Response:
         """Show the report that was kept when the period was closed; of an open one, how it stands."""
         tenant = tenant_of(request, self._gateway.keyring, "events:read")
-        period = _period(request, request.query_params.get("timezone", "UTC"))
+        period = _period(request, query_of(request, ("timezone",)).get("timezone", "UTC"))
         kept = await self._closing.kept(tenant, period.name)
         return answer(kept or {**await self._closing.report(tenant, period), "closed": False})
 

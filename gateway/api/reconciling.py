@@ -13,7 +13,7 @@ from starlette.routing import Route
 from adapters import Window
 from canonical_schema import ErrorCode, format_time, parse_time, plain
 from gateway.api.access import tenant_of
-from gateway.api.asked import Asked, answer, body_of
+from gateway.api.asked import Asked, answer, body_of, query_of
 from gateway.errors import RequestRefused
 from gateway.reconciling._model import Cell, Side, Why, in_unit
 from gateway.reconciling.comparing import Comparison, compare, scope_of
@@ -92,14 +92,10 @@ class _Reconciling:
     async def usage(self, request: Request) -> Response:
         """Read one customer's usage of one meter back, beside what the ledger has."""
         tenant = tenant_of(request, self._gateway.keyring, "events:read")
-        query = request.query_params
-        known = ("customer", "meter", "from", "to", "destination")
-        for name in query:
-            if name not in known:
-                raise _refused(f"unknown parameter {name[:64]!r}: there are {', '.join(known)}")
+        query_of(request, ("customer", "meter", "from", "to", "destination"), several=("destination",))
         customer, meter = _needed(request, "customer"), _needed(request, "meter")
         window = Window(start=_time(request, "from"), end=_time(request, "to"))
-        destinations = tuple(query.getlist("destination"))
+        destinations = tuple(request.query_params.getlist("destination"))
         made = await compare(self._gateway, scope_of(self._gateway, tenant, window, destinations, customer, meter))
         read = [await self._read(made, name, side, meter) for name, side in made.sides.items()]
         return answer(

@@ -148,6 +148,30 @@ async def test_a_parameter_that_means_nothing_is_refused_by_name(asking: Asking,
     assert {"data": []} == await asking.get("/v1/events")
 
 
+@pytest.mark.parametrize(
+    ("path", "twice"),
+    [
+        ("/v1/events?status=dead&status=rejected", "status"),
+        ("/v1/deliveries?destination=flowglad&destination=wingback", "destination"),
+        ("/v1/audit?limit=1&limit=2", "limit"),
+        ("/v1/customers?missing=flowglad&missing=wingback", "missing"),
+        ("/v1/usage?customer=acme&customer=zoe&meter=api_calls&from=2026-11-01&to=2026-12-01", "customer"),
+        ("/v1/periods/2026-11?timezone=UTC&timezone=Europe/Berlin", "timezone"),
+    ],
+)
+async def test_a_parameter_that_is_there_twice_is_refused_and_none_of_the_two_left_out(
+    asking: Asking, path: str, twice: str
+) -> None:
+    answer = await asking.client.get(path)
+    assert (400, f"{twice}: is there twice, and takes one value") == (answer.status_code, answer.json()["detail"])
+
+
+async def test_two_words_of_what_to_wait_for_are_refused(asking: Asking) -> None:
+    answer = await asking.post(event(), query="?ack=stored&ack=all")
+    assert (400, "ack: is there twice, and takes one value") == (answer.status_code, answer.json()["detail"])
+    assert {"data": []} == await asking.get("/v1/events")
+
+
 NOT_BUILT = ["/", "/metrics", "/docs", "/openapi.json"]
 """Announced, and not there yet: whoever builds one takes it out of this list."""
 

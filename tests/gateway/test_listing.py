@@ -126,6 +126,8 @@ async def test_filters_pick_by_event_and_by_delivery(house: House, clock: Movabl
         ("limit=0", "limit: must be a whole number from 1 to 1000"),
         ("limit=1001", "limit: must be a whole number from 1 to 1000"),
         ("limit=ten", "limit: must be a whole number"),
+        ("from=2026-11-02T00:00:00Z&to=2026-11-01T00:00:00Z", "from: must be before to"),
+        ("from=2026-11-02T00:00:00Z&to=2026-11-02T00:00:00Z", "from: must be before to"),
         ("cursor=-1", "cursor: must be a whole number"),
         ("cursor=%C2%B2", "cursor: must be a whole number"),
         ("cursor=99999999999999999999999", "cursor: must be a whole number"),

@@ -203,7 +203,13 @@ async def test_a_cancelled_job_takes_no_more(house: House, clock: MovableClock) 
         assert job["id"] != (await begin(asking, source="file", digest="d1"))["id"]
 
 
-@pytest.mark.parametrize("asked", [{"to": "nobody"}, {"source": "file"}, {"digest": "d"}, {"rate": 0}])
+TURNED = {"from": "2026-12-01T00:00:00Z", "to": "2026-11-01T00:00:00Z"}
+"""A window that ends before it begins, and holds nothing."""
+
+
+@pytest.mark.parametrize(
+    "asked", [{"to": "nobody"}, {"source": "file"}, {"digest": "d"}, {"rate": 0}, {"filter": TURNED}]
+)
 async def test_what_cannot_be_done_is_refused_with_a_reason(asking: Asking, asked: dict[str, Any]) -> None:
     answer = await asking.client.post("/v1/backfills", json={"to": "flexprice", "source": "ledger", **REASON, **asked})
     assert (400, "invalid_request") == (answer.status_code, answer.json()["code"])

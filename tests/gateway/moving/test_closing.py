@@ -38,6 +38,11 @@ async def test_what_is_no_month_or_no_zone_is_refused(asking: Asking, month: str
     assert (400, "invalid_request") == (answer.status_code, answer.json()["code"])
 
 
+async def test_a_zone_under_another_name_is_refused_and_not_taken_for_utc(asking: Asking) -> None:
+    answer = await asking.client.get("/v1/periods/2026-11?time_zone=Europe/Berlin")
+    assert (400, "unknown parameter 'time_zone': there is timezone") == (answer.status_code, answer.json()["detail"])
+
+
 class Month:
     """The month before the clock's, which is over; events of it are sent while it is recent enough."""
 

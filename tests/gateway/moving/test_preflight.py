@@ -59,8 +59,14 @@ async def test_a_meter_that_the_vendor_cannot_add_up_is_told(house: House) -> No
         assert ["unsupported"] == [one["code"] for one in report["refused"]]
 
 
-async def test_a_destination_that_is_not_there_is_refused(asking: Asking) -> None:
-    answer = await asking.client.post("/v1/preflights", json={"to": "nobody"})
+@pytest.mark.parametrize(
+    "asked",
+    [{"to": "nobody"}, {"to": "wingback", "filter": {"from": "2026-12-01T00:00:00Z", "to": "2026-11-01T00:00:00Z"}}],
+)
+async def test_a_destination_that_is_not_there_and_a_window_that_holds_nothing_are_refused(
+    asking: Asking, asked: dict[str, Any]
+) -> None:
+    answer = await asking.client.post("/v1/preflights", json=asked)
     assert (400, "invalid_request") == (answer.status_code, answer.json()["code"])
 
 
