@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping
 from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Annotated, ClassVar, Self
+from urllib.parse import urlsplit
 
 from pydantic import (
     AwareDatetime,
@@ -77,12 +78,40 @@ class Settings(BaseModel):
         description="Another address than the vendor's own: a sandbox, a self-hosted server, a simulator.",
     )
 
+    @field_validator("api_key", "previous_api_key")
+    @classmethod
+    def _fits_a_header(cls, key: SecretStr | None) -> SecretStr | None:
+        # Found only when it is sent, it would look like a request that may have arrived.
+        if key is not None and not (key.get_secret_value().isascii() and key.get_secret_value().isprintable()):
+            raise ValueError("holds a line end, or another character that no key has: look at where it comes from")
+        return key
+
     @field_validator("base_url")
     @classmethod
-    def _no_credentials(cls, url: str | None) -> str | None:
-        if url is not None and "@" in url:
+    def _is_an_address(cls, url: str | None) -> str | None:
+        if url is None:
+            return None
+        if "@" in url:
             raise ValueError("should hold no credentials: they would be seen with the address")
+        if not _host(url):
+            raise ValueError("should be an address with a host: https://api.example.com/v1")
+        if not _has_a_port(url):
+            raise ValueError("should have a port of 1 to 65535")
         return url
+
+
+def _host(url: str) -> str | None:
+    try:
+        return urlsplit(url).hostname
+    except ValueError:  # a bracket that is not closed
+        return None
+
+
+def _has_a_port(url: str) -> bool:
+    try:
+        return urlsplit(url).port != 0
+    except ValueError:
+        return False
 
 
 class _Named(BaseModel):

@@ -98,12 +98,24 @@ def test_a_secret_never_shows() -> None:
 
 
 @pytest.mark.parametrize(
-    "url", ["ftp://h", "h", "https://h?x=1", "https://h#x", "https://a b", "", "https://user:pass@host", "https://"]
+    "url",
+    [
+        *("ftp://h", "h", "https://h?x=1", "https://h#x", "https://a b", "", "https://user:pass@host", "https://"),
+        *("http://[::1", "http://h:99999", "http://h:eighty", "http://:8080", "http:///v1"),
+    ],
 )
 def test_an_address_that_is_none_or_that_holds_credentials_is_refused(url: str) -> None:
     with pytest.raises(ValidationError) as caught:
         adapter_of("flowglad", "bulk", base_url=url)
     assert "pass" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["api_key", "previous_api_key"])
+@pytest.mark.parametrize("end", ["\n", "\r\nx-other: 1", "é", "\x00", "\x7f", "\N{RIGHT DOUBLE QUOTATION MARK}"])
+def test_a_key_that_no_header_can_carry_is_refused_and_not_shown(name: str, end: str) -> None:
+    with pytest.raises(ValidationError, match="holds a line end, or another character that no key has") as caught:
+        Settings.model_validate({"api_key": "k", name: KEY + end})
+    assert KEY not in str(caught.value)
 
 
 def test_another_address_takes_the_vendors_place() -> None:

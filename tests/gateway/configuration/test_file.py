@@ -111,8 +111,9 @@ destinations:
 @settings(deadline=None)
 @given(st.text(st.characters(exclude_categories=["Cs"]), min_size=1).filter(lambda text: "\0" not in text))
 def test_a_reference_is_the_text_it_stands_for(value: str) -> None:
-    assert value == key_of(loads(with_key("${KEY}"), {"KEY": value}))
-    assert f"a{value}b{value}" == key_of(loads(with_key('"a${KEY}b${KEY}"'), {"KEY": value}))
+    for written, stands_for in (("${UNIT}", value), ('"a${UNIT}b${UNIT}"', f"a{value}b{value}")):
+        text = f"{with_key('k')}meters:\n  calls:\n    unit: {written}\n"
+        assert stands_for == loads(text, {"UNIT": value}).meters["calls"].unit
 
 
 @pytest.mark.parametrize("value", ["1", "true", "null", "~", "1.50", "2026-01-01", "{a: b}", "${OTHER}", "$${X}"])

@@ -160,6 +160,21 @@ def case(text: str, *lines: str) -> tuple[str, tuple[str, ...]]:
         case(with_key("''"), "5: destinations.one.settings.api_key: should not be empty"),
         case(with_key("12345"), "5: destinations.one.settings.api_key: should be text: write it in quotes"),
         case(
+            with_key('"s3cret\\n"'),
+            (
+                "5: destinations.one.settings.api_key: holds a line end, or another character that no key has:"
+                " look at where it comes from"
+            ),
+        ),
+        case(
+            with_key("k") + "      base_url: 'http://[::1'",
+            "6: destinations.one.settings.base_url: should be an address with a host: https://api.example.com/v1",
+        ),
+        case(
+            with_key("k") + "      base_url: http://h:99999",
+            "6: destinations.one.settings.base_url: should have a port of 1 to 65535",
+        ),
+        case(
             with_key("k") + "      base_url: ftp://h",
             "6: destinations.one.settings.base_url: should match pattern '^https?://[^\\s?#]+$'",
         ),
