@@ -1,5 +1,6 @@
 """Commands that ask a running gateway: where it is, who asks and why, and one request with its refusals in words."""
 
+import re
 from collections.abc import Mapping
 from typing import Annotated, Any
 from urllib.parse import quote
@@ -7,11 +8,18 @@ from urllib.parse import quote
 import httpx
 from cyclopts import Parameter
 
-from gateway.cli._out import CommandFailed
+from gateway.cli._out import CommandFailed, Exit
 
-__all__ = ["LOCAL", "Key", "Reason", "Url", "ask", "in_path"]
+__all__ = ["LOCAL", "Key", "Reason", "Url", "ask", "bearer", "in_path"]
 
-Url = Annotated[str, Parameter("--url", help="Where the gateway listens.")]
+
+def _is_address(_: object, url: str) -> None:
+    """Raise ValueError for what is no address of a gateway."""
+    if re.match(r"https?://[^/]", url) is None:
+        raise ValueError(f"It must start with http:// or https://, like {LOCAL}.")
+
+
+Url = Annotated[str, Parameter("--url", validator=_is_address, help="Where the gateway listens.")]
 Key = Annotated[
     str | None, Parameter("--key", env_var="USAGE_GATEWAY_KEY", help="A key with the scope admin; events:read to look.")
 ]
@@ -26,9 +34,17 @@ def in_path(text: str) -> str:
     return quote(text, safe="").replace(".", "%2E")
 
 
+def bearer(key: str | None) -> dict[str, str]:
+    """Return the header that shows a key. Raises CommandFailed for one that no header can carry, and never shows it."""
+    if key and not (key.isascii() and key.isprintable()):
+        detail = "--key: holds a line end, or another character that no key has: look at where it comes from"
+        raise CommandFailed(detail, Exit.USAGE)
+    return {"authorization": f"Bearer {key}"} if key else {}
+
+
 def ask(url: str, key: str | None, method: str, path: str, body: Mapping[str, Any] | None = None) -> httpx.Response:
     """Return the answer to one request. Raises CommandFailed for every refusal, in its own words."""
-    headers = {"authorization": f"Bearer {key}"} if key else {}
+    headers = bearer(key)
     try:
         answer = httpx.request(
             method, url.rstrip("/") + path, json=body, headers=headers, timeout=PATIENCE, trust_env=False

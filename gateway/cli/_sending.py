@@ -12,6 +12,7 @@ import httpx
 import msgspec
 
 from canonical_schema import BatchResult, EventResult, EventStatus
+from gateway.cli._asking import bearer
 from gateway.cli._event_files import EventFile, Line
 from gateway.cli._out import CommandFailed, hint
 
@@ -111,16 +112,14 @@ class Sender:
     def __init__(
         self, url: str, key: str | None, *, ack: Ack | None, wait: float, sleep: Callable[[float], None] = time.sleep
     ) -> None:
-        headers = {"content-type": "application/x-ndjson", "prefer": f"wait={wait:g}"}
-        if key is not None:
-            headers["authorization"] = f"Bearer {key}"
+        headers = {"content-type": "application/x-ndjson", "prefer": f"wait={wait:g}"} | bearer(key)
         self._sleep = sleep
         self._params = {} if ack is None else {"ack": ack}
         self._reached = False
         try:
             self._client = httpx.Client(base_url=url, headers=headers, timeout=wait + 60, trust_env=False)
-        except (httpx.InvalidURL, UnicodeError, ValueError) as error:
-            raise CommandFailed(f"--url or --key cannot be used: {type(error).__name__}") from None
+        except (httpx.InvalidURL, ValueError) as error:
+            raise CommandFailed(f"--url cannot be used: {type(error).__name__}") from None
 
     def __enter__(self) -> Self:
         return self
@@ -146,8 +145,6 @@ class Sender:
         for attempt in range(1, ATTEMPTS + 1):
             try:
                 answer = self._client.post("/v1/events", params=self._params, content=body)
-            except httpx.UnsupportedProtocol:
-                raise CommandFailed(f"{self._client.base_url}: --url must start with http:// or https://") from None
             except httpx.TransportError as error:
                 why, pause = f"did not answer ({type(error).__name__})", 0.0
                 if not self._reached:

@@ -12,7 +12,7 @@ from cyclopts import Parameter
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from canonical_schema import Event, encode_event
-from gateway.cli._asking import LOCAL, Key, Reason, Url, ask
+from gateway.cli._asking import LOCAL, Key, Reason, Url, ask, bearer
 from gateway.cli._history import HistoryFormat, in_order, read
 from gateway.cli._out import CommandFailed, Exit, Json, complain, hint, machine, people, say
 from gateway.cli.preflight import Customer, Format, From, Meter, Rate, Since, To, Until, filters
@@ -143,7 +143,7 @@ def _put(
     url: str, key: str | None, job: Mapping[str, Any], first: int, events: list[Event], *, last: bool
 ) -> Mapping[str, Any]:
     """Send some events, and wait where live traffic comes first. A repeat is harmless: every event has an id."""
-    headers = {"content-type": "application/x-ndjson"} | ({"authorization": f"Bearer {key}"} if key else {})
+    headers = {"content-type": "application/x-ndjson"} | bearer(key)
     params = {"first": str(first), "last": str(last).lower()}
     body = b"\n".join(encode_event(event) for event in events)
     silent = time.monotonic() + PATIENCE

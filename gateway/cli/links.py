@@ -12,7 +12,7 @@ import httpx
 from cyclopts import App, Parameter
 from rich.text import Text
 
-from gateway.cli._asking import LOCAL, Key, Reason, Url, ask
+from gateway.cli._asking import LOCAL, Key, Reason, Url, ask, bearer
 from gateway.cli._out import CommandFailed, Exit, Json, hint, machine, people, say
 from gateway.links.table import COLUMNS, Entry, lines, read
 
@@ -137,7 +137,7 @@ def _by_line(says: str, some: list[Entry]) -> str:
 
 
 def _streamed(url: str, key: str | None, path: str) -> Iterator[dict[str, Any]]:
-    headers = {"authorization": f"Bearer {key}"} if key else {}
+    headers = bearer(key)
     try:
         with httpx.stream("GET", url.rstrip("/") + path, headers=headers, timeout=60, trust_env=False) as answer:
             if answer.is_error:

@@ -8,6 +8,7 @@ from cyclopts import Parameter, validators
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from canonical_schema import InvalidEvent, read_event
+from gateway.cli._asking import LOCAL, Url
 from gateway.cli._event_files import EventFile, FileFormat, Line, opened
 from gateway.cli._out import CommandFailed, Exit, Json, complain, hint, machine, people, say
 from gateway.cli._sending import Ack, Refusals, Sender, State, Tally
@@ -24,7 +25,7 @@ def send(
     file: EventsPath,
     /,
     *,
-    url: Annotated[str, Parameter(help="The gateway.")] = "http://127.0.0.1:8080",
+    url: Url = LOCAL,
     key: Annotated[
         str | None, Parameter(env_var="USAGE_GATEWAY_KEY", help="`ugw_...`; better in the variable.")
     ] = None,

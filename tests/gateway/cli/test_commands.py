@@ -108,6 +108,15 @@ def test_the_version_is_the_packages(run: Run) -> None:
         (["send", "x", "--nope"], "Unknown option: --nope"),
         (["send", "x", "--batch", "0"], "--batch"),
         (["send", "x", "--format", "xml"], "ndjson"),
+        (["send", "x", "--url", "localhost:8080"], "must start with http:// or https://"),
+        (["events", "list", "--url", "localhost:8080"], "must start with http:// or https://"),
+        (["links", "coverage", "--url", "http://"], "must start with http:// or https://"),
+        (["events", "list", "--key", "ugw_\n"], "--key: holds a line end, or another character that no key has"),
+        (["links", "coverage", "--key", "ugw_é"], "--key: holds a line end, or another character that no key has"),
+        (
+            ["send", __file__, "--format", "ndjson", "--key", "ugw_é"],
+            "--key: holds a line end, or another character that no key has",
+        ),
         (["check"], "--config"),
         (["check", "--config", "nowhere.yaml"], "nowhere.yaml"),
         (["serve", "--config", "."], "directory"),
@@ -123,6 +132,7 @@ def test_a_command_that_cannot_be_meant_is_one_line_and_2(run: Run, argv: list[s
     assert (2, "", 1) == (done.code, done.out, len(done.err.splitlines()))
     assert done.err.startswith("usage-gateway: ")
     assert says in done.err
+    assert "ugw_" not in done.err
 
 
 @pytest.mark.parametrize("command", ["serve", "check", "explain"])
