@@ -346,7 +346,7 @@ async def test_destinations_say_how_they_do_and_what_they_can(house: House) -> N
         assert 404 == (await asking.client.get("/v1/destinations/nobody")).status_code
 
 
-async def test_who_is_cut_off_when_the_process_ends_is_told_to_ask_again(asking: Asking) -> None:
+async def test_who_is_cut_off_when_the_process_ends_is_told_to_ask_again(house: House) -> None:
     begun = asyncio.Event()
     said: list[Message] = []
 
@@ -363,10 +363,11 @@ async def test_who_is_cut_off_when_the_process_ends_is_told_to_ask_again(asking:
         said.append(message)
 
     scope = {"type": "http", "method": "POST", "path": "/v1/events", "query_string": b"", "headers": []}
-    task = asyncio.ensure_future(create_app(asking.gateway, Endless(asking.gateway))(scope, receive, send))
-    await begun.wait()
-    task.cancel()
-    await asyncio.wait([task])
+    async with house(running=False) as asking:  # what runs would be of the house's own application, and not of this one
+        task = asyncio.ensure_future(create_app(asking.gateway, Endless(asking.gateway))(scope, receive, send))
+        await begun.wait()
+        task.cancel()
+        await asyncio.wait([task])
     assert task.cancelled()
     assert 503 == said[0]["status"]
     assert {b"retry-after", b"x-request-id"} <= dict(said[0]["headers"]).keys()
