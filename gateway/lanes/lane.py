@@ -157,7 +157,8 @@ class Lane:
             except Exception as error:  # noqa: BLE001  the edge of a lane: whatever happens in it, it goes on
                 log.error("lane.failed", destination=self.name, error=type(error).__name__)
                 until = self._clock.now() + timedelta(seconds=1)
-            await self._clock.wait(self._wake, until)
+            if not self._stopping:  # which may have been said before the step forgot that it was woken
+                await self._clock.wait(self._wake, until)
 
     async def stop(self, grace: timedelta) -> None:
         """Send nothing new; let what is in flight finish. What does not is in doubt at the next start."""

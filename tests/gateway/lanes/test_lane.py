@@ -82,6 +82,17 @@ async def test_new_work_wakes_a_running_lane(tmp_path: Path) -> None:
         await running
 
 
+async def test_a_lane_that_is_told_to_stop_while_its_step_waits_for_its_turn_ends_at_once(tmp_path: Path) -> None:
+    async with World(tmp_path) as world:
+        async with world.lane._stepping:  # as while a batch of corrections is looked through
+            running = asyncio.ensure_future(world.lane.run())
+            await asyncio.sleep(0)
+            stopping = asyncio.ensure_future(world.lane.stop(SECOND))
+            await asyncio.sleep(0)
+        await asyncio.wait_for(stopping, 10)
+        await asyncio.wait_for(running, 10)
+
+
 async def test_one_event_that_breaks_the_adapter_stops_no_other(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
