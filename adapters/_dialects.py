@@ -49,7 +49,9 @@ class OneVerdict:
             return refuse(door, sent, truth)
         body = dict(self.says)
         if self.id_at is not None:
-            body[self.id_at] = f"{door.roles.key}_{sent[0].key}"
+            # A door that takes rows back is given the vendor's own id.
+            mine, theirs = f"{door.roles.key}_{sent[0].key}", sent[0].row.get("id")
+            body[self.id_at] = theirs if door.roles.key is None else mine
         return _json(self.success, body)
 
 

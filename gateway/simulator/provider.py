@@ -257,7 +257,7 @@ class SimulatedProvider:
         if not taking.asked(body):
             return self._manners.unreadable
         there = self._stock.withdraw(taking.profile, taking.key)
-        row = Sent(key=taking.key, row={})
+        row = Sent(key=taking.key, row={"id": taking.theirs})
         missing = Outcome(state=State.REJECTED, code=ErrorCode.NOT_FOUND)
         return taking.door.dialect.render(
             taking.door, [row], {row.key: Outcome(state=State.ACCEPTED) if there else missing}

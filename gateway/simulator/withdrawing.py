@@ -21,6 +21,8 @@ class Withdrawal(NamedTuple):
     door: Door
     """The door that takes it back."""
     key: str
+    theirs: str
+    """The vendor's own id of the row."""
 
     def asked(self, body: bytes) -> bool:
         """Return whether the body says so."""
@@ -45,5 +47,5 @@ def withdrawal(spec: ProviderSpec, method: str, path: str) -> Withdrawal | None:
         found = re.fullmatch(pattern, path)
         theirs = None if found is None else _ID.fullmatch(found[1])
         if theirs is not None:
-            return Withdrawal(profile, way.door, theirs[1])
+            return Withdrawal(profile, way.door, theirs[1], theirs[0])
     return None
