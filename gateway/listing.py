@@ -35,9 +35,12 @@ class Filter(msgspec.Struct, frozen=True, kw_only=True):
     cursor: int | None = None
 
 
-def read_filter(query: Mapping[str, str]) -> Filter:
+_FILTERS = frozenset({"status", "destination", "customer", "meter", "from", "to"})
+_PAGING = frozenset({"limit", "cursor"})
+
+
+def read_filter(query: Mapping[str, str], known: frozenset[str] = _FILTERS | _PAGING) -> Filter:
     """Return the filter of a query string. Raises RequestRefused for names and values that mean nothing."""
-    known = {"status", "destination", "customer", "meter", "from", "to", "limit", "cursor"}
     for name in query:
         if name not in known:
             raise _refused(f"unknown filter {name[:64]!r}: there are {', '.join(sorted(known))}")
@@ -62,10 +65,9 @@ def read_filter(query: Mapping[str, str]) -> Filter:
 
 def read_whole_filter(query: Mapping[str, str]) -> Filter:
     """Return a filter of all that it finds, not of a page of it. Raises RequestRefused, also for what pages have."""
-    for name in ("limit", "cursor"):
-        if name in query:
-            raise _refused(f"filter: {name} is for pages, leave it out: this is about all that is found")
-    return read_filter(query)
+    for name in sorted(_PAGING & query.keys()):
+        raise _refused(f"filter: {name} is for pages, leave it out: this is about all that is found")
+    return read_filter(query, _FILTERS)
 
 
 async def page(ledger: Ledger, tenant: str, wanted: Filter) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from gateway.errors import RequestRefused
 __all__ = ["Asked", "Reason", "answer", "body_of", "key_name", "path_of", "query_of"]
 
 MAX_BODY = 2**20
+_TOO_LARGE = f"the body is larger than {MAX_BODY} bytes: ask for less at a time"
 _OBJECT = "should be an object"
 _UNREADABLE = "body: is no JSON: send an object as application/json"
 _ENCODER = msgspec.json.Encoder(decimal_format="number")
@@ -47,7 +48,7 @@ async def body_of(request: Request, model: type[Model], *, exact: bool = False) 
     async for chunk in request.stream():
         body += chunk
         if len(body) > MAX_BODY:
-            raise RequestRefused(413, ErrorCode.PAYLOAD_TOO_LARGE, f"the body is larger than {MAX_BODY} bytes")
+            raise RequestRefused(413, ErrorCode.PAYLOAD_TOO_LARGE, _TOO_LARGE)
     body = body or bytearray(b"{}")
     try:
         return model.model_validate(_EXACT.decode(body)) if exact else model.model_validate_json(bytes(body))

@@ -149,6 +149,15 @@ async def test_a_retry_of_what_a_filter_finds_is_of_all_of_it_and_takes_no_limit
     assert "rejected" == (await house.detail("e1"))["deliveries"]["flowglad"]["status"]
 
 
+async def test_a_retry_says_what_its_filter_takes_and_that_it_was_asked_for_too_much(house: Any) -> None:
+    reply = await house.client.post("/v1/deliveries/retry", json={"filter": {"colour": "red"}})
+    says = "unknown filter 'colour': there are customer, destination, from, meter, status, to"
+    assert (400, says) == (reply.status_code, reply.json()["detail"])
+    reply = await house.client.post("/v1/deliveries/retry", json={"ids": ["x" * 128] * 9000})
+    says = "the body is larger than 1048576 bytes: ask for less at a time"
+    assert (413, says) == (reply.status_code, reply.json()["detail"])
+
+
 async def test_the_audit_trail_takes_no_parameter_that_it_does_not_know(house: Any) -> None:
     reply = await house.client.get("/v1/audit?actor=backend")
     assert (400, "unknown parameter 'actor': there are cursor and limit") == (reply.status_code, reply.json()["detail"])
