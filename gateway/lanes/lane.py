@@ -93,12 +93,11 @@ class Lane:
         self._wake = asyncio.Event()
         self._sending: dict[asyncio.Task[None], Collection[int]] = {}
         """What is in flight, with the numbers of the work that it carries."""
-        self._stopping = False
+        self._stopped = asyncio.Event()
         self._stepping = asyncio.Lock()
         self._absolutes = Absolutes(name, ledger, clock, wake=self.wake)
         self._transport = transport
-        self._holding = False
-        self._stranded = False
+        self._holding = self._stranded = False
         self._lapses = ledger.lapses  # when nothing was in flight
         self._settling = Settling(
             name,
@@ -130,6 +129,7 @@ class Lane:
             write=self._write,
             noted=self._hearing.attempt,
             paused=self._paused,
+            stopped=self._stopped,
             pace=self.pace,
             several=several,
             wake=self.wake,
@@ -151,18 +151,18 @@ class Lane:
 
     async def run(self) -> None:
         """Deliver until stopped."""
-        while not self._stopping:
+        while not self._stopped.is_set():
             try:
                 until = await self.step()
             except Exception as error:  # noqa: BLE001  the edge of a lane: whatever happens in it, it goes on
                 log.error("lane.failed", destination=self.name, error=type(error).__name__)
                 until = self._clock.now() + timedelta(seconds=1)
-            if not self._stopping:  # which may have been said before the step forgot that it was woken
+            if not self._stopped.is_set():  # which may have been said before the step forgot that it was woken
                 await self._clock.wait(self._wake, until)
 
     async def stop(self, grace: timedelta) -> None:
         """Send nothing new; let what is in flight finish. What does not is in doubt at the next start."""
-        self._stopping = True
+        self._stopped.set()
         self.wake()
         async with self._stepping:  # what a step has intended to send is in flight by then, or never will be
             pass
@@ -174,7 +174,7 @@ class Lane:
 
     def resume(self) -> None:
         """Have it run again as if it had not been stopped."""
-        self._stopping = False
+        self._stopped.clear()
 
     async def ask(self, asked: Ask[T]) -> T:
         """Return the answer of something that the adapter can ask; each request counts against the rate limits.
@@ -227,7 +227,7 @@ class Lane:
         """Return until when nothing may leave, `None` where it may."""
         if self._ledger.fenced or self._lapses != self._ledger.lapses:
             return now + FENCED
-        if self._stopping or self.pace.shut:
+        if self._stopped.is_set() or self.pace.shut:
             return max(now, self.pace.not_before or now)
         until = self.pace.not_before
         return until if until is not None and now < until else None
@@ -272,7 +272,7 @@ class Lane:
             with contextlib.suppress(LedgerUnavailable):
                 await self._unheard.judge_all(now)
                 self._stranded = False
-        if not await self._returning.step(now, lambda: self._stopping):
+        if not await self._returning.step(now, self._stopped.is_set):
             return now
         if pace.refused:
             await self._hold()
@@ -294,7 +294,7 @@ class Lane:
     async def _fill(self, now: datetime) -> datetime | None:
         """Send what is due while there is room; return when to look again."""
         tried, moves = False, 0
-        while self.pace.room(self._in_flight, now) and not self._stopping:
+        while self.pace.room(self._in_flight, now) and not self._stopped.is_set():
             try:
                 more = await self._ship_next(now)
                 moves = 0
@@ -315,7 +315,7 @@ class Lane:
 
     async def _probe(self, now: datetime) -> datetime | None:
         """Begin to ask whether the provider answers, where something waits for it; return when to look again."""
-        if self._sending or self._stopping:
+        if self._sending or self._stopped.is_set():
             return None
         due = await self._ledger.next_due(self.name)
         if due is None or due > to_micros(now):

@@ -44,13 +44,14 @@ class Shipper:
         write: Write,
         noted: Noted,
         paused: Callable[[datetime], datetime | None],
+        stopped: asyncio.Event,
         pace: Pace,
         several: bool,
         wake: Callable[[], None],
     ) -> None:
         """`several`: requests share one intent to send, and take their turns one by one. `wake`: there is room again.
 
-        `paused` tells until when nothing may leave, `None` where it may.
+        `paused` tells until when nothing may leave, `None` where it may; `stopped`, that nothing more leaves.
         """
         self._destination = destination
         self._adapter = adapter
@@ -61,6 +62,7 @@ class Shipper:
         self._write: Write = Joined(write) if several else write
         self._noted = noted
         self._paused = paused
+        self._stopped = stopped
         self._pace = pace
         self._several = several
         self._wake = wake
@@ -242,7 +244,7 @@ class Shipper:
             if not (wait := await self._pace.take(rows, now)):
                 until = self._paused(now := self._clock.now())  # others may have heard something meanwhile
                 break
-            await self._clock.wait(asyncio.Event(), now + wait)
+            await self._clock.wait(self._stopped, now + wait)
         return until, now
 
     def _unsent(self, rows: Sequence[Row], now: datetime, until: datetime) -> list[Change]:

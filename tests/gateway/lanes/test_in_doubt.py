@@ -9,7 +9,7 @@ from typing import cast
 import httpx
 import pytest
 
-from adapters import Dedupe, Door, provider
+from adapters import Dedupe, Door, Rate, provider
 from canonical_schema import DeliveryStatus, Kind
 from gateway.errors import LedgerUnavailable
 from gateway.ledger import SqliteLedger, WorkState
@@ -246,6 +246,22 @@ async def test_stopping_a_door_of_single_rows_does_not_send_the_rest_of_a_shipme
         await stopping
         assert 4 == len(world.vendor.stored)
         assert {DeliveryStatus.ACCEPTED: 4, DeliveryStatus.PENDING: 36} == await world.counted()
+        assert [] == await world.ledger.held("it", WorkState.SENDING), "nothing is in doubt"
+
+
+async def test_what_waits_for_its_turn_by_a_slow_limit_when_the_lane_stops_is_not_sent_and_in_no_doubt(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    doors = cast("dict[str, Door]", provider("paygentic").spec.doors)
+    limit = Rate(requests=10, per=timedelta(hours=1))
+    monkeypatch.setitem(doors, "events", replace(doors["events"], rates=(limit,)))
+    async with World(tmp_path, "paygentic", rate="vendor") as world:
+        await world.record(*names(4))
+        await world.lane.step()
+        await until(lambda: len(world.vendor.stored) == 1)
+        await asyncio.wait_for(world.lane.stop(60 * SECOND), 10)  # the clock stands: no other turn ever comes
+        assert 1 == len(world.vendor.stored)
+        assert {DeliveryStatus.ACCEPTED: 1, DeliveryStatus.PENDING: 3} == await world.counted()
         assert [] == await world.ledger.held("it", WorkState.SENDING), "nothing is in doubt"
 
 
