@@ -9,6 +9,7 @@ import structlog
 from canonical_schema import ErrorCode, ErrorItem
 from gateway.catalogue import Catalogue
 from gateway.lanes.lots import shelved
+from gateway.lanes.unheard import attempted
 from gateway.ledger import Ledger, Moved, Unrouted, WorkState
 from gateway.times import Clock, from_micros, to_micros
 
@@ -30,7 +31,7 @@ async def shelve(ledger: Ledger, lanes: Container[str], now: datetime) -> None:
             await ledger.hold(name, error)
             for work in await ledger.held(name, WorkState.SENDING):  # nobody is left to hear the answer
                 with contextlib.suppress(Moved):
-                    await ledger.settle([shelved(work, error, now)], [])
+                    await ledger.settle([shelved(work, error, now)], [attempted(work)])
 
 
 class Strays:

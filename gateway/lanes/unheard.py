@@ -11,9 +11,10 @@ from adapters import Outcome, State
 from canonical_schema import ErrorCode
 from gateway.lanes.lots import moved
 from gateway.lanes.settling import Settling
-from gateway.ledger import Ledger, Moved, Work, WorkState
+from gateway.lanes.verdict import error_item
+from gateway.ledger import AttemptRow, Ledger, Moved, Work, WorkState
 
-__all__ = ["Unheard"]
+__all__ = ["Unheard", "attempted"]
 
 log = structlog.get_logger("gateway.lanes.lane")
 
@@ -22,6 +23,24 @@ _UNHEARD = Outcome(
     code=ErrorCode.PROVIDER_UNAVAILABLE,
     message="the gateway stopped between sending this and hearing the answer",
 )
+
+
+def attempted(work: Work) -> AttemptRow:
+    """Return the attempt that nobody heard the answer of: it is one like any other.
+
+    When rows first left, and whether a repeat of them may have been given another id, is known by the attempts alone.
+    """
+    group = work.group
+    return AttemptRow(
+        batch=work.batch,
+        destination=work.destination,
+        members=work.members,
+        at=group.since if group.sent is None else group.sent,
+        duration_ms=0,
+        http_status=None,
+        outcome=_UNHEARD.state.value,
+        error=error_item(_UNHEARD),
+    )
 
 
 class Unheard:
@@ -70,6 +89,7 @@ class Unheard:
             judge = self._settling.judge_withdrawal if self._withdraws(work) else self._settling.judge
             following = judge(_UNHEARD, work.group, now)
             with contextlib.suppress(Moved):  # another process took it up, or the one that sent it heard after all
-                await self._settling.write([moved(work, range(len(work.members)), following, now)], [])
+                change = moved(work, range(len(work.members)), following, now)
+                await self._settling.write([change], [attempted(work)])
             becomes = following.code.status.value
             log.warning("lane.recovered", destination=work.destination, rows=len(work.members), becomes=becomes)
