@@ -1,7 +1,7 @@
 """Corrections over HTTP: a whole gateway, four simulated vendors, a ledger on disk."""
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from decimal import Decimal
 from hashlib import sha256
@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from gateway.errors import LedgerUnavailable
+from gateway.ledger import Change
 from gateway.ledger.check import add_up
 from tests.gateway.conftest import CONTRACT, Asking, House, event
 
@@ -402,14 +403,18 @@ async def test_what_a_lost_answer_may_have_left_twice_is_not_refunded_by_one_of_
 async def never_heard(asking: Asking) -> None:
     """Have an event sent by a process that ends before it can write the answers down."""
 
-    async def away(*_: object) -> None:
+    answered, everywhere = set[str](), asyncio.Event()
+
+    async def away(changes: Sequence[Change], *_: object) -> None:
+        answered.update(change.destination for change in changes)
+        if len(answered) == len(asking.vendors):
+            everywhere.set()
         raise LedgerUnavailable("the disk is full")
 
     with pytest.MonkeyPatch.context() as planted:
         planted.setattr(asking.gateway.ledger, "settle", away)
         await asking.one(event(), query="?ack=stored")
-        while not all(vendor.stored for vendor in asking.vendors.values()):
-            await asyncio.sleep(0)
+        await everywhere.wait()
         await asking.gateway.stop(timedelta(0))
 
 
