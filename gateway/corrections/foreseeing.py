@@ -28,7 +28,7 @@ async def foresee(gateway: Gateway, look: Look, chain: Chain, steps: Sequence[St
 
 async def _at(gateway: Gateway, look: Look, chain: Chain, name: str, step: Step, last: Step) -> dict[str, Any]:
     now = gateway.clock.now()
-    found = situation(await look.stands(chain, name), step.event, now)
+    found = situation(gateway.restored.seen(chain, await look.stands(chain, name)), step.event, now)
     if isinstance(found, Waits):
         return {"does": "waits", "error": found.error}
     if isinstance(found, Turned):

@@ -88,7 +88,7 @@ async def carry_out(gateway: Gateway, refs: Sequence[int], steps: Sequence[Step]
             for change in changes:
                 gateway.board.post(change.batch, name, change.members)
 
-        corrector = Corrector(name, gateway.catalogue, gateway.ledger, write)
+        corrector = Corrector(name, gateway.catalogue, gateway.ledger, write, gateway.restored)
         await corrector.prepared(await gateway.ledger.pieces(batch, name), gateway.clock.now())
         message = f"destination {name} is switched off or removed: configure it again, and this goes on"
         error = ErrorItem(code=ErrorCode.PROVIDER_UNAVAILABLE, message=message, retryable=True)

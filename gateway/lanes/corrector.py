@@ -12,6 +12,7 @@ from gateway.catalogue import Catalogue
 from gateway.chain import Look, Stand, correction_id, has_corrections
 from gateway.lanes.correcting import SOON, Rows, Situation, Waits, named_since, needs_rows, rendered, situation
 from gateway.lanes.rendering import Turned
+from gateway.lanes.restored import Restored
 from gateway.ledger import AttemptRow, Change, Code, Ledger, Moved, Part, Work, WorkState, ref_of, some_of
 from gateway.times import from_micros, to_micros
 
@@ -38,8 +39,11 @@ class Corrector:
     two of them leaves deliveries that the next one decides again.
     """
 
-    def __init__(self, destination: str, catalogue: Catalogue, ledger: Ledger, write: Write) -> None:
+    def __init__(
+        self, destination: str, catalogue: Catalogue, ledger: Ledger, write: Write, restored: Restored
+    ) -> None:
         self._destination = destination
+        self._restored = restored
         self._catalogue = catalogue
         self._ledger = ledger
         self._write = write
@@ -114,7 +118,8 @@ class Corrector:
         if chain is None or len(chain.events) < event.corrects.number:
             message = "what it corrects is no longer kept: correct it at the provider"
             return Turned(Code.REJECTED, ErrorItem(code=ErrorCode.UNSUPPORTED, message=message, retryable=False))
-        stands = [stand for stand in await round_.look.stands(chain, self._destination) if not round_.took(stand)]
+        stands = self._restored.seen(chain, await round_.look.stands(chain, self._destination))
+        stands = [stand for stand in stands if not round_.took(stand)]
         if any(ref_of(stand.batch, stand.index) in round_.decided for stand in stands):
             message = "it waits for an earlier correction of the same event"
             return Waits(now + SOON, ErrorItem(code=ErrorCode.CONFLICT, message=message, retryable=True))

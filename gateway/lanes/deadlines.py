@@ -1,13 +1,13 @@
 """Acceptance windows that close: when they do for a delivery, and what then becomes of it."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import datetime
 
 import msgspec
 
 from canonical_schema import ErrorCode, ErrorItem
 from gateway.lanes.lots import closing, deadline_of, moved
-from gateway.lanes.verdict import Next, combined
+from gateway.lanes.verdict import Next, combined, doubtful
 from gateway.ledger import Change, Code, Part, Work, WorkState, some_of
 from gateway.times import from_micros, to_micros
 
@@ -32,8 +32,12 @@ def ended(work: Work, title: str, now: datetime) -> tuple[list[Change], Sequence
     return [moved(work, places, following, now) for following, places in alike.values()], left
 
 
-def given_up(work: Work, title: str, now: datetime) -> list[Change]:
-    """Return what becomes of every member of a piece of work past its deadline: the open ones stay as they are."""
+def given_up(works: Iterable[Work], title: str, now: datetime) -> list[Change]:
+    """Return what becomes of every member of work past its deadline: the open ones stay as they are."""
+    return [change for work in works for change in _given_up(work, title, now)]
+
+
+def _given_up(work: Work, title: str, now: datetime) -> list[Change]:
     changes, left = ended(work, title, now)
     if not left:
         return changes
@@ -67,6 +71,8 @@ def _closed(work: Work, place: int, title: str, now: datetime) -> Next | None:
     if work.received_at(place) > deadline:
         message = f"{title} takes nothing older than {span}"
         error = ErrorItem(code=ErrorCode.OUTSIDE_TIME_WINDOW, message=message, retryable=False)
+        if group.doubt:  # of before a restore: it may have been sent in time
+            return Next(code=Code.UNKNOWN, doubt=group.doubt, error=doubtful(error))
         return Next(code=Code.REJECTED, doubt=group.doubt, error=error)
     why = "it waited too long" if group.error is None else f"until then: {group.error['message']}"
     if group.doubt:

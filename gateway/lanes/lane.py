@@ -109,7 +109,7 @@ class Lane:
             retry=delivery.retry,
             jitter=self._jitter,
         )
-        self._corrector = Corrector(name, catalogue, ledger, self._settling.write)
+        self._corrector = Corrector(name, catalogue, ledger, self._settling.write, self._restored)
         withdraws, sending = self._corrector.withdraws, self._sending.values
         self._unheard = Unheard(name, ledger, self._settling, withdraws=withdraws, sending=sending)
         self._preparer = Preparer(name, catalogue, self._absolutes, withdraws)
@@ -250,7 +250,7 @@ class Lane:
         title, moves = self._adapter.spec.title, 0
         while moves < MOVED and (works := (await self._ledger.overdue(self.name, to_micros(now), PAGE))[0]):
             try:
-                await self._settling.write([change for work in works for change in given_up(work, title, now)], [])
+                await self._settling.write(given_up(self._restored.doubted(works), title, now), [])
                 moves = 0
             except Moved:  # another process sends one of them meanwhile: look again
                 moves += 1

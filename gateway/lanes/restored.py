@@ -5,12 +5,13 @@ that its sender repeats, by a way that it was given, by a backfill. It is in dou
 """
 
 from collections.abc import Sequence
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 import msgspec
 
+from gateway.chain import Chain, Stand
 from gateway.lanes.verdict import LOST_ANSWER
-from gateway.ledger import RESTORE, Ledger, RestoredAt, Work, some_of
+from gateway.ledger import RESTORE, Group, Ledger, RestoredAt, Work, some_of
 from gateway.ledger._restored import why
 from gateway.times import to_micros
 
@@ -39,10 +40,30 @@ class Restored:
         last = self._last
         return works if last is None else [_doubted(work, last) for work in works]
 
+    def seen(self, chain: Chain, stands: Sequence[Stand]) -> Sequence[Stand]:
+        """Return how the events of a chain stand, with what may have been delivered since the copy in doubt."""
+        last = self._last
+        if last is None:
+            return stands
+        return [
+            msgspec.structs.replace(stand, group=_in_doubt(stand.group, last))
+            if stand.group is not None and _may_be_there(stand.group, last) and _at(stand, chain) < last.at
+            else stand
+            for stand in stands
+        ]
+
+
+def _may_be_there(group: Group, last: RestoredAt) -> bool:
+    return not group.attempts and not group.doubt and last.at <= group.since < last.at + LONG
+
+
+def _in_doubt(group: Group, last: RestoredAt) -> Group:
+    # An attempt that nobody remembers counts as one: what a person sends again is not doubted again.
+    return msgspec.structs.replace(group, attempts=1, doubt=LOST_ANSWER, sent=last.taken, error=why(last.taken))
+
 
 def _doubted(work: Work, last: RestoredAt) -> Work:
-    group = work.group
-    if group.attempts or group.doubt or not last.at <= group.since < last.at + LONG:
+    if not _may_be_there(work.group, last):
         return work
     places = [place for place in range(len(work.events)) if _when(work, place) < last.at]
     if not places:
@@ -53,12 +74,18 @@ def _doubted(work: Work, last: RestoredAt) -> Work:
         events=[work.events[place] for place in places],
         parts=None if work.parts is None else some_of(work.parts, places),
         receipts=[work.receipts[place] for place in places] if work.receipts else (),
-        # An attempt that nobody remembers counts as one: what a person sends again is not doubted again.
-        group=msgspec.structs.replace(group, attempts=1, doubt=LOST_ANSWER, sent=last.taken, error=why(last.taken)),
+        group=_in_doubt(work.group, last),
     )
 
 
 def _when(work: Work, place: int) -> int:
+    return _happened(work.events[place].timestamp, work.received_at(place))
+
+
+def _at(stand: Stand, chain: Chain) -> int:
+    return _happened(stand.event.timestamp, chain.received)  # corrections have a time of their own
+
+
+def _happened(told: datetime | None, received: int) -> int:
     """Return when usage happened, as far as it says so itself."""
-    told = work.events[place].timestamp
-    return work.received_at(place) if told is None else to_micros(told)
+    return received if told is None else to_micros(told)

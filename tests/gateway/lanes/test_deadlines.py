@@ -13,6 +13,7 @@ import pytest
 from adapters import Door, provider
 from canonical_schema import Kind
 from gateway.ledger import Moved, split_ref
+from gateway.ledger.doubting import doubt
 from gateway.merge import closing, fresh
 from gateway.repair import Actor, resolve, retry
 from gateway.times import to_micros
@@ -256,6 +257,25 @@ async def test_what_is_late_at_the_door_was_never_in_time(tmp_path: Path, window
         await world.now()
         (view,) = (await world.views()).values()
         assert ("rejected", "outside_time_window") == (view["status"], view["error"]["code"])
+
+
+@pytest.mark.parametrize(("past", "code"), [(HOUR, "outside_time_window"), (4 * HOUR, "expired")])
+async def test_what_may_have_been_sent_before_a_restore_and_comes_again_too_late_is_in_doubt(
+    tmp_path: Path, windowed: Windowed, past: timedelta, code: str
+) -> None:
+    windowed(past=past)
+    async with World(tmp_path) as world:
+        await doubt(world.ledger, to_micros(START), to_micros(START))
+        await world.lane._restored.read(world.ledger)
+        world.clock.advance(2 * HOUR)
+        await world.record(used("e1", timestamp=ago(60)), used("e2", timestamp=START + HOUR))
+        world.clock.advance(HOUR + SECOND)
+        await world.now()
+        views = await world.views()
+        assert ("unknown", code) == (views["e1"]["status"], views["e1"]["error"]["code"])
+        assert "may have stored it" in views["e1"]["error"]["message"]
+        assert views["e2"]["status"] == ("accepted" if past > HOUR else "dead"), "it happened since"
+        world.sound()
 
 
 async def test_the_window_is_what_it_was_when_the_event_was_stored(tmp_path: Path, windowed: Windowed) -> None:

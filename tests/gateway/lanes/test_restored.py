@@ -252,3 +252,28 @@ async def test_what_may_be_there_is_not_rejected_as_the_vendor_would_not_take_it
         await world.record(used("after", quantity=Decimal("0.5")))
         await world.now()
         assert {"before": "unknown", "after": "rejected"} == await world.statuses()
+
+
+async def test_what_comes_again_and_is_voided_before_it_could_leave_is_voided_at_the_vendor(
+    house: House, clock: MovableClock, tmp_path: Path, copy: Path
+) -> None:
+    """It may have been delivered since the backup: that it never left is not known of it."""
+    path, void = tmp_path / "ledger.db", {"reason": "a meter ran twice"}
+    sent = event("e1", meter="jobs", timestamp=clock.now().isoformat())
+    async with house() as asking:
+        await asking.send(event("before", meter="jobs"))
+        back_up(path, copy, to_micros(clock.now()))
+        assert "delivered" == (await asking.one(sent))["status"]
+        assert {("acme", "jobs"): 6} == asking.vendors["flexprice"].billed()
+    restore(path, copy, to_micros(clock.now()))
+    async with house(running=False) as asking:
+        await asking.one(sent, query="?ack=stored")
+        foreseen = await asking.client.post("/v1/events/e1/void", json={**void, "dry_run": True})
+        assert "waits" == foreseen.json()["deliveries"]["flexprice"]["does"]
+        answer = await asking.client.post("/v1/events/e1/void", json=void, headers={"prefer": "respond-async"})
+        assert {"flexprice": "pending"} == statuses(answer.json())
+    async with house() as asking:
+        await asking.settled("e1~c1")
+        for name in ("e1", "e1~c1"):
+            assert "accepted" == statuses(await asking.get(f"/v1/events/{name}"))["flexprice"]
+        assert {("acme", "jobs"): 3} == asking.vendors["flexprice"].billed()
