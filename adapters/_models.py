@@ -28,7 +28,7 @@ def parse_duration(value: object) -> object:
     """Return a duration written `200ms`, `1s`, `15m`, `24h` or `7d` as a timedelta; a bare number has no unit."""
     if isinstance(value, timedelta):
         return value
-    match = re.fullmatch(r"(\d{1,9})(ms|s|m|h|d)", value) if isinstance(value, str) else None
+    match = re.fullmatch(r"([0-9]{1,9})(ms|s|m|h|d)", value) if isinstance(value, str) else None
     if match is None:
         raise ValueError(f"{value!r} is no duration: write 200ms, 1s, 15m, 24h or 7d")
     return timedelta(**{_UNITS[match[2]]: int(match[1])})

@@ -110,6 +110,7 @@ class _Api:
 
     async def get_event(self, request: Request) -> Response:
         tenant = self._tenant(request, "events:read")
+        query_of(request, ())
         event_id = unquote(path_of(request).partition("/v1/events/")[2])
         found = await self._gateway.event(tenant, event_id)
         if found is None:
@@ -118,6 +119,7 @@ class _Api:
 
     async def explain(self, request: Request) -> Response:
         tenant = self._tenant(request, "events:read")
+        query_of(request, ())
         sent = await self._sent(request)
         results: list[Any] = []
         for first in range(0, len(sent), EXPLAINED):
@@ -129,10 +131,12 @@ class _Api:
 
     async def destinations(self, request: Request) -> Response:
         self._tenant(request, "events:read")
+        query_of(request, ())
         return answer({"data": await described(self._gateway)})
 
     async def destination(self, request: Request) -> Response:
         self._tenant(request, "events:read")
+        query_of(request, ())
         name = request.path_params["name"]
         found = [one for one in await described(self._gateway) if one["name"] == name]
         if not found:

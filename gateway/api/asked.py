@@ -13,9 +13,10 @@ from canonical_schema import ErrorCode
 from gateway.configuration.findings import saying
 from gateway.errors import RequestRefused
 
-__all__ = ["Asked", "Reason", "answer", "body_of", "key_name", "path_of", "query_of"]
+__all__ = ["LONGEST_REASON", "Asked", "Reason", "answer", "body_of", "key_name", "path_of", "query_of"]
 
 MAX_BODY = 2**20
+LONGEST_REASON = 500
 _TOO_LARGE = f"the body is larger than {MAX_BODY} bytes: ask for less at a time"
 _OBJECT = "should be an object"
 _UNREADABLE = "body: is no JSON: send an object as application/json"
@@ -34,16 +35,17 @@ def Reason(*, needed: bool = True) -> str:  # noqa: N802  stands where pydantic'
     """Return the field for why a person does something, which the audit trail keeps."""
     why = "Why; kept in the audit trail."
     if needed:
-        return Field(min_length=1, max_length=500, description=why)
-    return Field(default="", max_length=500, description=why)
+        return Field(min_length=1, max_length=LONGEST_REASON, description=why)
+    return Field(default="", max_length=LONGEST_REASON, description=why)
 
 
 async def body_of(request: Request, model: type[Model], *, exact: bool = False) -> Model:
     """Return a request's body, read against a model. `exact`: a JSON number is a Decimal with every digit.
 
     No body is an object without members. Raises RequestRefused with every problem by its member, and never a value of
-    what was sent.
+    what was sent; for a parameter of the address as well, which would say what nobody reads.
     """
+    query_of(request, ())
     body = bytearray()
     async for chunk in request.stream():
         body += chunk
@@ -81,7 +83,7 @@ def query_of(
     found: dict[str, str] = {}
     for name, value in request.query_params.multi_items():
         if known is not None and name not in known:
-            *most, last = sorted(known)
+            *most, last = sorted(known) or ["none"]
             there = f"there are {', '.join(most)} and {last}" if most else f"there is {last}"
             raise RequestRefused(400, ErrorCode.INVALID_REQUEST, f"unknown parameter {name[:64]!r}: {there}")
         if name in found and name not in several:

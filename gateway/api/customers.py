@@ -12,7 +12,7 @@ from starlette.routing import Route
 
 from canonical_schema import ErrorCode
 from gateway.api.access import tenant_of
-from gateway.api.asked import Asked, answer, body_of, key_name, path_of, query_of
+from gateway.api.asked import LONGEST_REASON, Asked, answer, body_of, key_name, path_of, query_of
 from gateway.api.coverage import coverage
 from gateway.configuration.findings import nearest
 from gateway.errors import RequestRefused
@@ -25,7 +25,9 @@ T = TypeVar("T")
 
 PAGE, MOST = 100, 1000
 PATH = "/v1/customers/"
-_REASON = Field(default="put by the API", min_length=1, max_length=500, description="Why; kept in the audit trail.")
+_REASON = Field(
+    default="put by the API", min_length=1, max_length=LONGEST_REASON, description="Why; kept in the audit trail."
+)
 
 
 class _Put(Asked):
@@ -68,6 +70,7 @@ class _Customers:
 
     async def get(self, request: Request) -> Response:
         tenant = tenant_of(request, self._gateway.keyring, "events:read")
+        query_of(request, ())
         customer = _customer(request)
         shown = await self._shown(tenant, customer)
         if not shown["links"]:
@@ -137,6 +140,9 @@ class _Customers:
         customer = _customer(request)
         query = query_of(request, {"destination", "reason"})
         only, reason = query.get("destination"), query.get("reason", "deleted by the API")
+        if not 1 <= len(reason) <= LONGEST_REASON:
+            detail = f"reason: must be 1 to {LONGEST_REASON} characters"
+            raise RequestRefused(400, ErrorCode.INVALID_REQUEST, detail)
         if not await _put(
             self._gateway.linking.take_away(tenant, customer, only, key_name(request), reason), whole=True
         ):

@@ -1,15 +1,17 @@
 """The endpoints by which people move to another vendor: what would be refused there, and filling it in."""
 
+from collections.abc import Mapping
 from typing import Annotated, Literal
 
-from pydantic import AwareDatetime, Field, model_validator
+from pydantic import Field, model_validator
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from adapters._models import Instant
 from canonical_schema import ErrorCode, Event
 from gateway.api.access import tenant_of
-from gateway.api.asked import Asked, Reason, answer, body_of, key_name
+from gateway.api.asked import Asked, Reason, answer, body_of, key_name, query_of
 from gateway.chain import Look, correction_id
 from gateway.errors import RequestRefused
 from gateway.intake import decoded, parse_in_slices, slices, too_large
@@ -30,8 +32,8 @@ class _Some(Asked):
 
     customer: str | None = None
     meter: str | None = None
-    since: AwareDatetime | None = Field(default=None, alias="from")
-    until: AwareDatetime | None = Field(default=None, alias="to")
+    since: Instant | None = Field(default=None, alias="from")
+    until: Instant | None = Field(default=None, alias="to")
 
     @model_validator(mode="after")
     def _forwards(self) -> "_Some":
@@ -141,6 +143,7 @@ class _Migration:
     async def backfills(self, request: Request) -> Response:
         if request.method == "GET":
             tenant = tenant_of(request, self._gateway.keyring, "events:read")
+            query_of(request, ())
             return answer({"data": [shown(job) for job in await self._backfills.jobs(tenant)]})
         tenant = tenant_of(request, self._gateway.keyring, "admin")
         asked = await body_of(request, _Backfill)
@@ -161,6 +164,7 @@ class _Migration:
 
     async def backfill(self, request: Request) -> Response:
         tenant = tenant_of(request, self._gateway.keyring, "events:read")
+        query_of(request, ())
         return answer(shown(await self._backfills.job(tenant, request.path_params["id"])))
 
     async def cancel(self, request: Request) -> Response:
@@ -172,14 +176,15 @@ class _Migration:
     async def events(self, request: Request) -> Response:
         """Take the next events of a file, as `POST /v1/events` takes them; each needs a time of its own."""
         tenant = tenant_of(request, self._gateway.keyring, "admin")
-        first, last = _whole(request, "first"), request.query_params.get("last") == "true"
+        query = query_of(request, ("first", "last"))
+        first, last = _whole(query, "first"), _true(query, "last")
         intake = self._gateway.configuration.intake
         body = bytearray()
         async for chunk in request.stream():
             body += chunk
             if len(body) > intake.max_bytes:
                 raise too_large(intake.max_bytes)
-        plain = decoded(bytes(body), request.headers.get("content-encoding", ""), intake.max_bytes)
+        plain = decoded(bytes(body), request.headers.get("content-encoding", "").strip().lower(), intake.max_bytes)
         media_type = request.headers.get("content-type", "application/x-ndjson")
         # Whoever was cut off before the end was told says so again, with nothing more to send.
         sent = await parse_in_slices(plain, media_type, intake.max_events) if plain or not last else []
@@ -190,8 +195,14 @@ class _Migration:
         return answer(shown(await self._backfills.take(tenant, request.path_params["id"], events, first, last=last)))
 
 
-def _whole(request: Request, name: str) -> int:
-    text = request.query_params.get(name, "")
+def _true(query: Mapping[str, str], name: str) -> bool:
+    if (text := query.get(name, "false")) not in {"true", "false"}:
+        raise RequestRefused(400, ErrorCode.INVALID_REQUEST, f"{name}: should be true or false")
+    return text == "true"
+
+
+def _whole(query: Mapping[str, str], name: str) -> int:
+    text = query.get(name, "")
     if not (text.isascii() and text.isdigit() and len(text) < 16):
         detail = f"{name}: how many events of the file were taken before these, as a whole number"
         raise RequestRefused(400, ErrorCode.INVALID_REQUEST, detail)

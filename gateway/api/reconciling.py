@@ -5,12 +5,13 @@ from datetime import datetime
 from decimal import Decimal
 from typing import Any
 
-from pydantic import AwareDatetime, Field
+from pydantic import Field
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
 from adapters import Window
+from adapters._models import Instant
 from canonical_schema import ErrorCode, format_time, parse_time, plain
 from gateway.api.access import tenant_of
 from gateway.api.asked import Asked, answer, body_of, query_of
@@ -36,8 +37,8 @@ WAIT = 10.0
 class _Reconcile(Asked):
     """`POST /v1/reconciliations`."""
 
-    since: AwareDatetime = Field(alias="from")
-    until: AwareDatetime = Field(alias="to")
+    since: Instant = Field(alias="from")
+    until: Instant = Field(alias="to")
     destinations: tuple[str, ...] = Field(default=(), description="Absent: all.")
     against: str | None = Field(default=None, description="Hold the one destination against this one, too.")
     customer: str | None = None
@@ -87,6 +88,7 @@ class _Reconciling:
 
     async def get(self, request: Request) -> Response:
         tenant = tenant_of(request, self._gateway.keyring, "events:read")
+        query_of(request, ())
         return answer(await self._made.shown(await self._made.get(tenant, request.path_params["id"])))
 
     async def usage(self, request: Request) -> Response:

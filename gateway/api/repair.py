@@ -12,6 +12,7 @@ from starlette.routing import Route
 from canonical_schema import DeliveryStatus, ErrorCode, format_time
 from gateway.api.access import tenant_of
 from gateway.api.asked import Asked, Reason, answer, body_of, key_name, query_of
+from gateway.configuration.findings import nearest
 from gateway.errors import RequestRefused
 from gateway.ledger import AuditRow, Code, split_ref
 from gateway.listing import Filter, letters, read_filter, read_whole_filter
@@ -97,6 +98,10 @@ class _Repair:
         count, ended = await resolve_many(
             self._gateway.ledger, actor, asked.destination, wanted, asked.resolution, now, dry_run=asked.dry_run
         )
+        known = self._gateway.configuration.destinations
+        if not count and asked.destination not in known:  # of one that was removed there may be some
+            says = nearest("destination", asked.destination, known)
+            raise RequestRefused(404, ErrorCode.NOT_FOUND, f"destination: {says}")
         if lane is not None:
             for batch, index in ended:
                 await lane.settled(batch, [index])

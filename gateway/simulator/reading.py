@@ -52,7 +52,7 @@ def raw_rows(door: Door, body: bytes) -> list[JsonValue] | None:
     """Return the rows of a body, or `None` where it has not the door's shape."""
     try:
         decoded = cast("JsonValue", _DECODER.decode(body))
-    except (msgspec.DecodeError, InvalidOperation):
+    except (msgspec.DecodeError, InvalidOperation, RecursionError):
         return None
     match door.rows:
         case "one":

@@ -162,7 +162,7 @@ def test_durations(text: str, span: timedelta) -> None:
     assert span == parse_duration(text) == parse_duration(span) == parse_duration(format_duration(span))
 
 
-@pytest.mark.parametrize("value", [5, 1.5, "5", "1w", "-1s", " 1s", "1.5s", "", None, True])
+@pytest.mark.parametrize("value", [5, 1.5, "5", "1w", "-1s", "\u0663s", " 1s", "1.5s", "", None, True])
 def test_what_is_no_duration(value: object) -> None:
     with pytest.raises(ValueError, match="is no duration: write 200ms, 1s, 15m, 24h or 7d"):
         parse_duration(value)

@@ -3,12 +3,14 @@
 import asyncio
 import gzip
 import json
+import re
 import sqlite3
 from collections.abc import AsyncGenerator
 from datetime import timedelta
-from typing import Any, Never
+from typing import Any, Never, cast
 
 import pytest
+from starlette.routing import Route
 from starlette.types import Message
 
 from gateway import fullness
@@ -146,6 +148,19 @@ async def test_a_parameter_that_means_nothing_is_refused_by_name(asking: Asking,
     assert (400, "invalid_request") == (answer.status_code, answer.json()["code"])
     assert answer.json()["detail"].endswith(": there is ack")
     assert {"data": []} == await asking.get("/v1/events")
+
+
+async def test_no_endpoint_takes_a_parameter_that_it_does_not_read(house: House) -> None:
+    async with house(running=False) as asking:
+        routes: list[Route] = cast("Any", asking.client)._transport.app._app.routes
+        asked = {(method, re.sub("{.*?}", "x", route.path)) for route in routes for method in route.methods or ()}
+        operations = {("GET", path) for path in ("/livez", "/readyz", "/version")}  # probes may send what they like
+        assert 20 < len(asked)
+        for method, path in asked - operations:
+            if method != "HEAD":
+                answer = await asking.client.request(method, f"{path}?nobody=reads", json={})
+                assert (400, "invalid_request") == (answer.status_code, answer.json()["code"]), (method, path)
+                assert re.match("unknown (parameter|filter) 'nobody': there (is|are) ", answer.json()["detail"])
 
 
 @pytest.mark.parametrize(

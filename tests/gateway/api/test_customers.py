@@ -73,6 +73,9 @@ async def test_a_removed_link_leaves_the_seed_and_what_was_sent(asking: Asking) 
     assert ["sub_new", "sub_acme"] == [row["subscriptionId"] for row in rows]
     assert "accepted" == (await asking.get("/v1/events/e1"))["deliveries"]["flowglad"]["status"]
     assert 404 == (await asking.client.delete(ACME)).status_code
+    for reason in ("", "x" * 501):
+        answer = await asking.client.delete(ACME, params={"reason": reason})
+        assert (400, "reason: must be 1 to 500 characters") == (answer.status_code, answer.json()["detail"])
 
 
 async def test_one_destinations_link_is_removed_alone(asking: Asking) -> None:

@@ -84,6 +84,8 @@ async def test_it_waits_for_live_traffic_and_goes_on_after_a_restart(house: Hous
     later = {"destinations": paygentic, "meters": meters}
     async with house(later, running=False) as asking:  # a door of one row a request, and nothing leaves
         job = await begin(asking, to="paygentic", source="file", digest="d1")
+        path, one = f"/v1/backfills/{job['id']}/events?first=0", past(clock, "h0", meter="jobs")
+        assert 400 == (await asking.client.post(f"{path}&last=yes", json=one)).status_code, "or it would never end"
         answer = await fed(asking, job, 0, *(past(clock, f"h{n}", meter="jobs") for n in range(LEAST)))
         assert 200 == answer.status_code, answer.text
         busy = await fed(asking, job, LEAST, past(clock, "h-last", meter="jobs"), last=True)

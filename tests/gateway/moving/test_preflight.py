@@ -39,6 +39,19 @@ async def test_what_is_stored_is_held_against_a_destination_and_nothing_is_sent(
         assert 0 == (await preflight(asking, "paygentic", to=EARLY))["events"]
 
 
+async def test_a_bare_number_is_no_time(house: House) -> None:
+    async with house(running=False) as asking:
+        for given in (1_764_200_000, "1764200000", "2026-11-20T10:00:00"):
+            for path, asked, place in (
+                ("preflights", {"to": "paygentic", "filter": {"from": given}}, "filter.from"),
+                ("reconciliations", {"from": given, "to": EARLY}, "from"),
+            ):
+                answer = await asking.client.post(f"/v1/{path}", json=asked)
+                assert 400 == answer.status_code
+                assert answer.json()["detail"].startswith(f"{place}: ")
+                assert answer.json()["detail"].endswith("a zone: 2026-12-01T00:00:00Z")
+
+
 async def test_the_narrowest_limit_says_how_long_it_takes(house: House) -> None:
     async with house({"destinations": {"flexprice": {"rate": "vendor"}}}, running=False) as asking:
         await asking.send([event(f"e{number}") for number in range(30)], query="?ack=stored")

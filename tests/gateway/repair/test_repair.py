@@ -266,6 +266,9 @@ async def test_all_that_is_unknown_at_a_destination_is_decided_at_once_by_filter
     said = {"destination": "wingback", "resolution": "accepted", "reason": "we looked"}
     for wrong in ({}, {"id": "e0", "filter": {}}, {"id": "e0", "dry_run": True}, {"filter": {"status": "unknown"}}):
         assert 400 == (await house.client.post("/v1/deliveries/resolve", json={**said, **wrong})).status_code
+    typo = await house.client.post("/v1/deliveries/resolve", json={**said, "destination": "wingbat", "filter": {}})
+    wanted = 404, "destination: unknown destination; did you mean wingback?"
+    assert wanted == (typo.status_code, typo.json()["detail"])
     told = await house.client.post("/v1/deliveries/resolve", json={**said, "filter": {"customer": "nobody"}})
     assert 0 == told.json()["resolved"]
     told = await house.client.post("/v1/deliveries/resolve", json={**said, "filter": {"customer": "acme"}})

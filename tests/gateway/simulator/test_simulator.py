@@ -358,7 +358,7 @@ def test_a_request_holds_no_more_bytes_than_declared() -> None:
     assert [] == vendor.stored
 
 
-@pytest.mark.parametrize("body", [b"", b"{", b"[]", b"{}", b'{"usageEvents": {}}', b"\xff", b"null"])
+@pytest.mark.parametrize("body", [b"", b"{", b"[]", b"{}", b'{"usageEvents": {}}', b"\xff", b"null", b"[" * 100_000])
 def test_a_body_of_another_shape_is_refused(body: bytes) -> None:
     vendor = SimulatedProvider("flowglad")
     answer = vendor.handle("POST", PATHS["flowglad"], headers(vendor), body)
