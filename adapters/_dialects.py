@@ -63,7 +63,10 @@ class IndexedFailures:
     """
 
     statuses: tuple[int, ...]
-    """Where the list was seen or must be expected; the simulator answers with the first."""
+    """Where the list was seen or must be expected; the simulator answers with the first.
+
+    Under any other refusal it tells of the rows that it names, and of no others: they were looked at.
+    """
     index: str
     status: str
     """The member that holds a row's own status; one below 300 is a warning about a row that is stored."""
@@ -75,18 +78,19 @@ class IndexedFailures:
     """What a subject's value holds besides, where it is the fault and not a warning."""
 
     def read(self, door: Door, reply: Reply, sent: Sequence[Sent]) -> Mapping[str, Outcome] | None:
-        if reply.status not in self.statuses:
-            return None
-        success = reply.status < 300
-        failures: JsonValue | None = () if success and not reply.body.strip() else reply.json
+        expected, success = reply.status in self.statuses, reply.status < 300
+        failures: JsonValue | None = () if expected and success and not reply.body.strip() else reply.json
         if not _is_list(failures) or not (failures or success):
             return None
-        outcomes = {row.key: Outcome(state=State.ACCEPTED, status=reply.status) for row in sent}
+        if not expected and (success or all(_member(failure, self.index) is None for failure in failures)):
+            return None
+        accepted = Outcome(state=State.ACCEPTED, status=reply.status)
+        outcomes = {row.key: accepted for row in sent} if expected else dict[str, Outcome]()
         seen = set[int]()
         for failure in failures:
             index, status = _member(failure, self.index), _member(failure, self.status)
             if not _is_index(index, len(sent)) or index in seen or not _is_index(status, 600):
-                return None
+                return None if expected else {}
             seen.add(index)
             if not 200 <= status < 300:
                 outcomes[sent[index].key] = judge_row(door, *self._why(failure, status))

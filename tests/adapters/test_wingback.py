@@ -177,7 +177,8 @@ def test_a_failure_without_words_says_so(feedback: object) -> None:
         json_reply(400, []),
         json_reply(400, {"message": "Invalid request body"}),
         json_reply(400, {"feedback": {"body": {"type": "error", "value": "Bad Request"}}}),
-        json_reply(418, [failure(0)]),
+        json_reply(418, []),
+        json_reply(418, [{"message": "I'm a teapot"}]),
         json_reply(500, [failure(0)]),
         json_reply(502, []),
         text_reply(408),
@@ -195,12 +196,28 @@ def test_an_object_with_feedback_refuses_one_row_and_says_nothing_of_several() -
     assert [State.UNKNOWN] * 3 == states(reply)
 
 
+@pytest.mark.parametrize("status", [401, 403, 404, 409, 413, 418, 429])
+def test_a_list_of_rows_under_another_refusal_tells_of_those_alone(status: int) -> None:
+    first, second, third = settled(json_reply(status, [failure(0), failure(2, 429, {})]))
+    assert (State.REJECTED, ErrorCode.UNKNOWN_CUSTOMER) == (first.state, first.code)
+    assert (State.UNKNOWN, True) == (second.state, second.may_be_stored), "its peers may be committed: never again"
+    assert (State.NOT_STORED, False) == (third.state, third.may_be_stored)
+
+
+@pytest.mark.parametrize("status", [400, 401, 403, 404, 413, 422, 429])
+@pytest.mark.parametrize("body", [[failure(3)], [failure(0), failure(0)], [failure(0, "404")], [None, failure(1)]])
+def test_a_refusal_that_looked_at_rows_in_other_words_leaves_them_unknown(status: int, body: object) -> None:
+    assert [State.UNKNOWN] * 3 == states(json_reply(status, body))
+
+
 @pytest.mark.parametrize(
     ("reply", "state"),
     [
         (json_reply(401, {"feedback": {"token": {"type": "error", "value": "Invalid API token"}}}), State.BLOCKED),
         (text_reply(403), State.BLOCKED),
         (text_reply(404, "Not Found"), State.BLOCKED),
+        (json_reply(404, []), State.BLOCKED),
+        (json_reply(404, [{"message": "Not Found"}]), State.BLOCKED),
         (text_reply(429), State.NOT_STORED),
         (text_reply(413), State.REFUSED),
         (text_reply(302, "", {"location": "/login"}), State.BLOCKED),
