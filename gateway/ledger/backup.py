@@ -6,7 +6,7 @@ import os
 import sqlite3
 from collections.abc import Generator
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import msgspec
 
@@ -54,16 +54,16 @@ def restore(path: Path, source: Path, now: int) -> dict[str, Any]:
     if not source.exists():
         raise LedgerUnavailable(f"{source} does not exist")
     part = path.with_name(f"{path.name}.part")
-    with _failing(f"{source} cannot be restored to {path}"), _locked(path):
+    with _failing(f"{source} cannot be restored to {path}"), _locked(path) as lock:
         _copied(source, part)
         with _file(part) as copy:
+            (sound,) = copy.execute("PRAGMA quick_check(1)").fetchone()
+            if sound != "ok":
+                raise LedgerUnavailable(f"{source} is damaged: {sound}")
             upgrade(copy)
             row = copy.execute("SELECT body FROM documents WHERE kind = ? AND name = 'taken'", (BACKUP,)).fetchone()
             if row is None:
                 raise LedgerUnavailable(f"{source} is no backup: make one with `usage-gateway ledger backup`")
-            (sound,) = copy.execute("PRAGMA quick_check(1)").fetchone()
-            if sound != "ok":
-                raise LedgerUnavailable(f"{source} is damaged: {sound}")
             taken = msgspec.json.decode(row[0], type=Taken).at
             copy.execute("BEGIN IMMEDIATE")
             told = doubted(copy, taken, now, "ledger restore")
@@ -72,6 +72,7 @@ def restore(path: Path, source: Path, now: int) -> dict[str, Any]:
         decided = _decided(path, taken)
         aside = _aside(path, now)
         _place(part, path)
+        lock.truncate()  # by what it held this one would be taken for an older file that was put in place
     moved: dict[str, Any] = {} if aside is None else {"moved": str(aside), "decisions": decided}
     return {"object": "ledger_restore", "at": format_time(from_micros(taken)), "events": events, **told, **moved}
 
@@ -112,7 +113,7 @@ def _events(connection: sqlite3.Connection) -> int:
 def _failing(what: str) -> Generator[None]:
     try:
         yield
-    except (OSError, sqlite3.Error) as error:
+    except (OSError, sqlite3.Error, msgspec.MsgspecError) as error:
         raise LedgerUnavailable(f"{what}: {error}") from error
 
 
@@ -126,13 +127,15 @@ def _file(path: Path) -> Generator[sqlite3.Connection]:
 
 
 @contextlib.contextmanager
-def _locked(path: Path) -> Generator[None]:
-    with path.with_name(f"{path.name}.lock").open("w") as lock:
+def _locked(path: Path) -> Generator[BinaryIO]:
+    """Give the lock, as it stands: a running gateway's, or what the next start knows an older file by, is in it."""
+    handle = os.open(path.with_name(f"{path.name}.lock"), os.O_RDWR | os.O_CREAT, 0o666)
+    with os.fdopen(handle, "rb+", buffering=0) as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise LedgerUnavailable(f"{path} is in use by a gateway: stop it first") from None
-        yield
+        yield lock
 
 
 def _copied(source: Path, part: Path) -> None:

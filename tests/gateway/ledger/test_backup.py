@@ -5,6 +5,7 @@ import json
 import os
 import re
 import shlex
+import shutil
 import sqlite3
 import subprocess
 import sys
@@ -151,6 +152,53 @@ async def test_what_cannot_be_done_leaves_everything_as_it_was(tmp_path: Path) -
     restore(tmp_path / "elsewhere.db", copy, NOW)
     with closing(sqlite3.connect(path)) as connection:
         assert [(2, NOW)] == connection.execute("SELECT doubt, sent FROM work").fetchall()
+
+
+async def test_a_restore_that_is_refused_takes_nothing_from_what_an_older_file_is_recognised_by(tmp_path: Path) -> None:
+    path, copy, older = tmp_path / "ledger.db", tmp_path / "copy.db", tmp_path / "older.db"
+    await _one_event(path)
+    back_up(path, copy, NOW)
+    shutil.copy(path, older)
+    ledger = SqliteLedger(path)
+    await ledger.open()
+    with pytest.raises(LedgerUnavailable, match="in use by a gateway"):
+        restore(path, copy, NOW)
+    await ledger.close()
+    with pytest.raises(LedgerUnavailable, match="is no backup"):
+        restore(path, older, NOW)
+    shutil.copy(older, path)
+    assert await _restored(path)
+
+
+async def test_what_was_restored_is_not_taken_for_an_older_file_besides(tmp_path: Path) -> None:
+    path, copy = tmp_path / "ledger.db", tmp_path / "copy.db"
+    await _one_event(path)
+    back_up(path, copy, NOW)
+    restore(path, copy, NOW)
+    assert ["ledger restore"] == await _restored(path)
+
+
+async def _restored(path: Path) -> list[str]:
+    """Open a ledger; return by what it is known to be restored, by the audit trail."""
+    ledger = SqliteLedger(path)
+    await ledger.open()
+    try:
+        return [row.actor for _, row in await ledger.trail("default", None, 10) if row.action == "restore"]
+    finally:
+        await ledger.close()
+
+
+@pytest.mark.parametrize("damage", ["the record of the backup", "a page"])
+async def test_a_damaged_backup_is_refused_in_words(tmp_path: Path, damage: str) -> None:
+    path, copy = tmp_path / "ledger.db", tmp_path / "copy.db"
+    await _one_event(path)
+    back_up(path, copy, NOW)
+    if damage == "a page":
+        copy.write_bytes(copy.read_bytes()[:4096] + bytes(4096) + copy.read_bytes()[8192:])
+    else:
+        copy.write_bytes(copy.read_bytes().replace(b'{"at":', b'{"a\x00":'))
+    with pytest.raises(LedgerUnavailable, match=r"copy\.db"):
+        restore(path, copy, NOW)
 
 
 def test_the_commands_of_the_document_are_those_that_work(tmp_path: Path) -> None:
