@@ -47,10 +47,13 @@ class Writer:
     everything, and every caller is told.
     """
 
-    def __init__(self, connection: sqlite3.Connection, recorder: Recorder, flushed: Callable[[], None]) -> None:
-        """`flushed` is called after each flush."""
+    def __init__(
+        self, connection: sqlite3.Connection, recorder: Recorder, flushed: Callable[[], None], check: Callable[[], None]
+    ) -> None:
+        """`flushed` is called after each flush, and `check` before: it raises where nothing written would last."""
         self._connection = connection
         self._flushed = flushed
+        self._check = check
         self._recorder = recorder
         self._handed: SimpleQueue[Sequence[_Waiting] | None] = SimpleQueue()
         self._gathered: list[_Waiting] = []
@@ -135,6 +138,7 @@ class Writer:
         others = [(one, future) for one, future in operations if not isinstance(one, Entry)]
         answers: list[_Answer] = []
         try:
+            self._check()
             alone = not others and not any(entry.audit for entry, _ in entries)
             if not alone:
                 connection.execute("BEGIN IMMEDIATE")  # recording alone is one statement, and commits by itself

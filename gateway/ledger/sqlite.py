@@ -30,6 +30,7 @@ from gateway.ledger._recording import Entry, Recorder, prepare, verified
 from gateway.ledger._restored import moved, recognised
 from gateway.ledger._rows import digests, unpack_events
 from gateway.ledger._schema import connect, upgrade
+from gateway.ledger._standing import Standing, without_another_log
 from gateway.ledger._trail import note
 from gateway.ledger._waiting import count_waiting, waiting
 from gateway.ledger._writer import Writer
@@ -95,16 +96,20 @@ class SqliteLedger:
                 lock = os.open(self.path.with_name(self.path.name + ".lock"), os.O_RDWR | os.O_CREAT, 0o666)
                 held.callback(os.close, lock)
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                now = time.time_ns() // 1000
+                if (aside := without_another_log(self.path, now)) is not None:
+                    log.warning("ledger.log_of_another_file", kept=str(aside))
                 connection = held.enter_context(contextlib.closing(connect(self.path)))
                 upgrade(connection)
                 if not self._moved and (when := moved(connection)) is not None:
                     hint = f"to go on with the file, say so: `usage-gateway ledger restored --as-of {when}`"
                     raise LedgerUnavailable(f"{self.path} was moved to a server at {when}: start on that one; {hint}")
-                taken = recognised(connection, lock, time.time_ns() // 1000)
+                taken = recognised(connection, lock, now)
                 recorder = self._recorder(connection)
                 checkpoints = Checkpoints(self.path, connection)
                 held.callback(checkpoints.stop)
                 self._reader = held.enter_context(contextlib.closing(connect(self.path)))
+                standing = Standing(self.path)
             except BlockingIOError:
                 raise LedgerUnavailable(f"{self.path} is in use by another gateway process") from None
             except (OSError, sqlite3.Error) as error:
@@ -114,7 +119,7 @@ class SqliteLedger:
             log.warning(
                 "ledger.restored", taken=format_time(from_micros(taken)), hint="what it had not sent is in doubt"
             )
-        self._writer = Writer(connection, recorder, checkpoints.flushed)
+        self._writer = Writer(connection, recorder, checkpoints.flushed, standing.check)
 
     async def close(self) -> None:
         """Finish what was asked for, then let go of the file."""

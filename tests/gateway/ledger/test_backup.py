@@ -178,6 +178,28 @@ async def test_what_was_restored_is_not_taken_for_an_older_file_besides(tmp_path
     assert ["ledger restore"] == await _restored(path)
 
 
+async def test_a_backup_that_was_put_over_a_file_of_a_killed_gateway_is_not_mixed_with_its_log(tmp_path: Path) -> None:
+    path, copy, there = tmp_path / "ledger.db", tmp_path / "copy.db", tmp_path / "there.db"
+    ledger = SqliteLedger(path)
+    await ledger.open()
+    await ledger.record("default", NOW, [stored("e1")], [Plan(live=("a",))])
+    back_up(path, copy, NOW)
+    for number in range(20):
+        await ledger.record("default", NOW, [stored(f"since{number}")], [Plan(live=("a",))])
+    shutil.copy(f"{path}-wal", f"{there}-wal")  # as kill -9 leaves it
+    await ledger.close()
+    shutil.copy(copy, there)
+
+    assert ["a backup was put in place"] == await _restored(there)
+    sums = add_up(there)
+    assert ([], 1) == (sums["problems"], sums["events"])
+    assert 1 == len(_kept_aside(there))
+
+
+def _kept_aside(path: Path) -> list[bytes]:
+    return [log.read_bytes() for log in path.parent.glob(f"{path.name}-wal.before-*")]
+
+
 async def _restored(path: Path) -> list[str]:
     """Open a ledger; return by what it is known to be restored, by the audit trail."""
     ledger = SqliteLedger(path)

@@ -75,6 +75,25 @@ async def test_what_is_no_ledger_is_refused(tmp_path: Path) -> None:
     assert "cannot be opened" in await refusal(tmp_path / "nowhere" / "ledger.db")
 
 
+@pytest.mark.parametrize("what", ["ledger.db", "ledger.db-wal"])
+async def test_nothing_is_promised_in_a_file_that_is_not_there_any_more(tmp_path: Path, what: str) -> None:
+    store = SqliteStore(tmp_path)
+    moved = tmp_path / "moved"
+    async with opened(store) as ledger:
+        await recorded(ledger, "e1")
+        there = store.path.with_name(what)
+        there.rename(moved)
+        with pytest.raises(LedgerUnavailable, match="removed, moved or replaced"):
+            await recorded(ledger, "e2")
+        there.touch()
+        with pytest.raises(LedgerUnavailable, match="removed, moved or replaced"):
+            await ledger.ready()
+        moved.rename(there)
+        await recorded(ledger, "e2")
+    sums = add_up(store.path)
+    assert ([], 2) == (sums["problems"], sums["events"])
+
+
 async def test_a_log_that_was_cut_short_loses_only_what_was_not_promised(tmp_path: Path) -> None:
     store = SqliteStore(tmp_path)
     async with opened(store) as ledger:
