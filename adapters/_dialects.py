@@ -33,16 +33,19 @@ class OneVerdict:
     """Where a one-row door answers with its own id for the row."""
 
     def read(self, door: Door, reply: Reply, sent: Sequence[Sent]) -> Mapping[str, Outcome] | None:
-        if reply.status != self.success or not isinstance(reply.json, Mapping):
+        if not self._is_success(reply):
             return None
         theirs = None if self.id_at is None else _text(_member(reply.json, self.id_at))
         accepted = Outcome(state=State.ACCEPTED, status=reply.status, provider_event_id=theirs)
         return {row.key: accepted for row in sent}
 
     def took_all(self, reply: Reply, keys: Sequence[str]) -> Sequence[str | None] | None:
-        if reply.status != self.success or not isinstance(reply.json, Mapping):
+        if not self._is_success(reply):
             return None
         return () if self.id_at is None else [_text(_member(reply.json, self.id_at))] * len(keys)
+
+    def _is_success(self, reply: Reply) -> bool:
+        return reply.status == self.success and isinstance(reply.json, Mapping) and not _complains(reply.json)
 
     def render(self, door: Door, sent: Sequence[Sent], truth: Truth) -> Reply:
         if any(outcome.state is State.REJECTED for outcome in truth.values()):
@@ -140,7 +143,10 @@ class EchoedRows:
                 return None
             theirs = _text(_member(row, self.id))
             outcomes[key] = Outcome(state=State.ACCEPTED, status=reply.status, provider_event_id=theirs)
-        return outcomes
+        # What is left out was there before only in an answer that is whole: no error, no row in another's place.
+        missing = any(outcome.state is State.DUPLICATE for outcome in outcomes.values())
+        odd = _complains(reply.json) or len({_text(_member(row, self.key)) for row in rows}) < len(rows)
+        return None if missing and odd else outcomes
 
     def took_all(self, reply: Reply, keys: Sequence[str]) -> Sequence[str | None] | None:
         return _ids(reply, self.under, None, self.key, self.id, keys) if reply.status == self.success else None
@@ -275,6 +281,11 @@ _key, _their_id = attrgetter("key"), attrgetter("id")
 
 def _member(value: JsonValue | None, name: str) -> JsonValue | None:
     return value.get(name) if isinstance(value, Mapping) else None
+
+
+def _complains(value: JsonValue | None) -> bool:
+    """Return whether an answer speaks of an error, under whatever status: what it does not name has not succeeded."""
+    return any(_member(value, name) for name in ("error", "errors")) or _member(value, "success") is False
 
 
 def _text(value: JsonValue | None) -> str | None:

@@ -103,6 +103,9 @@ def test_one_status_for_all() -> None:
         json_reply(202, []),
         json_reply(200, {"message": "Events accepted for processing"}),
         json_reply(201, {}),
+        json_reply(202, {"error": "Service Unavailable"}),
+        json_reply(202, {"message": "Events accepted for processing", "error": {"message": "broker is down"}}),
+        json_reply(202, {"success": False, "message": "no"}),
     ],
 )
 def test_a_success_in_other_words_says_nothing(reply: Reply) -> None:

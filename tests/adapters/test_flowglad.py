@@ -96,6 +96,17 @@ def test_what_is_echoed_is_new_and_what_is_missing_was_there() -> None:
     assert [State.DUPLICATE] * 3 == states(echoed())
 
 
+def test_a_row_that_is_missing_beside_an_error_is_no_repeat() -> None:
+    said = {"usageEvents": [{"transactionId": "evt_1"}], "error": "the transaction was rolled back"}
+    assert [State.UNKNOWN] * 3 == states(json_reply(200, said))
+    assert [State.DUPLICATE] * 3 == states(json_reply(200, {"usageEvents": [], "error": None}))
+
+
+def test_a_row_that_is_missing_beside_one_that_is_there_twice_is_no_repeat() -> None:
+    assert [State.UNKNOWN] * 3 == states(echoed("evt_0", "evt_1", "evt_1"))
+    assert [State.ACCEPTED] * 3 == states(echoed("evt_0", "evt_1", "evt_1", "evt_2"))
+
+
 @pytest.mark.parametrize(
     "reply",
     [

@@ -77,7 +77,15 @@ def test_an_accepted_event_is_only_queued_and_has_their_id() -> None:
 
 
 @pytest.mark.parametrize(
-    "reply", [text_reply(202, "<html>"), text_reply(202), json_reply(202, []), json_reply(200, {})]
+    "reply",
+    [
+        text_reply(202, "<html>"),
+        text_reply(202),
+        json_reply(202, []),
+        json_reply(200, {}),
+        json_reply(202, {"message": "Validation failed", "errors": [{"field": "data", "message": "Required"}]}),
+        json_reply(202, {"message": "No such topic", "error": "internal"}),
+    ],
 )
 def test_a_success_in_other_words_says_nothing(reply: Reply) -> None:
     assert State.UNKNOWN is events(reply).state
@@ -368,6 +376,7 @@ def test_a_refund_names_their_event_in_the_path_and_is_never_sent_twice() -> Non
         (json_reply(429, {"message": "Slow down"}), State.NOT_STORED),
         (text_reply(502), State.UNKNOWN),
         (text_reply(200), State.UNKNOWN),
+        (json_reply(200, {"message": "Not refunded", "error": "conflict"}), State.UNKNOWN),
     ],
 )
 def test_what_an_answer_to_a_refund_says(reply: Reply, state: State) -> None:
