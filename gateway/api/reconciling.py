@@ -125,6 +125,8 @@ class _Reconciling:
         }
 
     async def _charges(self, made: Comparison, name: str, side: Side) -> list[dict[str, Any]]:
+        if name not in self._gateway.catalogue.destinations:  # it was removed meanwhile
+            return []
         reader = Reader(self._gateway, name)
         try:
             read = [await reader.charges(made.scope.window, link) for link in side.links]

@@ -82,60 +82,60 @@ async def compare(gateway: Gateway, scope: Scope) -> Comparison:
     every = {name: meter.bindings for name, meter in gateway.configuration.meters.items()}
     meters = {name: bindings for name, bindings in every.items() if scope.meter in {None, name}}
     labels = {name: labels_of(gateway.catalogue, meters, name) for name in scope.destinations}
+    readers = {name: Reader(gateway, name) for name in scope.destinations}  # of what is configured now
     ours = LedgerSide(gateway, scope, labels, {name: beside(labels[name], name, every) for name in scope.destinations})
     made = Comparison(scope=scope, at=gateway.clock.now())
     try:
         await ours.read()
         made.events, made.trimmed = ours.events, ours.trimmed
         for name in scope.destinations:
-            made.sides[name] = await _Destination(gateway, scope, name, labels[name], ours).compare()
+            one = _Destination(scope, name, labels[name], ours, readers[name])
+            made.sides[name] = await one.compare(gateway.clock.now())
         if scope.against is not None:
             made.pair = paired(made.sides, labels, ours.alone, scope.destinations[0], scope.against)
     finally:
         ours.close()
+        for reader in readers.values():
+            await reader.close()
     return made
 
 
 class _Destination:
     """One destination's part of a comparison."""
 
-    def __init__(self, gateway: Gateway, scope: Scope, name: str, labels: Labels, ours: LedgerSide) -> None:
-        self._gateway = gateway
+    def __init__(self, scope: Scope, name: str, labels: Labels, ours: LedgerSide, reader: Reader) -> None:
         self._scope = scope
         self._name = name
         self._labels = labels
         self._ours = ours
-        self._door = gateway.catalogue.destinations[name].adapter.door
+        self._door = reader.adapter.door
+        self._reader = reader
         self._side = Side()
 
-    async def compare(self) -> Side:
+    async def compare(self, now: datetime) -> Side:
         """Read the provider, and hold it against what the ledger has."""
         side, read_back = self._side, self._door.read_back
         if read_back is None:
             side.unread = Unread(kind=UnreadKind.UNSUPPORTED, why="usage cannot be read back from this provider")
         else:
             side.kind, side.exact = read_back.kind, read_back.exact
-        settled = to_micros(self._gateway.clock.now()) - (read_back.settles // _MICRO if read_back else 0)
+        settled = to_micros(now) - (read_back.settles // _MICRO if read_back else 0)
         copies = read_back is not None and read_back.copies
         by = self._door.dedupe.by if copies and self._door.dedupe is not None else None
         known = self._ours.known[self._name]
         narrow = self._scope.customer is not None
         joiner = Joiner(side, self._labels, known, self._scope.window, by, settled, narrow=narrow)
-        reader = Reader(self._gateway, self._name)
-        try:
-            if read_back is not None and read_back.by_customer:
-                await self._by_customer(reader, joiner, settled)
-            else:
-                await self._listed(reader, joiner)
-        finally:
-            await reader.close()
-        side.requests = reader.requests
+        if read_back is not None and read_back.by_customer:
+            await self._by_customer(joiner, settled)
+        else:
+            await self._listed(joiner)
+        side.requests = self._reader.requests
         for meter in self._labels.unreadable:
             why = "its name at the provider comes from each event: nobody can ask for it"
             self._leave_out(meter, Unread(kind=UnreadKind.UNSUPPORTED, why=why))
         return side
 
-    async def _listed(self, reader: Reader, joiner: Joiner) -> None:
+    async def _listed(self, joiner: Joiner) -> None:
         side, spill = self._side, Spill(Theirs)
         with spill:
 
@@ -147,7 +147,7 @@ class _Destination:
                 )
 
             if side.unread is None:
-                await self._read(reader, take)
+                await self._read(take)
             side.rows = spill.count
             for number in range(PARTS):
                 theirs = () if side.unread is not None else spill.part(number)
@@ -161,14 +161,14 @@ class _Destination:
         for label, why in side.missing.items():
             self._leave_out(label.rpartition("#")[0], why)
 
-    async def _read(self, reader: Reader, take: Take) -> None:
+    async def _read(self, take: Take) -> None:
         """Read every customer's usage, or one's by each of the links that there are for it."""
         side, wide = self._side, self._scope.window.widened(EDGE)
         links: list[Link | None] = [None]
         if self._scope.customer is not None:
             links = [*await self._links()]
         for link in links:
-            told = await reader.usage(wide, self._labels.bindings, link, take)
+            told = await self._reader.usage(wide, self._labels.bindings, link, take)
             if isinstance(told, Unread):
                 side.unread = told
                 return
@@ -179,8 +179,8 @@ class _Destination:
         """Return the one customer's links: those of stored events, and all that there are today."""
         customer = self._scope.customer or ""
         links = {**self._ours.links[self._name], **self._ours.near[self._name]}
-        await self._gateway.book.learn(self._scope.tenant, {customer})
-        rows = self._gateway.book.rows(self._scope.tenant, customer, self._name)
+        await self._ours.book.learn(self._scope.tenant, {customer})
+        rows = self._ours.book.rows(self._scope.tenant, customer, self._name)
         model = self._door.link
         if not rows and not links and model.default is not None:
             rows = (model.model_validate(model.completed({}, customer)),)
@@ -192,7 +192,7 @@ class _Destination:
         self._side.links = list(named.values())
         return self._side.links
 
-    async def _by_customer(self, reader: Reader, joiner: Joiner, settled: int) -> None:
+    async def _by_customer(self, joiner: Joiner, settled: int) -> None:
         side = self._side
         counters = Counters(side, joiner, self._scope.window, settled)
         links = self._ours.links[self._name]
@@ -206,7 +206,7 @@ class _Destination:
             if (customer, name_of(link)) in asked or name_of(link) in self._ours.shared[self._name]:
                 continue
             asked[customer, name_of(link)] = None
-            told = await reader.usage(self._scope.window, self._labels.bindings, link, _nothing)
+            told = await self._reader.usage(self._scope.window, self._labels.bindings, link, _nothing)
             counters.told(customer, told)
             if isinstance(told, Unread) and told.kind is UnreadKind.TROUBLE:
                 side.unread = told

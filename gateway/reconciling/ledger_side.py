@@ -97,6 +97,8 @@ class LedgerSide:
     ) -> None:
         """`beside`: by destination, meters that are not compared and share a name there with one that is."""
         self._gateway = gateway
+        # One and the same to the end, whatever is configured meanwhile.
+        self._catalogue, self.book = gateway.catalogue, gateway.book
         self.beside = beside
         self._scope = scope
         self._labels = labels
@@ -135,7 +137,7 @@ class LedgerSide:
             chosen = [index for index in range(len(snapshot.events)) if self._wanted(view, index)]
             if not chosen:
                 continue
-            await self._gateway.book.learn(scope.tenant, {snapshot.events[index].customer for index in chosen})
+            await self.book.learn(scope.tenant, {snapshot.events[index].customer for index in chosen})
             tracks = {track.destination: track for track in snapshot.tracks if track.destination in self._labels}
             errors = {name: dict(_errors(track)) for name, track in tracks.items()}
             sent = {name: _sent(track) for name, track in tracks.items()}
@@ -159,7 +161,7 @@ class LedgerSide:
                 self.shared[name].setdefault(one, set()).add(self.known[name][one])
 
     async def _learn_names(self) -> None:
-        scope, book = self._scope, self._gateway.book
+        scope, book = self._scope, self.book
         self._relinked = await book.naming.relinked(scope.tenant, to_micros(self._wide.start))
         if scope.customer is not None:
             await book.learn(scope.tenant, {scope.customer})
@@ -187,7 +189,7 @@ class LedgerSide:
             ]
             if not chosen:
                 continue
-            await self._gateway.book.learn(snapshot.tenant, {snapshot.events[index].customer for index in chosen})
+            await self.book.learn(snapshot.tenant, {snapshot.events[index].customer for index in chosen})
             async for part in slices(len(chosen)):
                 for index in chosen[part.start : part.stop]:
                     event = snapshot.events[index]
@@ -207,7 +209,7 @@ class LedgerSide:
         """Return all that a destination calls a customer."""
         key = name, tenant, customer
         if key not in self._called:
-            catalogue = self._gateway.catalogue
+            catalogue = self._catalogue
             rows = catalogue.links(name, tenant, customer)
             model = catalogue.destinations[name].adapter.door.link
             own = {customer} if not rows and model.default is not None else set[str]()
@@ -220,7 +222,7 @@ class LedgerSide:
             if not said.after:
                 return
             event = saying(event, event.id, said.after)
-        made = usages(self._gateway.catalogue, name, tenant, event, from_micros(received), nameless=True)
+        made = usages(self._catalogue, name, tenant, event, from_micros(received), nameless=True)
         for _, key, usage in () if isinstance(made, Turned) else made:
             if usage is not None:
                 nobody = Ours(key, "", "", "", 0, Decimal(0), Standing.PENDING, received, "", "", foreign=True)
@@ -263,7 +265,7 @@ class LedgerSide:
         carrier = found.carrier
         if carrier is None:
             return list(self._rows(name, saying(event, event.id, said.after), received, standing))
-        match self._gateway.catalogue.destinations[name].adapter.door.corrections:
+        match self._catalogue.destinations[name].adapter.door.corrections:
             case Deltas():
                 row = saying(event, event.id, difference(found.have, said.after))
                 return list(self._rows(name, row, received, standing))
@@ -291,7 +293,7 @@ class LedgerSide:
                 )
 
     def _rows(self, name: str, event: Event, received: int, standing: Standing) -> Iterator[Ours]:
-        catalogue, when = self._gateway.catalogue, from_micros(received)
+        catalogue, when = self._catalogue, from_micros(received)
         nameless = standing is not Standing.UNMAPPED
         made = usages(catalogue, name, self._scope.tenant, event, when, nameless=nameless)
         absolute = event.kind is Kind.ABSOLUTE

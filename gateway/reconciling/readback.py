@@ -45,8 +45,8 @@ class Reader:
     def __init__(self, gateway: Gateway, destination: str) -> None:
         self._gateway = gateway
         self._clock = gateway.clock
-        self._adapter = gateway.catalogue.destinations[destination].adapter
-        self._lane = gateway.lanes.get(destination)
+        self.adapter = gateway.catalogue.destinations[destination].adapter
+        self._destination = destination
         self._transport = gateway.reader(destination)
         self.requests = 0
 
@@ -61,26 +61,27 @@ class Reader:
 
         `key`: no other row than this one's is needed.
         """
-        if not isinstance(self._adapter, CanReadUsage) or self._adapter.door.read_back is None:
-            title = self._adapter.spec.title
+        if not isinstance(self.adapter, CanReadUsage) or self.adapter.door.read_back is None:
+            title = self.adapter.spec.title
             return Unread(kind=UnreadKind.UNSUPPORTED, why=f"usage cannot be read back from {title}")
         if not bindings:
             return Read(window=window)
         wanted = Wanted(window=window, bindings=bindings, link=link, key=key, now=self._clock.now())
-        return await self.ask(self._adapter.read_usage(wanted, take))
+        return await self.ask(self.adapter.read_usage(wanted, take))
 
     async def charges(self, window: Window, link: Link) -> Billed | Unread | None:
         """Read what one customer will be charged; `None`: this provider cannot be asked."""
-        if not isinstance(self._adapter, CanReadCharges):
+        if not isinstance(self.adapter, CanReadCharges):
             return None
         wanted = Wanted(window=window, bindings={}, link=link, now=self._clock.now())
-        return await self.ask(self._adapter.read_charges(wanted, lifetime=False))
+        return await self.ask(self.adapter.read_charges(wanted, lifetime=False))
 
     async def ask(self, asked: Ask[T | Unread]) -> T | Unread:
         """Return the answer to anything that the adapter can ask."""
+        lane = self._gateway.lanes.get(self._destination)  # whichever keeps to the limits by now
         steady = _Steady(self._transport, self._clock.now, self._pause)
         try:
-            return await ask(steady, asked, turn=None if self._lane is None else self._lane.turn, steps=STEPS)
+            return await ask(steady, asked, turn=None if lane is None else lane.turn, steps=STEPS)
         except AskFailed as error:
             return Unread(kind=UnreadKind.TROUBLE, why=str(error))
         finally:

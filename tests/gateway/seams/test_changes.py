@@ -12,6 +12,7 @@ from gateway.configuration.file import loads
 from gateway.configuration.keys import sha256
 from gateway.errors import ConfigurationError
 from gateway.ledger import SqliteLedger, WorkState
+from gateway.reconciling.ledger_side import LedgerSide
 from gateway.service import Gateway
 from gateway.simulator import SimulatedProvider
 from tests.gateway.conftest import Asking, House, MovableClock, asked, configured, event
@@ -203,3 +204,34 @@ async def test_a_reload_keeps_nobody_waiting_for_a_vendor_that_is_slow(
         assert "delivered" == (await asking.get("/v1/events/e1"))["status"]
     assert 0 == gate.cancelled
     assert {"e1": 1, "e3": 1} == {row.key: row.copies for row in vendors["wingback"].stored}
+
+
+async def test_usage_is_read_by_the_configuration_that_it_was_asked_under(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    without = {
+        "destinations": {"flexprice": None},
+        "meters": {
+            "api_calls": {"bindings": {"flexprice": None}},
+            "jobs": None,
+            "logins": {"bindings": {"flexprice": None}},
+            "llm_call": {"bindings": {"flexprice": None}},
+        },
+    }
+    path = "/v1/usage?customer=acme&meter=api_calls&from=2026-01-01&to=2030-01-01"
+
+    async def figures() -> dict[str, Any]:
+        return {one["destination"]: one["figures"] for one in (await asking.get(path))["destinations"]}
+
+    async with house() as asking:
+        await asking.send(event("e1"))
+        before, plain = await figures(), LedgerSide.read
+
+        async def reading(side: LedgerSide) -> None:
+            await asking.gateway.reload(loads(configured(without), {}))
+            await plain(side)
+
+        with monkeypatch.context() as planted:
+            planted.setattr(LedgerSide, "read", reading)
+            assert before == await figures()
+        assert {"flexprice"} == before.keys() - (await figures()).keys()
