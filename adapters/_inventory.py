@@ -10,7 +10,7 @@ from typing import Protocol, runtime_checkable
 
 from adapters._asks import Ask
 from adapters._facts import Aggregation
-from adapters._readback import Unread, UnreadKind, listed
+from adapters._readback import Unread, goes_on, listed, next_cursor
 from adapters._values import JsonValue, Request
 
 __all__ = [
@@ -80,21 +80,20 @@ class Reading(Protocol):
 
 
 def by_cursor(reading: Reading, path: str, what: str) -> Pages:
-    """Read every page of a listing that gives a cursor to the next: `data`, `hasMore`, `nextCursor`."""
+    """Read every page of a listing that gives a cursor to the next: `data` (once `items`), `hasMore`, `nextCursor`."""
     rows: list[Mapping[str, JsonValue]] = []
     cursor: str | None = None
     while True:
-        page = listed(
-            (yield reading(path, {"limit": 100} | ({} if cursor is None else {"cursor": cursor}))), what, "data"
-        )
+        asked = reading(path, {"limit": 100} | ({} if cursor is None else {"cursor": cursor}))
+        page = listed((yield asked), what, "data", "items")
         if isinstance(page, Unread):
             return page
         rows += page[0]
-        following = page[1].get("nextCursor")
-        if not page[1].get("hasMore"):
+        following = next_cursor(page[1], cursor, what)
+        if isinstance(following, Unread):
+            return following
+        if following is None:
             return rows
-        if not isinstance(following, str) or following == cursor:
-            return Unread(kind=UnreadKind.TROUBLE, why=f"{what}: more is promised, and no cursor to it given")
         cursor = following
 
 
@@ -117,7 +116,10 @@ def by_offset(
         if isinstance(page, Unread):
             return page
         rows += page[0]
-        if len(page[0]) < limit:
+        more = goes_on(len(page[0]), limit, len(rows), page[1], what)
+        if isinstance(more, Unread):
+            return more
+        if not more:
             return rows
 
 

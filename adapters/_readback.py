@@ -32,7 +32,9 @@ __all__ = [
     "Window",
     "digits",
     "epoch_ms",
+    "goes_on",
     "listed",
+    "next_cursor",
     "rfc3339",
     "said",
 ]
@@ -200,6 +202,29 @@ def listed(
         if isinstance(rows, list) and all(isinstance(row, Mapping) for row in rows):
             return cast("list[Mapping[str, JsonValue]]", rows), page
     return Unread(kind=UnreadKind.TROUBLE, why=f"{what}: a page without {' or '.join(under)}")
+
+
+def goes_on(rows: int, limit: int, seen: int, around: Mapping[str, JsonValue], what: str) -> bool | Unread:
+    """Return whether a listing by offset has more after a page of `rows`, with `seen` so far.
+
+    A page that is not full is the last one, unless the listing counts more than was seen.
+    """
+    pagination = around.get("pagination")
+    total = digits(pagination.get("total")) if isinstance(pagination, Mapping) else None
+    if rows >= limit or total is None or total <= seen:
+        return rows >= limit
+    why = f"{what}: {total.to_integral_value()} are promised, and after {seen} there are no more"
+    return True if rows else Unread(kind=UnreadKind.TROUBLE, why=why)
+
+
+def next_cursor(around: Mapping[str, JsonValue], before: str | None, what: str) -> str | Unread | None:
+    """Return the cursor to the page after one that has `hasMore` and `nextCursor`; `None`: it was the last."""
+    following, more = around.get("nextCursor"), around.get("hasMore")
+    if not (more if more is not None else isinstance(following, str)):
+        return None
+    if not isinstance(following, str) or following == before:
+        return Unread(kind=UnreadKind.TROUBLE, why=f"{what}: more is promised, and no cursor to it given")
+    return following
 
 
 def digits(value: JsonValue | None) -> Decimal | None:

@@ -311,7 +311,7 @@ class Flexprice(Adapter[FlexpriceSettings, EventBinding, CustomerLink]):
                         customer = str(row.get("external_customer_id"))
                         take(UsageRow(name, measure, key, customer, instant, quantity, key, version))
             following = around.get("iter_last_key")
-            if not around.get("has_more") or not rows:
+            if not around.get("has_more"):
                 return exact
             if not isinstance(following, str) or following == cursor:
                 return Unread(kind=UnreadKind.TROUBLE, why="events: more is promised, and no cursor to it given")

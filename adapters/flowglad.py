@@ -30,7 +30,7 @@ from adapters._facts import (
 )
 from adapters._inventory import RemoteCustomer, RemoteMeter, by_cursor, texts_of
 from adapters._models import Binding, Link, Settings
-from adapters._readback import Read, Take, Unread, UnreadKind, UsageRow, Wanted, digits, epoch_ms, listed
+from adapters._readback import Read, Take, Unread, UnreadKind, UsageRow, Wanted, digits, epoch_ms, listed, next_cursor
 from adapters._spec import Deltas, Door, ProviderSpec
 from adapters._values import Fault, JsonValue, Reply, Row, State, Usage
 from canonical_schema import ErrorCode
@@ -222,15 +222,15 @@ class Flowglad(Adapter[Settings, PriceBinding, SubscriptionLink]):
                     key, customer = str(row.get("transactionId")), str(row.get("subscriptionId"))
                     measure = wanted.bindings[meter].quantity or ""
                     take(UsageRow(meter, measure, key, customer, instant, amount, str(row.get("id"))))
-            following = around.get("nextCursor")
-            if not around.get("hasMore") or not rows:
+            following = next_cursor(around, cursor, "usage events")
+            if isinstance(following, Unread):
+                return following
+            if following is None:
                 absent = {name: _unlisted(binding) for name, binding in wanted.bindings.items()}
                 found = {name for names in meters.values() for name in names}
                 return Read(
                     window=wanted.window, unread={name: why for name, why in absent.items() if name not in found}
                 )
-            if not isinstance(following, str) or following == cursor:
-                return Unread(kind=UnreadKind.TROUBLE, why="usage events: more is promised, and no cursor to it given")
             cursor = following
 
     def look_up(self, customer: str) -> Ask[LookedUp]:
@@ -305,19 +305,12 @@ class Flowglad(Adapter[Settings, PriceBinding, SubscriptionLink]):
                 slugs["/usage-meters"].setdefault(str(binding.usage_meter_slug), []).append(name)
         for path, wanted in slugs.items():
             kind = "priceId" if path == "/prices" else "usageMeterId"
-            cursor: object = None
-            while wanted:
-                query = {"limit": PAGE} if cursor is None else {"limit": PAGE, "cursor": str(cursor)}
-                page = listed((yield self.reading(path, query)), path[1:], "data", "items")
-                if isinstance(page, Unread):
-                    return page
-                rows, around = page
-                for row in rows:
-                    if (names := wanted.get(str(row.get("slug")))) is not None:
-                        found.setdefault((kind, row.get("id")), []).extend(names)
-                cursor = around.get("nextCursor")
-                if not around.get("hasMore") or not rows or cursor is None:
-                    break
+            rows = [] if not wanted else (yield from by_cursor(self.reading, path, path[1:]))
+            if isinstance(rows, Unread):
+                return rows
+            for row in rows:
+                if (names := wanted.get(str(row.get("slug")))) is not None:
+                    found.setdefault((kind, row.get("id")), []).extend(names)
         return found
 
 

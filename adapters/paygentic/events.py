@@ -12,7 +12,7 @@ from adapters._dialects import OneVerdict
 from adapters._facts import QuantityRule, ReadBack, Refusal, Roles, Rule, Source
 from adapters._inventory import by_offset
 from adapters._models import Binding, Link
-from adapters._readback import Read, Take, Unread, UnreadKind, UsageRow, Wanted, digits, listed, rfc3339
+from adapters._readback import Read, Take, Unread, UnreadKind, UsageRow, Wanted, digits, goes_on, listed, rfc3339
 from adapters._spec import Deltas, Door
 from adapters._values import Row, State, Usage
 from adapters.paygentic.both import DEDUPE, ENVELOPE, INVENTORY, PROBE, SEEN, SPEC, TIME, B, L, PaygenticSettings, edges
@@ -180,7 +180,7 @@ def _events(
         page = listed((yield adapter.reading(path, {**about, "limit": 200, "offset": offset})), "events", "events")
         if isinstance(page, Unread):
             return page
-        rows, _ = page
+        rows, around = page
         for row in rows:
             instant, data = rfc3339(row.get("time")), row.get("data")
             if instant is None or not isinstance(data, Mapping):
@@ -194,5 +194,6 @@ def _events(
             take(UsageRow(name, binding.quantity or "", key, str(theirs), instant, quantity, evidence))
         before = {str(row.get("id")) for row in rows}
         offset += len(rows)
-        if len(rows) < 200:
-            return None
+        more = goes_on(len(rows), 200, offset, around, "events")
+        if not more or isinstance(more, Unread):
+            return more or None

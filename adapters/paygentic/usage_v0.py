@@ -11,7 +11,7 @@ from adapters._base import Adapter
 from adapters._dialects import OneVerdict, TwoLists
 from adapters._facts import QuantityRule, ReadBack, Refusal, Roles, Rule, Source
 from adapters._models import Binding, Link
-from adapters._readback import Read, Take, Unread, UnreadKind, UsageRow, Wanted, digits, listed, rfc3339
+from adapters._readback import Read, Take, Unread, UnreadKind, UsageRow, Wanted, digits, goes_on, listed, rfc3339
 from adapters._spec import Door, TakeBack
 from adapters._text import texts
 from adapters._values import JsonValue, Measure, Row, State, Usage
@@ -193,7 +193,7 @@ def read_usage_v0(adapter: Adapter[PaygenticSettings, B, L], wanted: Wanted, tak
         page = listed((yield adapter.reading("/v0/usage", {**about, "limit": 100, "offset": offset})), "usage", "data")
         if isinstance(page, Unread):
             return page
-        rows, _ = page
+        rows, around = page
         for row in rows:
             instant, measures = rfc3339(row.get("timestamp")), row.get("properties")
             if instant is None or not isinstance(measures, list):
@@ -210,5 +210,8 @@ def read_usage_v0(adapter: Adapter[PaygenticSettings, B, L], wanted: Wanted, tak
                     take(UsageRow(name, measure, key, customer, instant, quantity, evidence))
         before = {str(row.get("id")) for row in rows}
         offset += len(rows)
-        if len(rows) < 100:
+        more = goes_on(len(rows), 100, offset, around, "usage")
+        if isinstance(more, Unread):
+            return more
+        if not more:
             return Read(window=wanted.window)
