@@ -1,11 +1,12 @@
 """The archive: full records that leave the ledger, as segments of compressed lines, and the manifest that lists them.
 
-A segment counts once the manifest names it; the manifest is replaced whole, and what it does not name is removed.
-So whatever the process dies between, no record stands there twice and none is missing.
+A segment counts once the manifest names it; the manifest is replaced whole, and what a process that died left unnamed
+is removed. So whatever it dies between, no record stands there twice and none is missing.
 """
 
 import fcntl
 import os
+import re
 from collections.abc import Callable, Iterable, Iterator
 from hashlib import sha256
 from io import BufferedWriter
@@ -21,6 +22,7 @@ __all__ = ["Archive", "ArchiveUnusable", "Draft", "Segment", "runs"]
 
 MANIFEST = "manifest.json"
 LEVEL = 6
+_FILE = re.compile(r"segment-([0-9]+)(?:\.r[0-9]+)?\.ndjson\.zst")
 
 
 class ArchiveUnusable(GatewayError):
@@ -58,7 +60,7 @@ class _Manifest(msgspec.Struct, kw_only=True):
     object: str = "usage_archive"
     version: int = 1
     compression: str = "zstd"
-    segments: list[Segment] = []
+    segments: list[Segment]
 
 
 class Draft:
@@ -98,7 +100,7 @@ class Archive:
         self.folder = folder
         self._ledger = ledger
         self._lock: IO[str] | None = None
-        self._manifest = _Manifest()
+        self._manifest = _Manifest(segments=[])
 
     @property
     def segments(self) -> list[Segment]:
@@ -115,20 +117,41 @@ class Archive:
             self._lock = (self.folder / ".lock").open("w")
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             manifest = self.folder / MANIFEST
-            self._manifest = (
-                msgspec.json.decode(manifest.read_bytes(), type=_Manifest) if manifest.exists() else _Manifest()
-            )
-            named = {segment.file for segment in self.segments}
-            for path in (*self.folder.glob("segment-*.ndjson.zst"), *self.folder.glob("*.part")):
-                if path.name not in named:
-                    path.unlink()
-            for name in named:
-                if not (self.folder / name).exists():
-                    raise ArchiveUnusable(f"{self.folder}: {MANIFEST} names {name}, which is not there: put it back")
+            if manifest.exists():
+                self._manifest = msgspec.json.decode(manifest.read_bytes(), type=_Manifest)
+            elif lost := [path.name for path, _ in self._files()]:
+                raise ArchiveUnusable(f"{manifest} is not there, and {lost[0]} is: put it back")
+            else:
+                self._keep([])  # from here on one that is not there was lost
+            self._tidy()
         except BlockingIOError:
             raise ArchiveUnusable(f"{self.folder} is in use by another gateway process") from None
         except (OSError, msgspec.MsgspecError) as error:
             raise ArchiveUnusable(f"{self.folder} cannot be used as an archive: {error}") from error
+
+    def _files(self) -> list[tuple[Path, int]]:
+        """Return the segments' files with their numbers, whatever the manifest says of them."""
+        found = ((path, _FILE.fullmatch(path.name)) for path in sorted(self.folder.iterdir()))
+        return [(path, int(match[1])) for path, match in found if match]
+
+    def _tidy(self) -> None:
+        """Remove what a process left that died: another file of a segment that is named, or the one to come next.
+
+        Any other is told instead: then it is the manifest that is not what it was.
+        """
+        named = {segment.file for segment in self.segments}
+        for name in named:
+            if not (self.folder / name).exists():
+                raise ArchiveUnusable(f"{self.folder}: {MANIFEST} names {name}, which is not there: put it back")
+        numbers = {int(segment.name) for segment in self.segments}
+        left = [(path, number) for path, number in self._files() if path.name not in named]
+        for path, number in left:
+            if number not in numbers and number != max(numbers, default=0) + 1:
+                raise ArchiveUnusable(
+                    f"{self.folder}: {MANIFEST} does not name {path.name}: it is an older one, put the last one back"
+                )
+        for path in (*(path for path, _ in left), *self.folder.glob("*.part")):
+            path.unlink()
 
     def close(self) -> None:
         """Let go of the folder."""

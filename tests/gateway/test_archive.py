@@ -35,6 +35,14 @@ def opened() -> Generator[Open]:
         yield one
 
 
+def refusal(folder: Path) -> str:
+    """Return why a folder cannot be used."""
+    archive = Archive(folder, "one")
+    with contextlib.closing(archive), pytest.raises(ArchiveUnusable) as refused:
+        archive.open()
+    return str(refused.value)
+
+
 def filled(archive: Archive, *batches: int) -> Segment:
     draft = archive.draft()
     draft.add(b'{"batch":%d}' % batch for batch in batches)
@@ -156,6 +164,51 @@ def test_a_process_that_is_killed_at_any_step_leaves_all_or_nothing(opened: Open
             assert -15 == done.returncode
             break
     assert 3 == len(seen)
+
+
+@pytest.mark.parametrize("manifest", [None, b"", b"{}", b'{"segments": []}', "of the first segment"])
+def test_no_segment_goes_that_only_a_lost_manifest_does_not_name(
+    opened: Open, tmp_path: Path, manifest: bytes | str | None
+) -> None:
+    archive = opened(tmp_path)
+    filled(archive, 1)
+    first = (tmp_path / "manifest.json").read_bytes()
+    filled(archive, 2)
+    filled(archive, 3)
+    archive.close()
+    held = {path.name: path.read_bytes() for path in tmp_path.glob("segment-*")}
+    whole = (tmp_path / "manifest.json").read_bytes()
+    match manifest:
+        case None:
+            (tmp_path / "manifest.json").unlink()
+        case bytes():
+            (tmp_path / "manifest.json").write_bytes(manifest)
+        case str():
+            (tmp_path / "manifest.json").write_bytes(first)
+    assert refusal(tmp_path)
+    assert held == {path.name: path.read_bytes() for path in tmp_path.glob("segment-*")}
+    (tmp_path / "manifest.json").write_bytes(whole)
+    assert [1, 2, 3] == contents(opened(tmp_path))
+
+
+def test_a_rewritten_segment_outlives_an_older_manifest(opened: Open, tmp_path: Path) -> None:
+    archive = opened(tmp_path)
+    segment = filled(archive, 1)
+    older = (tmp_path / "manifest.json").read_bytes()
+    made = archive.rewrite(segment, lambda line: line)
+    archive.close()
+    (tmp_path / "manifest.json").write_bytes(older)
+    assert "put it back" in refusal(tmp_path)
+    assert (tmp_path / made.file).exists()
+
+
+def test_a_single_segment_without_a_manifest_is_told_and_stays(opened: Open, tmp_path: Path) -> None:
+    archive = opened(tmp_path)
+    filled(archive, 1)
+    archive.close()
+    (tmp_path / "manifest.json").unlink()
+    assert "manifest.json is not there" in refusal(tmp_path)
+    assert 1 == len([*tmp_path.glob("segment-*")])
 
 
 def test_runs_say_every_number_once() -> None:
