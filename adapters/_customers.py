@@ -6,10 +6,10 @@ from enum import StrEnum
 from typing import Protocol, runtime_checkable
 
 from adapters._asks import Ask
-from adapters._readback import Unread, listed
+from adapters._readback import Unread, digits, listed
 from adapters._values import Fault, JsonValue, Reply
 
-__all__ = ["CanLookUp", "LookedUp", "Match", "matched", "only_one"]
+__all__ = ["CanLookUp", "LookedUp", "Match", "cut_off", "matched", "only_one"]
 
 
 class Match(StrEnum):
@@ -54,9 +54,19 @@ def matched(
     return LookedUp(match=Match.UNTOLD, message=page.why) if isinstance(page, Unread) else page
 
 
+def cut_off(rows: Sequence[Mapping[str, JsonValue]], limit: int, around: Mapping[str, JsonValue]) -> LookedUp | None:
+    """Return that nothing can be said, where the answer may not show all that match: `around` has what it counts."""
+    total = digits(around.get("total"))
+    if len(rows) < limit and (total is None or total <= len(rows)):
+        return None
+    return LookedUp(match=Match.UNTOLD, message="more customers match than one answer holds")
+
+
 def only_one(field: str, what: str, ids: Sequence[object]) -> LookedUp:
     """Return the one thing that was found under its field of the link, or why none is taken."""
     known = sorted({one for one in ids if isinstance(one, str) and one})
+    if not all(isinstance(one, str) and one for one in ids):
+        return LookedUp(match=Match.UNTOLD, message=f"the provider lists a {what} without an id")
     match known:
         case [one]:
             return LookedUp(match=Match.FOUND, link={field: one})

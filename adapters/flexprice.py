@@ -342,11 +342,14 @@ class Flexprice(Adapter[FlexpriceSettings, EventBinding, CustomerLink]):
             return told
         if not isinstance(told, Mapping) or not isinstance(charges := told.get("charges") or [], list):
             return Unread(kind=UnreadKind.TROUBLE, why="subscription usage: an answer without charges")
+        amount = digits(told.get("amount"))
+        if amount is None:
+            return Unread(kind=UnreadKind.TROUBLE, why="subscription usage: an answer without an amount")
         start, end = rfc3339(told.get("start_time")), rfc3339(told.get("end_time"))
         currency = str(told.get("currency") or "")
         return Billed(
             window=Window(start=start or wanted.window.start, end=end or wanted.window.end),
-            amount=digits(told.get("amount")) or Decimal(0),
+            amount=amount,
             currency=currency,
             charges=tuple(
                 Charged(

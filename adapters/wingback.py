@@ -13,7 +13,7 @@ from pydantic import Field
 
 from adapters._asks import Ask
 from adapters._base import Adapter
-from adapters._customers import LookedUp, Match, matched, only_one
+from adapters._customers import LookedUp, cut_off, matched, only_one
 from adapters._dialects import IndexedFailures
 from adapters._facts import Envelope, HeaderKey, QuantityRule, Rate, ReadBack, Refusal, Roles, Rule, Source, TimeRule
 from adapters._inventory import RemoteCustomer, customers_of
@@ -181,10 +181,8 @@ class Wingback(Adapter[WingbackSettings, FeatureBinding, CustomerLink]):
             return found
         rows, around = found
         ids = [row.get("id") for row in rows if row.get("customer_reference") == customer]
-        total = around.get("total")
-        if isinstance(total, int) and total > len(rows):  # one of those not shown may be it, too
-            return LookedUp(match=Match.UNTOLD, message="more customers match than one answer holds")
-        return only_one("customer_id", "customer", ids)
+        # One of those that are not shown may be it, too.
+        return cut_off(rows, 100, around) or only_one("customer_id", "customer", ids)
 
     def encode(self, usage: Usage[FeatureBinding, CustomerLink]) -> Row:
         row: dict[str, JsonValue] = {

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 
 from adapters._asks import Ask
 from adapters._base import Adapter
-from adapters._customers import LookedUp, matched, only_one
+from adapters._customers import LookedUp, cut_off, matched, only_one
 from adapters._facts import Aggregation, Bearer, Source
 from adapters._inventory import RemoteCustomer, RemoteMeter, by_offset, customers_of, texts_of
 from adapters._readback import Read, Take, Unread, Wanted
@@ -55,8 +55,11 @@ class Paygentic(Adapter[PaygenticSettings, EventBinding | MetricBinding, Subject
         found = matched((yield self.reading("/v0/customers", query)), "customers", "data")
         if isinstance(found, LookedUp):
             return found
-        rows, _ = found
-        return only_one("customer_id", "customer", [row.get("id") for row in rows if row.get("externalId") == customer])
+        rows, around = found
+        ids = [row.get("id") for row in rows if row.get("externalId") == customer]
+        counts = around.get("pagination")
+        cut = cut_off(rows, 10, counts if isinstance(counts, Mapping) else {})
+        return cut or only_one("customer_id", "customer", ids)
 
     def encode(self, usage: Usage[EventBinding | MetricBinding, SubjectLink | CustomerLink]) -> Row:
         row: dict[str, JsonValue] = {"idempotencyKey": usage.key, "timestamp": self.wire_time(usage.timestamp)}

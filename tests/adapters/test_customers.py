@@ -124,9 +124,35 @@ def test_an_answer_that_does_not_tell_claims_nothing(one: AnyAdapter, answer: Re
     assert Match.UNTOLD is asked(one, "acme", answer)[1].match
 
 
-def test_where_more_match_than_are_shown_nothing_is_claimed() -> None:
-    body = {"hits": [{"id": CONTRACT, "customer_reference": "acme"}], "total": 101}
-    assert Match.UNTOLD is asked(WINGBACK, "acme", said(200, body))[1].match
+@pytest.mark.parametrize(
+    ("one", "body"),
+    [
+        (WINGBACK, {"hits": [{"id": CONTRACT, "customer_reference": "acme"}], "total": 101}),
+        (WINGBACK, {"hits": [{"id": CONTRACT, "customer_reference": "acme"}], "total": "101"}),
+        (WINGBACK, {"hits": [{"id": CONTRACT, "customer_reference": "acme"}] * 100}),
+        (PAYGENTIC_V0, {"data": [{"id": "cus_1", "externalId": "acme"}], "pagination": {"total": 11}}),
+        (PAYGENTIC_V0, {"data": [{"id": f"cus_{n}", "externalId": "other"} for n in range(10)]}),
+    ],
+)
+def test_where_more_match_than_are_shown_nothing_is_claimed(one: AnyAdapter, body: Any) -> None:
+    message = "more customers match than one answer holds"
+    assert LookedUp(match=Match.UNTOLD, message=message) == asked(one, "acme", said(200, body))[1]
+
+
+@pytest.mark.parametrize("odd", [7, None, "", {}])
+@pytest.mark.parametrize(
+    ("one", "under", "row"),
+    [
+        (FLOWGLAD, "currentSubscriptions", {"status": "active"}),
+        (WINGBACK, "hits", {"customer_reference": "acme"}),
+        (PAYGENTIC_V0, "data", {"externalId": "acme"}),
+    ],
+)
+def test_where_one_that_matches_cannot_be_named_nothing_is_claimed(
+    one: AnyAdapter, under: str, row: dict[str, str], odd: object
+) -> None:
+    for body in ({under: [{**row, "id": "it_1"}, {**row, "id": odd}]}, {under: [{**row, "id": odd}]}):
+        assert Match.UNTOLD is asked(one, "acme", said(200, body))[1].match
 
 
 def test_what_is_declared_is_what_can_be_asked() -> None:

@@ -300,3 +300,14 @@ def test_charges_are_money_and_say_so() -> None:
         "end_time": "2026-12-01T00:00:00Z",
         "lifetime_usage": True,
     } == asked
+
+
+@pytest.mark.parametrize("body", [b"{}", b'{"message": "ok"}', b'{"amount": "many"}', b'{"charges": []}'])
+def test_an_answer_without_an_amount_is_no_bill_of_nothing(body: bytes) -> None:
+    shop = Shop("flexprice", "bulk")
+    assert isinstance(shop.adapter, CanReadCharges)
+    waiting = [Reply(status=200, body=b'{"items": [{"id": "subs_1"}]}'), Reply(status=200, body=body)]
+    shop.answer = lambda _: waiting.pop(0)  # type: ignore[method-assign]
+    wanted = Wanted(window=NOVEMBER, bindings={}, link=bound(shop.adapter, 0)[1], now=NOW)
+    told = shop.drive(shop.adapter.read_charges(wanted, lifetime=False))
+    assert Unread(kind=UnreadKind.TROUBLE, why="subscription usage: an answer without an amount") == told
