@@ -3,6 +3,7 @@
 import asyncio
 from dataclasses import replace
 from datetime import timedelta
+from decimal import Decimal
 from pathlib import Path
 from typing import cast
 
@@ -63,6 +64,21 @@ async def test_a_repeat_is_not_sent_once_the_vendor_may_have_forgotten(tmp_path:
         await world.now()
         assert {"e1": "unknown"} == await world.statuses()
         assert {"e1": 1} == dict(world.copies())
+        world.sound()
+
+
+async def test_a_row_in_doubt_beside_one_that_did_not_leave_is_not_sent_once_the_vendor_may_have_forgotten(
+    tmp_path: Path,
+) -> None:
+    settings, quantities = {"dedupe_window": "1h"}, {"in": Decimal(1), "out": Decimal(2)}
+    async with World(tmp_path, "paygentic", settings=settings, delivery={"max_in_flight": 1}) as world:
+        world.vendor.fail("timeout", stored=True)
+        await world.record(used("e1", meter="halves", quantity=None, quantities=quantities))
+        await world.now()
+        assert 1 == len(world.vendor.calls)
+        world.clock.advance(60 * MINUTE)
+        await world.later()
+        assert ({"e1": "unknown"}, [1]) == (await world.statuses(), list(world.copies().values()))
         world.sound()
 
 
