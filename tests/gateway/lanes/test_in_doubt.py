@@ -1,6 +1,7 @@
 """A lane in doubt: lost answers, crashes, settlements that fail, stops. Nothing is lost, and nothing billed twice."""
 
 import asyncio
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import timedelta
 from decimal import Decimal
@@ -13,7 +14,8 @@ import pytest
 from adapters import Dedupe, Door, Rate, provider
 from canonical_schema import DeliveryStatus, Kind
 from gateway.errors import LedgerUnavailable
-from gateway.ledger import SqliteLedger, WorkState
+from gateway.lanes.adrift import shelve
+from gateway.ledger import AttemptRow, Change, Portion, Sheet, SqliteLedger, WorkState
 from gateway.ledger.doubting import doubt
 from gateway.times import to_micros
 from gateway.transport import Mounted
@@ -67,6 +69,19 @@ async def test_a_repeat_is_not_sent_once_the_vendor_may_have_forgotten(tmp_path:
         world.sound()
 
 
+async def test_the_window_counts_from_the_first_request_that_may_have_arrived(tmp_path: Path) -> None:
+    async with World(tmp_path, "paygentic", settings={"dedupe_window": "1h"}) as world:
+        world.vendor.fail("timeout", times=2)
+        await world.record("e1")
+        await world.now()
+        world.clock.advance(50 * MINUTE)
+        await world.now()
+        assert {"e1": "retrying"} == await world.statuses()
+        world.clock.advance(20 * MINUTE)
+        await world.now()
+        assert ({"e1": "unknown"}, 2) == (await world.statuses(), len(world.vendor.calls))
+
+
 async def test_a_row_in_doubt_beside_one_that_did_not_leave_is_not_sent_once_the_vendor_may_have_forgotten(
     tmp_path: Path,
 ) -> None:
@@ -95,6 +110,42 @@ async def test_doubt_is_parked_while_credentials_are_refused_and_the_window_clos
         world.clock.advance(60 * MINUTE)
         await world.now()
         assert ({"e1": "unknown"}, {"e1": 1}) == (await world.statuses(), dict(world.copies()))
+
+
+async def test_what_another_process_sends_meanwhile_is_not_put_aside_here(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It has a link there, and none here: what becomes of it is for the answer to say."""
+    async with World(tmp_path, "wingback", customers={}) as world:
+        await world.record("e1")
+        now = to_micros(world.clock.now())
+        (work,) = await world.ledger.take("it", now, 1)
+        settle = world.ledger.settle
+
+        async def later(changes: Sequence[Change], attempts: Sequence[AttemptRow]) -> None:
+            monkeypatch.undo()
+            await world.ledger.intend([Portion(work=work, members=[0], parts=Sheet(["e1"], [b"{}"]))], now)
+            await settle(changes, attempts)
+
+        monkeypatch.setattr(world.ledger, "settle", later)
+        await world.lane.step()
+        assert [[0]] == [one.members for one in await world.ledger.held("it", WorkState.SENDING)]
+
+
+async def test_what_was_being_sent_to_a_destination_that_is_removed_is_in_doubt_once_it_is_back(tmp_path: Path) -> None:
+    world, gate = gated(tmp_path, "wingback")
+    async with world:
+        await world.record("e1")
+        await world.lane.step()
+        await until(lambda: gate.waiting == 1)
+        await world.lane.stop(timedelta(0))
+        await shelve(world.ledger, {}, world.clock.now())
+        assert {"e1": "blocked"} == await world.statuses()
+        gate.open.set()
+        await world.restart()
+        await world.later()
+        assert ({"e1": "unknown"}, {}) == (await world.statuses(), dict(world.copies()))
+        world.sound()
 
 
 # Crashing and stopping.

@@ -277,3 +277,19 @@ async def test_what_comes_again_and_is_voided_before_it_could_leave_is_voided_at
         for name in ("e1", "e1~c1"):
             assert "accepted" == statuses(await asking.get(f"/v1/events/{name}"))["flexprice"]
         assert {("acme", "jobs"): 3} == asking.vendors["flexprice"].billed()
+
+
+async def test_a_refund_that_may_have_been_made_since_the_backup_is_not_made_again(
+    house: House, clock: MovableClock, tmp_path: Path
+) -> None:
+    async with house() as asking:
+        await asking.send(event("e1"))
+    async with house(running=False) as asking:
+        answer = await asking.client.post("/v1/events/e1/void", json={"reason": "a meter ran twice"})
+        assert "pending" == statuses(answer.json())["paygentic"]
+        now = to_micros(clock.now())
+        await doubt(asking.gateway.ledger, now, now)
+    async with house() as asking:
+        await asking.settled("e1~c1")
+        assert "unknown" == statuses(await asking.get("/v1/events/e1~c1"))["paygentic"]
+        assert {("cus_acme", "bm_calls"): 3} == asking.vendors["paygentic"].billed()
