@@ -1,8 +1,32 @@
-"""`python -m gateway` is `usage-gateway`."""
+"""`usage-gateway`, and `python -m gateway`."""
 
+import contextlib
+import signal
 import sys
+from collections.abc import Generator
 
-from gateway.cli import main
+__all__ = ["main"]
+
+
+def main() -> int:
+    """Run the command that the process was given; return its exit code."""
+    with _hangups_wait() if sys.argv[1:2] == ["serve"] else contextlib.nullcontext():
+        from gateway.cli import main as run  # which takes a while, and a SIGHUP would end the process meanwhile
+
+        return run()
+
+
+@contextlib.contextmanager
+def _hangups_wait() -> Generator[None]:
+    """Keep a SIGHUP for whoever hears them later. One that nobody did hear is forgotten in the end."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
+    try:
+        yield
+    finally:
+        if signal.SIGHUP in signal.sigpending():
+            signal.sigwait({signal.SIGHUP})
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
 
 if __name__ == "__main__":
     sys.exit(main())

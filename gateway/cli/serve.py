@@ -158,7 +158,9 @@ def _reloading(path: Path, gateway: Gateway) -> Generator[asyncio.Event]:
         task.add_done_callback(tasks.discard)
 
     loop.add_signal_handler(signal.SIGHUP, hear)
+    before = signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGHUP})
     try:
         yield begun
     finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
         loop.remove_signal_handler(signal.SIGHUP)

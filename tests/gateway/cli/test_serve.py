@@ -123,6 +123,33 @@ def test_a_gateway_and_a_simulated_vendor_from_start_to_stop(start: Start, tmp_p
     assert "Traceback" not in gateway.err + vendors.err
 
 
+def test_a_hangup_before_it_is_ready_is_heard_and_does_not_end_it(tmp_path: Path) -> None:
+    config = tmp_path / "gateway.yaml"
+    os.mkfifo(config)  # it stands still where it reads it
+    with (
+        (tmp_path / "err").open("wb") as log,
+        subprocess.Popen(
+            [sys.executable, "-m", "gateway", "serve", "--config", "gateway.yaml", "--json"],
+            cwd=tmp_path,
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
+            stdout=subprocess.PIPE,
+            stderr=log,
+        ) as gateway,
+    ):
+        try:
+            with config.open("w") as file:
+                gateway.send_signal(signal.SIGHUP)
+                file.write(CONFIG.format(port=0, base="http://127.0.0.1:9"))
+            assert gateway.stdout is not None
+            assert gateway.stdout.readline(), gateway.wait()
+            with config.open("w") as file:  # it reads it again
+                file.write(CONFIG.format(port=0, base="http://127.0.0.1:9"))
+            gateway.send_signal(signal.SIGTERM)
+            assert 0 == gateway.wait(30)
+        finally:
+            gateway.kill()
+
+
 def test_ctrl_c_is_130_and_what_was_stored_is_there_at_the_next_start(start: Start, tmp_path: Path) -> None:
     config = configure(tmp_path, "http://127.0.0.1:9")
     gateway = start("serve", "--config", config)
