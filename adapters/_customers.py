@@ -48,8 +48,6 @@ def matched(
     answer: Reply | Fault, what: str, *under: str
 ) -> tuple[Sequence[Mapping[str, JsonValue]], Mapping[str, JsonValue]] | LookedUp:
     """Return the rows of an answer with what is around them, or what it comes to where there are none to read."""
-    if isinstance(answer, Reply) and answer.status == 404 and answer.json is not None:
-        return LookedUp(match=Match.ABSENT, message="the provider knows no customer of this id")
     page = listed(answer, what, *under)
     return LookedUp(match=Match.UNTOLD, message=page.why) if isinstance(page, Unread) else page
 

@@ -13,7 +13,7 @@ from pydantic import Field
 
 from adapters._asks import Ask
 from adapters._base import Adapter
-from adapters._customers import LookedUp, matched, only_one
+from adapters._customers import LookedUp, Match, matched, only_one
 from adapters._dialects import EchoedRows
 from adapters._facts import (
     Aggregation,
@@ -33,6 +33,7 @@ from adapters._models import Binding, Link, Settings
 from adapters._readback import Read, Take, Unread, UnreadKind, UsageRow, Wanted, digits, epoch_ms, listed, next_cursor
 from adapters._spec import Deltas, Door, ProviderSpec
 from adapters._values import Fault, JsonValue, Reply, Row, State, Usage
+from adapters._words import first
 from canonical_schema import ErrorCode
 
 __all__ = ["Flowglad"]
@@ -236,6 +237,8 @@ class Flowglad(Adapter[Settings, PriceBinding, SubscriptionLink]):
     def look_up(self, customer: str) -> Ask[LookedUp]:
         """Find the one current subscription of a customer, known here by its external id."""
         answer = yield self.reading(f"/customers/{quote(customer, safe='')}/billing")
+        if isinstance(answer, Reply) and answer.status == 404 and first(answer.json, ("code",)) == "NOT_FOUND":
+            return LookedUp(match=Match.ABSENT, message="the provider knows no customer of this id")
         found = matched(answer, "billing", "currentSubscriptions", "subscriptions")
         if isinstance(found, LookedUp):
             return found

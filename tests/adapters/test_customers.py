@@ -114,6 +114,8 @@ def test_whom_the_provider_does_not_know_is_absent(one: AnyAdapter, answer: Repl
         said(500, {"x": 1}),
         said(401, {}),
         Reply(status=404, body=b"<html>"),
+        said(404, {"message": "no Route matched with those values"}),
+        said(404, "Not Found"),
         Reply(status=200, body=b"<html>"),
         said(200, {"data": 3, "hits": 3, "currentSubscriptions": 3}),
         said(200, []),
