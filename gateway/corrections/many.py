@@ -9,7 +9,7 @@ from canonical_schema import ErrorCode, Event, Quantities, quantities_json
 from gateway.chain import Look, correction_id
 from gateway.corrections.foreseeing import foresee
 from gateway.corrections.recording import carry_out, record
-from gateway.corrections.steps import EXACT, Refused, Step, Wanted, steps_to
+from gateway.corrections.steps import EXACT, Refused, Step, Wanted, chain_of, steps_to
 from gateway.errors import RequestRefused
 from gateway.listing import Filter, matches
 from gateway.repair import Actor
@@ -50,10 +50,8 @@ async def correct_many(
             for place, event_id in enumerate(event_ids):
                 if place % AT_A_TURN == 0:
                     await asyncio.sleep(0)
-                chain = await look.chain(actor.tenant, event_id)
-                if chain is None:
-                    continue
                 try:
+                    chain = await chain_of(look, actor.tenant, event_id)
                     steps = await steps_to(gateway, look, chain, action, actor)
                 except Refused as refused:
                     skipped.append({"id": event_id, "why": refused.detail})

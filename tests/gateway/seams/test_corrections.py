@@ -22,6 +22,14 @@ async def test_an_id_that_is_taken_leaves_one_event_out_and_every_other_on_recor
     assert {"void": True} == (await asking.get("/v1/events/e2"))["current"]
 
 
+async def test_what_is_an_erased_customer_s_is_left_out_by_name(asking: Asking) -> None:
+    await asking.send([event("e1"), event("e2", customer="zoe")])
+    await posted(asking, "/v1/customers/zoe/erase", unsettled="abandon")
+    said = await posted(asking, "/v1/corrections", filter={"meter": "api_calls"}, action="void")
+    assert 1 == said["corrected"]
+    assert [{"id": "e2", "why": "its customer was erased: correct it at the providers"}] == said["skipped"]
+
+
 async def test_a_refund_is_held_as_late_as_any_other_row(house: House, clock: MovableClock) -> None:
     held = {"destinations": {"paygentic": {"late": "hold"}}}
     first = clock.now().replace(day=1, hour=0, minute=0, second=0, microsecond=0)
