@@ -82,6 +82,23 @@ async def test_the_window_counts_from_the_first_request_that_may_have_arrived(tm
         assert ({"e1": "unknown"}, 2) == (await world.statuses(), len(world.vendor.calls))
 
 
+async def test_a_crash_does_not_have_the_window_begin_anew(tmp_path: Path) -> None:
+    world, failing = faulty(tmp_path, "paygentic", settings={"dedupe_window": "1h"})
+    async with world:
+        world.vendor.fail("timeout")
+        await world.record("e1")
+        await world.now()
+        world.clock.advance(50 * MINUTE)
+        failing["settle"] = 1
+        await world.lane.step()
+        await world.lane.idle()
+        await world.crash()
+        assert {"e1": "retrying"} == await world.statuses()
+        world.clock.advance(20 * MINUTE)
+        await world.now()
+        assert ({"e1": "unknown"}, 2) == (await world.statuses(), len(world.vendor.calls))
+
+
 async def test_a_row_in_doubt_beside_one_that_did_not_leave_is_not_sent_once_the_vendor_may_have_forgotten(
     tmp_path: Path,
 ) -> None:

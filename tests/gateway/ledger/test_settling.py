@@ -57,6 +57,16 @@ async def test_settling_takes_each_its_own_way(ledger: Ledger) -> None:
     assert (ERROR, [[part(batch, 3)]]) == (found.group.error, found.parts)
 
 
+async def test_what_is_being_sent_is_not_sent_a_second_time(ledger: Ledger) -> None:
+    batch = await recorded(ledger, "e1", "e2")
+    (work,) = await taken(ledger)
+    await ledger.intend([rendered(work, [0, 1])], 5)
+    for members in ([0, 1], [1]):
+        with pytest.raises(Moved):
+            await ledger.intend([rendered(work, members)], 6)
+    assert {WorkState.SENDING: [0, 1]} == await places(ledger, batch)
+
+
 async def test_a_change_that_comes_too_late_changes_nothing(ledger: Ledger) -> None:
     batch = await recorded(ledger, "e0", "e1")
     work, held_by = await sending(ledger)
