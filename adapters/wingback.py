@@ -139,6 +139,8 @@ class Wingback(Adapter[WingbackSettings, FeatureBinding, CustomerLink]):
         cautions=(
             "No idempotency: a lost answer is parked as unknown, never resent.",
             "A later validation stage at the vendor drops rows without telling anyone; reconcile the counters.",
+            "Usage that comes after its period has closed may not be billed: give the closing a delay there.",
+            "Usage names no contract: which one gets it, of a customer who has several, is not known.",
         ),
         sources=(
             Source(url=PAGE, seen=SEEN, grade="docs", fact="bare array, indexed failures, the others are committed"),
@@ -147,6 +149,12 @@ class Wingback(Adapter[WingbackSettings, FeatureBinding, CustomerLink]):
             Source(url=PAGE, seen=SEEN, grade="unverified", fact="status of a partly refused bulk; rows in a request"),
             Source(
                 url=PAGE, seen=SEEN, grade="unverified", fact="negative units, is_absolute, unknown feature's words"
+            ),
+            Source(
+                url=PAGE,
+                seen=SEEN,
+                grade="unverified",
+                fact="usage for a closed period, and for one of several contracts",
             ),
         ),
     )

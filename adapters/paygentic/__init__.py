@@ -34,6 +34,7 @@ class Paygentic(Adapter[PaygenticSettings, EventBinding | MetricBinding, Subject
         doors={"events": EVENTS, "usage-v0": USAGE_V0},
         cautions=(
             "usage-v0 was withdrawn from the vendor's description on 2026-04-27; use it only where your plan needs it.",
+            "usage-v0 wants usage within the billing period that it is from: what comes of later usage is not known.",
             "An accepted event is queued: nothing in the answer proves that it was billed.",
         ),
         sources=(
