@@ -7,6 +7,7 @@ from typing import Any, cast
 import msgspec
 
 from canonical_schema import ErrorCode, EventStatus
+from gateway.archive import ArchiveUnusable
 from gateway.errors import RequestRefused
 from gateway.ledger import AuditRow, Document, Erasure, Ledger, Snapshot, WorkState
 from gateway.links.book import KIND as LINKS
@@ -65,7 +66,12 @@ async def _erased(gateway: Gateway, actor: Actor, erasure: Erasure) -> tuple[dic
             abandoned.update(found)
             for lane in gateway.lanes.values():  # absolute values may wait for one that was given up
                 await lane.settled(batch, places)
-    archived = await gateway.keeper.erase(erasure)
+    try:
+        archived = await gateway.keeper.erase(erasure)
+    except (ArchiveUnusable, OSError) as error:
+        done = f"{events} events are erased in the ledger, and not in the archive"
+        detail = f"{done}: {error}: ask again once it can be changed"
+        raise RequestRefused(503, ErrorCode.LEDGER_UNAVAILABLE, detail, headers={"retry-after": "60"}) from error
     row = AuditRow(
         at=to_micros(gateway.clock.now()),
         tenant=erasure.tenant,
