@@ -19,7 +19,7 @@ class Standing:
     def __init__(self, path: Path) -> None:
         """Take note of the files, which must be there: the log is once something was written."""
         self._path = str(path)
-        self._log = f"{path}-wal"
+        self._log = str(_log_of(path))
         self._opened = self._there()
 
     def check(self) -> None:
@@ -42,10 +42,16 @@ def without_another_log(path: Path, now: int) -> Path | None:
     SQLite would bring it over into a backup that was put over the file of a gateway that was killed, and the two would
     be one damaged file. It does not ask whose log it is.
     """
-    log = path.with_name(f"{path.name}-wal")
+    log = _log_of(path)
     if not (path.exists() and log.exists() and log.stat().st_size):
         return None
     with path.open("rb") as file:
         if file.read(_SAYS + len(_NO_LOG))[_SAYS:] != _NO_LOG:
             return None
     return log.rename(log.with_name(f"{log.name}.before-{now // 1_000_000}"))
+
+
+def _log_of(path: Path) -> Path:
+    """Return where SQLite has the log: beside the file itself, where the path is a link to it."""
+    real = path.resolve()
+    return real.with_name(f"{real.name}-wal")

@@ -94,6 +94,19 @@ async def test_nothing_is_promised_in_a_file_that_is_not_there_any_more(tmp_path
     assert ([], 2) == (sums["problems"], sums["events"])
 
 
+async def test_a_ledger_may_stand_elsewhere_behind_a_link(tmp_path: Path) -> None:
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "ledger.db").symlink_to(tmp_path / "disk" / "real.db")
+    for name in ("e1", "e2"):
+        ledger = SqliteLedger(tmp_path / "ledger.db")
+        await ledger.open()
+        try:
+            await recorded(ledger, name)
+        finally:
+            await ledger.close()
+    assert 2 == add_up(tmp_path / "disk" / "real.db")["events"]
+
+
 async def test_a_log_that_was_cut_short_loses_only_what_was_not_promised(tmp_path: Path) -> None:
     store = SqliteStore(tmp_path)
     async with opened(store) as ledger:
