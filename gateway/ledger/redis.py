@@ -126,7 +126,12 @@ class RedisLedger(Aging, Working, Routing, Checking, Receiving, Limiting):
             usual = min(PARTITIONS, 2 * len(masters)) if self._address.shape == "cluster" else 1
             partitions = await self._begun(self._wanted or usual)
             self._links = [
-                Link(self._topology, partition_tag(number, partitions), brief=self._patience)
+                Link(
+                    self._topology,
+                    partition_tag(number, partitions),
+                    brief=self._patience,
+                    connected=self._batches.forget,
+                )
                 for number in range(partitions)
             ]
             for link in self._links:

@@ -39,12 +39,18 @@ class Batch(NamedTuple):
 
 
 class Batches:
-    """The newest batches at hand, and a way to the others. Their content changes only where a customer is erased."""
+    """The newest batches at hand, and a way to the others. Their content changes only where a customer is erased.
+
+    A server that lost what was written down last, as one may that is started anew or takes another's place, gives the
+    numbers of lost batches to others: nothing is known any more of what was heard over an earlier connection.
+    """
 
     def __init__(self, load: Callable[[Sequence[int]], Awaitable[Mapping[int, Batch]]]) -> None:
         self._load = load
         self._held: OrderedDict[int, Batch] = OrderedDict()
         self._bytes = 0
+        self.age = 0
+        """How often it was all forgotten: what was asked for before comes too late."""
 
     def __contains__(self, number: int) -> bool:
         return number in self._held
@@ -57,9 +63,15 @@ class Batches:
         if (dropped := self._held.pop(number, None)) is not None:
             self._bytes -= dropped.weight
 
-    def put(self, number: int, batch: Batch) -> None:
-        """Keep a batch at hand."""
-        if number in self._held:
+    def forget(self) -> None:
+        """Keep nothing at hand of what is there so far."""
+        self._held.clear()
+        self._bytes = 0
+        self.age += 1
+
+    def put(self, number: int, batch: Batch, age: int) -> None:
+        """Keep a batch at hand that was asked for at an age."""
+        if number in self._held or age != self.age:
             return
         self._held[number] = batch
         self._bytes += batch.weight
@@ -72,7 +84,8 @@ class Batches:
         wanted = set(numbers)
         found = {number: self._held[number] for number in wanted if number in self._held}
         if missing := sorted(wanted - found.keys()):
+            age = self.age
             for number, batch in (await self._load(missing)).items():
                 found[number] = batch
-                self.put(number, batch)
+                self.put(number, batch, age)
         return found

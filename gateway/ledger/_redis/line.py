@@ -23,9 +23,10 @@ class Line:
     and sets a timer for each answer.
     """
 
-    def __init__(self, client: Redis) -> None:
-        """`client` says where the server is, and how it is spoken to."""
+    def __init__(self, client: Redis, connected: Callable[[], None]) -> None:
+        """`client` says where the server is, and how it is spoken to; `connected` is told of each new connection."""
         self.client = client
+        self._connected = connected
         self._connection = cast("Any", client.connection_pool).make_connection()
         self._timeout: float = self._connection.socket_timeout
 
@@ -63,6 +64,7 @@ class Line:
         connection.socket_timeout = self._timeout  # for each step of introducing itself
         await connection.connect()
         connection.socket_timeout = None  # a trip has one timer
+        self._connected()
 
     async def close(self) -> None:
         """Let go of the connection."""

@@ -6,7 +6,7 @@ A script that ran and whose answer was lost is asked for again with the same tok
 import asyncio
 import random
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import structlog
@@ -81,9 +81,15 @@ class _Call(NamedTuple):
 class Link:
     """One partition's way to the server that answers for it at the moment."""
 
-    def __init__(self, topology: Topology, tag: bytes, *, brief: float = BRIEF) -> None:
-        """`brief`: seconds for which trouble is waited out by what can be refused."""
+    def __init__(
+        self, topology: Topology, tag: bytes, *, brief: float = BRIEF, connected: Callable[[], None] = lambda: None
+    ) -> None:
+        """`brief`: seconds for which trouble is waited out by what can be refused.
+
+        `connected` is told before anything is asked over a new connection: the server may be another one by now.
+        """
         self.tag = tag
+        self._connected = connected
         self._brief = brief
         self.replicas: Replicas | None = None
         self._topology = topology
@@ -184,7 +190,7 @@ class Link:
         if line is None or line.client is not client:
             if line is not None:
                 await line.close()
-            line = self._lines[writes] = Line(client)
+            line = self._lines[writes] = Line(client, self._connected)
         return line
 
     async def _sent(self, client: Redis, calls: Sequence[_Call], *, writes: bool) -> list[Any]:

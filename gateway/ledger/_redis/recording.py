@@ -188,10 +188,11 @@ class Recording(Keeping):
             arguments = _arguments(stored, pack_text(text), ways, self._owners.name)
             arguments += audited(audit if whole else ())
             answer: list[Any]
+            age = self._batches.age
             done, *answer = await link.run("record", token, partition, b"".join(ids), *arguments)
             if done:
                 batch = int(answer[0])
-                self._batches.put(batch, stored._replace(events=StoredEvents(text, len(ids))))
+                self._batches.put(batch, stored._replace(events=StoredEvents(text, len(ids))), age)
                 if whole:
                     return Run(ref_of(batch, 0), len(digests))
                 refs.update((one, ref_of(batch, index)) for index, one in enumerate(ids))
@@ -256,6 +257,7 @@ class Recording(Keeping):
         return {one.batch: one for one in looks if one is not None}
 
     async def _snapshot(self, batch: int, link: Link) -> Snapshot | None:
+        age = self._batches.age
         answer = await link.run("look", batch, int(batch not in self._batches))
         if not answer:
             return None
@@ -266,9 +268,8 @@ class Recording(Keeping):
         if batch in self._batches and self._batches[batch].left != left:  # another process changed it
             self._batches.drop(batch)
         elif events:
-            self._batches.put(
-                batch, Batch(known[b"t"].decode(), int(known[b"r"]), unpack_events(events), left, receipts)
-            )
+            looked_at = Batch(known[b"t"].decode(), int(known[b"r"]), unpack_events(events), left, receipts)
+            self._batches.put(batch, looked_at, age)
         held = (await self._batches.get({batch}))[batch]
         tracks = {
             name: Track(

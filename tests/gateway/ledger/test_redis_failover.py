@@ -14,7 +14,7 @@ from gateway.errors import LedgerUnavailable
 from gateway.ledger import ClaimKind, Ledger, Plan
 from gateway.ledger._redis.address import Address
 from gateway.ledger.redis import RedisLedger
-from tests.gateway.ledger.conftest import TENANT, events, recorded
+from tests.gateway.ledger.conftest import TENANT, events, processes, recorded, taken
 from tests.redis_servers import Cluster, Server, Watched, settled
 
 PLAN = Plan(live=("a",))
@@ -140,6 +140,24 @@ async def test_however_often_the_server_is_killed_what_was_acknowledged_is_there
     finally:
         await ledger.close()
         server.kill()
+
+
+async def test_a_batch_that_is_given_the_number_of_a_lost_one_is_not_taken_for_it(tmp_path: Path) -> None:
+    server = Server(tmp_path / "server", {"appendonly": "no"})
+    async with processes(server, 2) as ledgers:
+        one, _ = ledgers
+        await recorded(one, "e1", received=5_000_000)  # by a clock that is ahead of the one that follows
+        server.command("SAVE")
+        lost = await recorded(one, "e2")
+        for ledger in ledgers:
+            assert [lost] == [*await ledger.snapshots([lost])]
+        await asyncio.to_thread(server.restart)
+        assert lost == await recorded(one, "e3")
+        for ledger in ledgers:
+            assert ["e3"] == [event.id for event in (await ledger.snapshots([lost]))[lost].events]
+        sent = [event.id for work in await taken(one, now=9_000_000) for event in work.events]
+        assert ["e1", "e3"] == sorted(sent)
+    server.kill()
 
 
 @pytest.fixture
