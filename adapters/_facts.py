@@ -197,8 +197,6 @@ class ReadBack:
     """Whether the provider lists what it holds, or only says how much that is."""
     settles: timedelta
     """How long after it was taken a row can still be missing from what is read."""
-    proves_absence: bool = False
-    """Whether a row that is not listed after that time was never stored."""
     copies: bool = False
     """Whether the listing may hold copies of a row of which only the newest counts."""
     by_customer: bool = False

@@ -144,7 +144,6 @@ BULK = Door(
     read_back=ReadBack(
         kind="events",
         settles=timedelta(minutes=1),
-        proves_absence=True,
         window="any; the vendor filters nothing, so every read lists all that the key can see",
         source=Source(
             url=SERVER, seen=SEEN, grade="code", fact="GET /usage-events: cursor and limit alone, 100 rows a page"

@@ -129,11 +129,10 @@ def _flexprice(look: Look) -> Reply | None:
         case "/events/query":
             return _events_query(look, asked)
         case "/customers/search":
-            limit = cast("int", asked.get("limit") or 50)
+            limit, first = cast("int", asked.get("limit") or 50), cast("int", asked.get("offset") or 0)
             items = [{"id": f"cust_{name}", "external_id": name} for name in look.customers()]
-            return answer(
-                200, {"items": items[:limit], "pagination": {"limit": limit, "offset": 0, "total": len(items)}}
-            )
+            told = {"limit": limit, "offset": first, "total": len(items)}
+            return answer(200, {"items": items[first : first + limit], "pagination": told})
         case "/subscriptions/search":
             customer = str(asked.get("external_customer_id"))
             return answer(200, {"items": [{"id": f"subs_{customer}", "currency": "usd"}], "pagination": {"total": 1}})
