@@ -6,7 +6,7 @@ import os
 import time
 from array import array
 from collections import defaultdict
-from collections.abc import AsyncIterator, Awaitable, Mapping, Sequence
+from collections.abc import Awaitable, Mapping, Sequence
 from functools import partial
 from itertools import pairwise
 
@@ -14,10 +14,9 @@ import msgspec
 
 from canonical_schema import ErrorItem
 from gateway.errors import LedgerUnavailable
-from gateway.ledger._events import some_events
 from gateway.ledger._kept import AuditRow
 from gateway.ledger._model import AttemptRow, Change, Code, Moved, Portion, Rendered, Work, WorkState, some_of
-from gateway.ledger._redis.base import Base, numbers, pairs, together
+from gateway.ledger._redis.base import numbers, pairs, together
 from gateway.ledger._redis.keeping import audited
 from gateway.ledger._redis.layout import (
     OWNER,
@@ -28,18 +27,15 @@ from gateway.ledger._redis.layout import (
     pack_rendered,
     pack_runs,
     split_member,
-    unpack_head,
-    unpack_rendered,
     unpack_runs,
 )
 from gateway.ledger._redis.link import LONG, Link
+from gateway.ledger._redis.telling import AT_ONCE, Telling
 from gateway.ledger._rows import pack_attempt, pack_error, pack_parts
 
 __all__ = ["Working"]
 
 Argument = bytes | str | int
-AT_ONCE = 200
-"""Pieces of work that one script goes through: nobody waits longer for it than a few milliseconds."""
 LAG = 2_000_000
 """Microseconds for which work that is due is left to the process that brought it."""
 SOON = 0.5
@@ -49,7 +45,7 @@ REMEMBERED = 600.0
 _PAST = b"".join(STATES[state] for state in (WorkState.READY, WorkState.BLOCKED, WorkState.HELD, WorkState.WAITING))
 
 
-class Working(Base):
+class Working(Telling):
     """Groups of deliveries on their way."""
 
     async def take(self, destination: str, now: int, limit: int) -> Sequence[Work]:
@@ -291,45 +287,6 @@ class Working(Base):
 
     async def _beat(self) -> None:
         raise NotImplementedError
-
-    async def _pages(
-        self, destination: str, state: bytes, links: Sequence[Link] = ()
-    ) -> AsyncIterator[Sequence[bytes]]:
-        """Give the work in one state, a page at a time; in all partitions unless some are named."""
-        for link in links or self._opened():
-            after = 0
-            while answer := await link.run("walk", destination, state, after, AT_ONCE):
-                yield answer
-                after = split_member(answer[-4])[0]
-
-    async def _told(self, answers: Sequence[Sequence[bytes]]) -> list[tuple[Work, bytes]]:
-        """Return work as the scripts told it, with who sends it."""
-        heads = [
-            (*split_member(member), unpack_head(head, failure or None), rendered)
-            for answer in answers
-            for member, head, failure, rendered in zip(*(answer[at::4] for at in range(4)), strict=True)
-        ]
-        batches = await self._batches.get({batch for _, batch, _, _ in heads})
-        return [
-            (
-                Work(
-                    id=number,
-                    destination=head.destination,
-                    batch=batch,
-                    tenant=batches[batch].tenant,
-                    received=batches[batch].received,
-                    group=head.group,
-                    members=head.members,
-                    events=some_events(batches[batch].events, head.members),
-                    parts=unpack_rendered(rendered, head.members),
-                    receipts=[batches[batch].receipts[index] for index in head.members]
-                    if batches[batch].receipts
-                    else (),
-                ),
-                head.owner,
-            )
-            for number, batch, head, rendered in heads
-        ]
 
 
 def _intent(portion: Portion, now: int, intent: bytes) -> list[Argument]:
