@@ -124,7 +124,8 @@ class Aging(Recording):
         if unsettled and (not erasure.abandon or WorkState.SENDING in unsettled):
             return len(places), unsettled
         codes: dict[str, bytearray] = {}
-        arguments: list[bytes | str | int] = [batch, packed, pack_runs(sorted(waiting - places)), len(pieces)]
+        arguments: list[bytes | str | int] = [batch, packed, pack_runs(sorted(waiting - places))]
+        arguments += [known.get(b"X", b""), len(pieces)]
         for field, head in pieces.items():
             if head.group.state is not WorkState.REJECTED:
                 track = codes.setdefault(head.destination, bytearray(known[f"c:{head.destination}".encode()]))

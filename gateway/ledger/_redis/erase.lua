@@ -3,8 +3,9 @@ local token, batch = arg(), arg()
 local before = answered(token)
 if before then return before[1] end
 
-local waiting, left = arg(), arg()
+local waiting, left, gone = arg(), arg(), arg()
 if (redis.call('HGET', UNROUTED, batch) or '') ~= waiting then return 0 end
+if (redis.call('HGET', batch_key(batch), 'X') or '') ~= gone then return 0 end
 local pieces, keys, there = {}, { DEPTHS, COUNTS, tag .. ':x:' .. batch }, 0
 for _ = 1, count() do
     local piece = { number = arg(), head = arg(), left = arg(), rendered = arg() }

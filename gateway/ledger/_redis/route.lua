@@ -4,8 +4,10 @@ local token, partition, batch = arg(), count(), arg()
 local before = answered(token)
 if before then return before[1] end
 
-local waiting, left = arg(), arg()
+local waiting, left, gone = arg(), arg(), arg()
 if (redis.call('HGET', UNROUTED, batch) or '') ~= waiting then return 0 end
+local held = redis.call('HMGET', batch_key(batch), 'n', 'X', 'T')
+if not held[1] or (held[2] or '') ~= gone or held[3] then return 0 end
 local destinations, keys = {}, { DEPTHS, COUNTS, META }
 for _ = 1, count() do
     local one = { name = arg(), before = arg(), codes = arg(), shadow = arg(), tally = arg() }

@@ -69,7 +69,10 @@ class Routing(Base):
         }
         if not fields or not routed or (left is not None and left.trimmed):
             return 0
-        held = (await self._batches.get({batch}))[batch]
+        held = (await self._batches.get({batch})).get(batch)
+        if held is None or held.left != left:  # others erased, trimmed or forgot meanwhile
+            self._batches.drop(batch)
+            return None
         size = len(held.events)
         known = {field[2:].decode(): codes for field, codes in fields.items() if field.startswith(b"c:")}
         fresh = [unless_there(plan, known, index) for index, plan in routed.items()]
@@ -83,7 +86,8 @@ class Routing(Base):
         still = sorted(waiting.difference(index for index, plan in zip(routed, ways, strict=True) if plan.live))
         counts = sides(routed, fresh)
         touched = sorted({*made.codes, *(counts.keys() & known.keys())})
-        arguments: list[bytes | str | int] = [batch, packed, pack_runs(still), len(touched)]
+        arguments: list[bytes | str | int] = [batch, packed, pack_runs(still)]
+        arguments += [fields.get(b"X", b""), len(touched)]
         for name in touched:
             before = known.get(name, b"")
             added = zip(made.codes.get(name, bytes(size)), before or bytes(size), strict=True)

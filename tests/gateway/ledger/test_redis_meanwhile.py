@@ -1,0 +1,81 @@
+"""What another process writes while one is about to write: nothing of it is undone or passed over."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import pytest
+
+from canonical_schema import fingerprint
+from gateway.ledger import Code, Ledger, Plan
+from gateway.ledger._kept import Erasure
+from gateway.ledger.redis import RedisLedger
+from tests.gateway.ledger.conftest import TENANT, batch_of, change, event, processes, sending, taken
+from tests.redis_servers import Server
+
+PLAN = Plan(live=("a",))
+
+
+@pytest.fixture
+def meanwhile(monkeypatch: pytest.MonkeyPatch) -> Callable[[RedisLedger, str, Callable[[], Awaitable[Any]]], None]:
+    """Have something happen before a ledger's next call of a script reaches the server."""
+
+    def happens(ledger: RedisLedger, script: str, what: Callable[[], Awaitable[Any]]) -> None:
+        (link,) = ledger._links
+        run, waiting = link.run, [what]
+
+        async def late(name: str, *arguments: Any, **more: Any) -> Any:
+            if name == script and waiting:
+                await waiting.pop()()
+            return await run(name, *arguments, **more)
+
+        monkeypatch.setattr(link, "run", late)
+
+    return happens
+
+
+def forgetting(customer: str) -> Erasure:
+    return Erasure(tenant=TENANT, customer=customer, key=bytes(32))
+
+
+async def ended(ledger: Ledger) -> int:
+    """Record a batch of two customers that is accepted."""
+    sent = [event("e1", customer="ann"), event("e2", customer="bob")]
+    batch = batch_of(await ledger.record(TENANT, 1000, sent, [PLAN, PLAN]))
+    work, number = await sending(ledger)
+    await ledger.settle([change(work, number, [0, 1], Code.ACCEPTED)], [])
+    return batch
+
+
+async def trimmed(ledger: Ledger, batch: int, letters: int | None = None) -> None:
+    events = (await ledger.snapshots([batch]))[batch].events
+    assert [] == await ledger.trim({batch: b"".join(map(fingerprint, events))}, None, letters)
+
+
+async def test_two_customers_of_one_batch_are_forgotten_at_the_same_time(ledger: Ledger) -> None:
+    batch = await ended(ledger)
+    customers = [forgetting("ann"), forgetting("bob")]
+    await asyncio.gather(*(ledger.erase(batch, one) for one in customers))
+    snapshot = (await ledger.snapshots([batch]))[batch]
+    assert [one.alias for one in customers] == [one.customer for one in snapshot.events]
+    assert snapshot.remains is not None
+    assert {0, 1} == snapshot.remains.erased
+
+
+@pytest.mark.parametrize("script", ["bodies", "route"])
+async def test_what_is_trimmed_meanwhile_is_given_no_delivery(server: Server, meanwhile: Any, script: str) -> None:
+    async with processes(server, 2) as (one, other):
+        batch = await ended(one)
+        meanwhile(other, script, lambda: trimmed(one, batch))
+        assert 0 == await other.extend(batch, [0, 1], [Plan(live=("b",))] * 2, 5000)
+        assert [] == await taken(other, now=9_000_000, destination="b")
+        assert [] == (await other.add_up())["problems"]
+
+
+async def test_what_is_forgotten_meanwhile_is_given_no_delivery(server: Server, meanwhile: Any) -> None:
+    async with processes(server, 2) as (one, other):
+        batch = await ended(one)
+        meanwhile(other, "route", lambda: one.erase(batch, forgetting("ann")))
+        assert 1 == await other.extend(batch, [0, 1], [Plan(live=("b",))] * 2, 5000)
+        (work,) = await taken(other, now=9_000_000, destination="b")
+        assert [1] == work.members
