@@ -3,6 +3,7 @@
 from collections.abc import AsyncIterator, Sequence
 
 from gateway.ledger._events import some_events
+from gateway.ledger._keeping import LETTERS
 from gateway.ledger._model import Work
 from gateway.ledger._redis.base import Base
 from gateway.ledger._redis.layout import split_member, unpack_head, unpack_rendered
@@ -35,6 +36,7 @@ class Telling(Base):
             for member, head, failure, rendered in zip(*(answer[at::4] for at in range(4)), strict=True)
         ]
         batches = await self._batches.get({batch for _, batch, _, _ in heads})
+        there = {number for number, one in batches.items() if one.events}
         return [
             (
                 Work(
@@ -54,4 +56,5 @@ class Telling(Base):
                 head.owner,
             )
             for number, batch, head, rendered in heads
+            if batch in there or head.group.state not in LETTERS  # which others may have trimmed meanwhile
         ]

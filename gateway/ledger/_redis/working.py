@@ -226,27 +226,19 @@ class Working(Telling):
         return sorted(found)
 
     async def held(self, destination: str, state: WorkState) -> Sequence[Work]:
+        found = [one async for page in self._pages(destination, STATES[state]) for one in await self._told([page])]
         living = set[bytes]()
         if state is WorkState.SENDING:  # what others are sending is theirs as long as they live
-            await self._beat()
+            await self._beat()  # after that: who came in between is heard of
             living = set(self._owners.living) - {self._owners.name}
-        works = [
-            work
-            async for answer in self._pages(destination, STATES[state])
-            for work, owner in await self._told([answer])
-            if owner[:OWNER] not in living and owner not in self._owners.lost
-        ]
+        works = [work for work, owner in found if owner[:OWNER] not in living and owner not in self._owners.lost]
         return sorted(works, key=lambda work: work.id)
 
     async def abandoned(self, destination: str) -> Sequence[Work]:
-        await self._beat()
-        living = set(self._owners.living)
-        return [
-            work
-            async for answer in self._pages(destination, STATES[WorkState.SENDING])
-            for work, owner in await self._told([answer])
-            if owner[:OWNER] not in living
-        ]
+        sending = STATES[WorkState.SENDING]
+        found = [one async for page in self._pages(destination, sending) for one in await self._told([page])]
+        await self._beat()  # after that: who came in between is heard of
+        return [work for work, owner in found if owner[:OWNER] not in self._owners.living]
 
     async def walk(self, destination: str, state: WorkState, after: int, limit: int) -> Sequence[Work]:
         answers = await self._everywhere(lambda link: link.run("walk", destination, STATES[state], after, limit))

@@ -1,19 +1,22 @@
 """What another process writes while one is about to write: nothing of it is undone or passed over."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+import contextlib
+from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 from typing import Any
 
 import pytest
 
 from canonical_schema import fingerprint
-from gateway.ledger import Code, Ledger, Plan
+from gateway.ledger import Code, Group, Ledger, Plan, Work, WorkState
 from gateway.ledger._kept import Erasure
 from gateway.ledger.redis import RedisLedger
-from tests.gateway.ledger.conftest import TENANT, batch_of, change, event, processes, sending, taken
+from tests.gateway.ledger.conftest import TENANT, batch_of, change, event, processes, recorded, rendered, sending, taken
 from tests.redis_servers import Server
 
 PLAN = Plan(live=("a",))
+Look = Callable[[RedisLedger, str], Awaitable[Sequence[Work]]]
 
 
 @pytest.fixture
@@ -79,3 +82,30 @@ async def test_what_is_forgotten_meanwhile_is_given_no_delivery(server: Server, 
         assert 1 == await other.extend(batch, [0, 1], [Plan(live=("b",))] * 2, 5000)
         (work,) = await taken(other, now=9_000_000, destination="b")
         assert [1] == work.members
+
+
+async def test_what_is_trimmed_while_it_is_looked_at_is_left_out(server: Server, meanwhile: Any) -> None:
+    async with processes(server, 2) as (one, other):
+        batch = await recorded(one, "e1")
+        kept = await recorded(one, "e2", received=2000)
+        for work in await taken(one):
+            (number,) = await one.intend([rendered(work)], 5000)
+            group = Group(state=WorkState.REJECTED, due=5000, since=1000)
+            await one.settle([change(work, number, [0], Code.REJECTED, group)], [])
+        meanwhile(other, "bodies", lambda: trimmed(one, batch, 1500))
+        assert [kept] == [work.batch for work in await other.walk("a", WorkState.REJECTED, 0, 10)]
+
+
+@pytest.mark.parametrize("look", [RedisLedger.abandoned, partial(RedisLedger.held, state=WorkState.SENDING)])
+async def test_what_a_process_sends_that_just_came_is_its_own(server: Server, meanwhile: Any, look: Look) -> None:
+    async with contextlib.AsyncExitStack() as stack:
+        (one,) = await stack.enter_async_context(processes(server, 1))
+        await recorded(one, "e1")
+
+        async def comes() -> None:
+            (other,) = await stack.enter_async_context(processes(server, 1))
+            (work,) = await taken(other, now=20_000_000)
+            await other.intend([rendered(work)], 20_000_000)
+
+        meanwhile(one, "walk", comes)
+        assert [] == await look(one, "a")
