@@ -27,6 +27,7 @@ __all__ = [
     "RESTORE",
     "RestoredAt",
     "Taken",
+    "begun_anew",
     "doubted",
     "moved",
     "recognised",
@@ -123,6 +124,14 @@ def moved(connection: sqlite3.Connection) -> str | None:
     return None if body is None else format_time(from_micros(msgspec.json.decode(body, type=Taken).at))
 
 
+def begun_anew(connection: sqlite3.Connection, lock: int) -> bool:
+    """Return whether the file is a new one where the lock tells of another: what that one knew is forgotten.
+
+    To be asked before `recognised`.
+    """
+    return _document(connection, _OPENING, "last") is None and bool(_tokens(_places(lock)))
+
+
 def recognised(connection: sqlite3.Connection, lock: int, now: int) -> int | None:
     """Treat a file that was put in place by hand as restored; return when it was copied, `None` for any other.
 
@@ -130,9 +139,8 @@ def recognised(connection: sqlite3.Connection, lock: int, now: int) -> int | Non
     """
     body = _document(connection, _OPENING, "last")
     opening = None if body is None else msgspec.json.decode(body, type=_Opening)
-    kept = os.pread(lock, 2 * _TOKEN, 0).decode("ascii", "replace")
-    places = kept[:_TOKEN], kept[_TOKEN:]
-    tokens = {token for token in places if len(token.strip()) == _TOKEN}
+    places = _places(lock)
+    tokens = _tokens(places)
     taken, how = None, ""
     if (marked := _document(connection, BACKUP, "taken")) is not None:
         taken, how = msgspec.json.decode(marked, type=Taken).at, "a backup was put in place"
@@ -147,6 +155,15 @@ def recognised(connection: sqlite3.Connection, lock: int, now: int) -> int | Non
         connection.execute("COMMIT")
     _opened(connection, lock, now, _TOKEN if opening is not None and places[0] == opening.token else 0)
     return taken
+
+
+def _places(lock: int) -> tuple[str, str]:
+    kept = os.pread(lock, 2 * _TOKEN, 0).decode("ascii", "replace")
+    return kept[:_TOKEN], kept[_TOKEN:]
+
+
+def _tokens(places: tuple[str, str]) -> set[str]:
+    return {token for token in places if len(token.strip()) == _TOKEN}
 
 
 def _opened(connection: sqlite3.Connection, lock: int, now: int, place: int) -> None:

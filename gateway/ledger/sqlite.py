@@ -27,7 +27,7 @@ from gateway.ledger._keeping import Content
 from gateway.ledger._kept import AuditRow, Document, Erasure
 from gateway.ledger._model import AttemptRow, Change, Plan, Portion, QueueDepth, Snapshot, Unrouted, Work, WorkState
 from gateway.ledger._recording import Entry, Recorder, prepare, verified
-from gateway.ledger._restored import moved, recognised
+from gateway.ledger._restored import begun_anew, moved, recognised
 from gateway.ledger._rows import digests, unpack_events
 from gateway.ledger._schema import connect, upgrade
 from gateway.ledger._standing import Standing, without_another_log
@@ -104,7 +104,7 @@ class SqliteLedger:
                 if not self._moved and (when := moved(connection)) is not None:
                     hint = f"to go on with the file, say so: `usage-gateway ledger restored --as-of {when}`"
                     raise LedgerUnavailable(f"{self.path} was moved to a server at {when}: start on that one; {hint}")
-                taken = recognised(connection, lock, now)
+                anew, taken = begun_anew(connection, lock), recognised(connection, lock, now)
                 recorder = self._recorder(connection)
                 checkpoints = Checkpoints(self.path, connection)
                 held.callback(checkpoints.stop)
@@ -115,6 +115,9 @@ class SqliteLedger:
             except (OSError, sqlite3.Error) as error:
                 raise LedgerUnavailable(f"{self.path} cannot be opened for writing: {error}") from error
             self._held = held.pop_all()
+        if anew and taken is None:
+            hint = "put a backup in its place with `ledger restore`; else usage that comes again is sent again"
+            log.warning("ledger.begins_anew", missing=str(self.path), hint=hint)
         if taken is not None:
             log.warning(
                 "ledger.restored", taken=format_time(from_micros(taken)), hint="what it had not sent is in doubt"

@@ -94,6 +94,21 @@ async def test_nothing_is_promised_in_a_file_that_is_not_there_any_more(tmp_path
     assert ([], 2) == (sums["problems"], sums["events"])
 
 
+async def test_a_ledger_that_is_begun_where_one_was_before_says_that_it_knows_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store = SqliteStore(tmp_path)
+    for _ in range(2):
+        async with opened(store) as ledger:
+            await recorded(ledger, "e1")
+    assert "ledger.begins_anew" not in capsys.readouterr().out
+    store.path.unlink()
+    for says in (True, False):  # once: from then on it is the ledger that was before
+        async with opened(store) as ledger:
+            await ledger.ready()
+        assert says == ("ledger.begins_anew" in capsys.readouterr().out)
+
+
 async def test_a_ledger_may_stand_elsewhere_behind_a_link(tmp_path: Path) -> None:
     (tmp_path / "disk").mkdir()
     (tmp_path / "ledger.db").symlink_to(tmp_path / "disk" / "real.db")
