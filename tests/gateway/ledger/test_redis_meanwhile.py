@@ -71,7 +71,7 @@ async def test_what_is_trimmed_meanwhile_is_given_no_delivery(server: Server, me
         batch = await ended(one)
         meanwhile(other, script, lambda: trimmed(one, batch))
         assert 0 == await other.extend(batch, [0, 1], [Plan(live=("b",))] * 2, 5000)
-        assert [] == await taken(other, now=9_000_000, destination="b")
+        assert [] == await taken(other, now=20_000_000, destination="b")
         assert [] == (await other.add_up())["problems"]
 
 
@@ -80,7 +80,7 @@ async def test_what_is_forgotten_meanwhile_is_given_no_delivery(server: Server, 
         batch = await ended(one)
         meanwhile(other, "route", lambda: one.erase(batch, forgetting("ann")))
         assert 1 == await other.extend(batch, [0, 1], [Plan(live=("b",))] * 2, 5000)
-        (work,) = await taken(other, now=9_000_000, destination="b")
+        (work,) = await taken(other, now=20_000_000, destination="b")
         assert [1] == work.members
 
 
