@@ -94,7 +94,7 @@ def pack_head(group: Group, owner: bytes, destination: str, members: Sequence[in
         group.attempts,
         group.due,
         group.since,
-        0 if group.deadline is None else group.deadline + 1,
+        0 if group.deadline is None else max(group.deadline, 0) + 1,  # before 1970 is as past as then
         0 if group.window is None else group.window + 1,
         group.doubt,
         0 if group.sent is None else group.sent + 1,

@@ -43,6 +43,13 @@ async def test_an_event_without_a_time_of_its_own_happened_when_it_was_received(
     assert 6234 == work.group.deadline
 
 
+async def test_what_happened_before_1970_closed_long_ago(ledger: Ledger) -> None:
+    batch = await happened(ledger, {"e1": -(10**15)})
+    mixed = await happened(ledger, {"e2": -1_000_000, "e3": 900})
+    past, following = await ledger.overdue("a", 100, 10)
+    assert ([batch, mixed], None) == ([work.batch for work in past], following)
+
+
 async def test_a_destination_without_a_window_has_no_deadline(ledger: Ledger) -> None:
     await happened(ledger, {"e1": 10}, Plan(live=("a", "b"), windows=(("b", WINDOW),)))
     (work,) = await taken(ledger)
