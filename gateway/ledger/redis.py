@@ -197,5 +197,5 @@ class RedisLedger(Aging, Working, Routing, Checking, Receiving, Limiting):
         version: bytes | None = await self._first.ask("HGET", ":m", "version")
         if version is not None and int(version) > VERSION:
             self._newer = int(version)
-        lease = round(self._owners.lease * 1000)
-        self._owners.heard(await self._opened()[0].run("beat", self._owners.name, here(), HORIZON, lease))
+        lease, asked = round(self._owners.lease * 1000), asyncio.get_running_loop().time()
+        self._owners.heard(await self._opened()[0].run("beat", self._owners.name, here(), HORIZON, lease), asked)

@@ -76,8 +76,8 @@ class Owners:
         for intent in [one for one, since in self.lost.items() if since < before]:
             del self.lost[intent]
 
-    def heard(self, answer: Any) -> None:
-        """Take notice of an answer to a heartbeat."""
+    def heard(self, answer: Any, asked: float) -> None:
+        """Take notice of an answer to a heartbeat, and of when that was sent: others know of no later sign of life."""
         (now, *beats), placed, self._leader = answer
         where = {placed[at]: placed[at + 1].decode() for at in range(0, len(placed), 2)}
         limit = float(now) - self.lease * 1000
@@ -88,7 +88,7 @@ class Owners:
         }
         self._living = sorted(living | {self.name})
         self.lapses += self._heard is not None and self.fenced
-        self._heard = asyncio.get_running_loop().time()
+        self._heard = asked
 
     @property
     def living(self) -> Sequence[bytes]:

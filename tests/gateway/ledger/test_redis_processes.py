@@ -4,6 +4,7 @@ import asyncio
 import time
 from collections import Counter
 from datetime import timedelta
+from typing import Any
 
 import pytest
 
@@ -99,6 +100,33 @@ async def test_a_process_that_is_heard_of_again_knows_that_it_was_not_for_too_lo
         assert (True, 0) == (ledger.fenced, ledger.lapses)
         await ledger._beat()
         assert (False, 1) == (ledger.fenced, ledger.lapses)
+
+
+async def test_a_process_that_stood_still_before_it_heard_was_not_heard_of_later_than_it_said(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with processes(server, 1) as (ledger,):
+        assert ledger._beating is not None
+        ledger._beating.cancel()
+        loop, (link,) = asyncio.get_running_loop(), ledger._links
+        run, time_of, still = link.run, loop.time, 0.0
+
+        async def answered(*words: Any) -> Any:
+            nonlocal still
+            answer = await run(*words)
+            still = ledger._owners.lease * 0.9
+            return answer
+
+        monkeypatch.setattr(loop, "time", lambda: time_of() + still)
+        with monkeypatch.context() as patch:
+            patch.setattr(link, "run", answered)
+            await ledger._beat()
+        assert (True, False) == (ledger.fenced, ledger.leads), "others may take it for gone, and lead"
+        with pytest.raises(LedgerUnavailable):
+            await ledger.take("a", 5000, 10)
+        await ledger._beat()
+        assert (False, True) == (ledger.fenced, ledger.leads)
+        assert ledger.lapses
 
 
 async def test_what_was_to_be_sent_and_never_was_is_made_ready_again(server: Server) -> None:
