@@ -78,8 +78,9 @@ class Aging(Recording):
 
     async def secret(self, name: str) -> bytes:
         link = self._opened()[0]
-        await self._whole(link.ask("HSETNX", ":s", name, os.urandom(32), writes=True))
-        found: bytes = await link.ask("HGET", ":s", name)
+        found: bytes | None = None
+        while (found := await link.ask("HGET", ":s", name)) is None:
+            await self._whole(link.ask("HSETNX", ":s", name, os.urandom(32), writes=True))
         return found
 
     async def holding(self, tenant: str, customer: str, after: int, limit: int) -> tuple[Sequence[int], int | None]:

@@ -101,7 +101,8 @@ class Keeping(Base):
 
     async def name(self, providers: Mapping[str, str]) -> None:
         link = self._opened()[0]
-        if providers:
+        await self._learn()
+        if providers.items() - self._providers.items():  # where there is no room, a gateway that was there may start
             fields = [text for pair in providers.items() for text in pair]
             await self._whole(link.ask("HSET", ":p", *fields, writes=True))
             await self._learn()

@@ -24,7 +24,7 @@ _MANNERS: dict[str, Manner] = {
     "forget": "allow-oom",
     "erase": "allow-oom",
     "unname": "allow-oom",
-    "begin": "",
+    "begin": "allow-oom",
     "put": "",
     "beat": "allow-oom",
     "lease": "allow-oom",

@@ -14,12 +14,14 @@ from redis.exceptions import BusyLoadingError
 from redis.exceptions import ConnectionError as Unconnected
 
 from gateway.configuration.file import loads
+from gateway.ledger import Plan
 from gateway.ledger._redis.address import Address
 from gateway.ledger.redis import RedisLedger
 from gateway.service import Gateway
 from gateway.simulator import SimulatedProvider
 from tests.gateway.conftest import VENDORS, Asking, asked, configured, event
 from tests.gateway.lanes.world import Gate, World, until
+from tests.gateway.ledger.conftest import event as stored
 from tests.redis_servers import Server, Watched, settled
 
 SOON = timedelta(milliseconds=400)
@@ -232,6 +234,30 @@ async def test_the_door_refuses_while_nothing_can_be_promised_and_lanes_go_on_af
         with trouble(shared, wire):
             await refused(asking)
         await all_is_well(asking, "early")
+
+
+async def test_a_gateway_that_was_there_before_starts_on_a_full_server_and_empties_it(
+    shared: Server, wire: Wire
+) -> None:
+    shared.command("FLUSHDB")
+    address = f"redis://127.0.0.1:{wire.port}/0"
+    async with opened(address) as asking:
+        ledger = asking.gateway.ledger
+        secret = await ledger.secret("pseudonym")
+    ledger = RedisLedger(Address.read(address))
+    await ledger.open()
+    await ledger.record(
+        "default", time.time_ns() // 1000, [stored("early", meter="api_calls")], [Plan(live=tuple(VENDORS))]
+    )
+    await ledger.close()
+    with full(shared, wire):
+        async with opened(address) as asking:
+            async with asyncio.timeout(20):
+                await asking.settled("early")
+            assert secret == await asking.gateway.ledger.secret("pseudonym")
+            found = (await asking.get("/v1/events/early"))["deliveries"]
+            assert {"accepted"} == {delivery["status"] for delivery in found.values()}
+            await refused(asking)
 
 
 async def test_a_network_that_is_cut_is_waited_for(shared: Server, wire: Wire) -> None:
