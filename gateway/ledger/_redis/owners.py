@@ -29,7 +29,7 @@ def _machine() -> str:
 
 
 def _began(process: int) -> str:
-    """Return when a process began, empty where there is none."""
+    """Return when a process began, empty where none is shown."""
     try:
         return Path(f"/proc/{process}/stat").read_text("utf-8", "replace").rpartition(")")[2].split()[19]
     except (OSError, IndexError):
@@ -40,7 +40,21 @@ def _ended(where: str) -> bool:
     """Return whether a process certainly ended: it ran on this machine, among the same processes, and is not there."""
     machine, _, rest = where.rpartition("|")
     machine, _, process = machine.rpartition("|")
-    return bool(machine) and machine == _machine() and process.isdigit() and _began(int(process)) != rest
+    if not machine or machine != _machine() or not process.isdigit():
+        return False
+    began = _began(int(process))
+    return began != rest if began else not _is_there(int(process))
+
+
+def _is_there(process: int) -> bool:
+    """Return whether there is a process, also one of another user that is not shown: as with `hidepid`."""
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass
+    return True
 
 
 class Owners:

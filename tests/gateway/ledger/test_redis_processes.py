@@ -1,6 +1,8 @@
 """Processes that share a ledger on a Redis server: each piece of work is held by one, and one leads."""
 
 import asyncio
+import subprocess
+import sys
 import time
 from collections import Counter
 from datetime import timedelta
@@ -10,6 +12,7 @@ import pytest
 
 from gateway.errors import LedgerUnavailable
 from gateway.ledger import Moved, Plan, WorkState, split_ref
+from gateway.ledger._redis import owners
 from gateway.ledger._redis.address import Address
 from gateway.ledger._redis.layout import PARTITIONS
 from gateway.ledger._redis.working import REMEMBERED
@@ -127,6 +130,20 @@ async def test_a_process_that_stood_still_before_it_heard_was_not_heard_of_later
         await ledger._beat()
         assert (False, True) == (ledger.fenced, ledger.leads)
         assert ledger.lapses
+
+
+async def test_a_process_that_this_machine_does_not_show_is_there_until_it_ends(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with processes(server, 2) as (one, other):
+        with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as elsewhere:  # noqa: ASYNC220
+            await recorded(one, "e1")
+            (work,) = await one.take("a", 5000, 10)
+            await one.intend([rendered(work)], 5000)
+            monkeypatch.setattr(owners, "_began", lambda _: "")  # as /proc with `hidepid` does with another user's
+            server.command("HSET", "{ug}:oi", one._owners.name, f"{owners._machine()}|{elsewhere.pid}|4711")
+            assert [] == list(await other.abandoned("a"))
+        assert [work.id] == [found.id for found in await other.abandoned("a")]
 
 
 async def test_what_was_to_be_sent_and_never_was_is_made_ready_again(server: Server) -> None:
