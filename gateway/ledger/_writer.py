@@ -55,7 +55,7 @@ class Writer:
         self._flushed = flushed
         self._check = check
         self._recorder = recorder
-        self._handed: SimpleQueue[Sequence[_Waiting] | None] = SimpleQueue()
+        self._handed: SimpleQueue[tuple[Sequence[_Waiting], sqlite3.Error | None] | None] = SimpleQueue()
         self._gathered: list[_Waiting] = []
         """What the next flush takes."""
         self._busy = False
@@ -108,8 +108,16 @@ class Writer:
             if not self._flying:
                 self._make_ready([one for one, _ in self._gathered if isinstance(one, Entry)])
             self._flying = True
-            self._handed.put(self._gathered)
+            self._handed.put((self._gathered, self._lost()))
             self._gathered = []
+
+    def _lost(self) -> sqlite3.Error | None:
+        """Return why nothing written would last. Asked here: the thread would have to wait for the lock after it."""
+        try:
+            self._check()
+        except sqlite3.Error as error:
+            return error
+        return None
 
     def _make_ready(self, entries: Sequence[Entry]) -> None:
         if entries and sum(len(entry.events) for entry in entries) <= READY:
@@ -119,8 +127,9 @@ class Writer:
                 self._recorder.lost()
 
     def _run(self) -> None:
-        while (operations := self._handed.get()) is not None:
-            answers = self._flush(operations)
+        while (handed := self._handed.get()) is not None:
+            operations, lost = handed
+            answers = self._flush(operations) if lost is None else self._refused(operations, lost)
             self._loop.call_soon_threadsafe(self._ended, answers)
             self._flushed()
 
@@ -138,7 +147,6 @@ class Writer:
         others = [(one, future) for one, future in operations if not isinstance(one, Entry)]
         answers: list[_Answer] = []
         try:
-            self._check()
             alone = not others and not any(entry.audit for entry, _ in entries)
             if not alone:
                 connection.execute("BEGIN IMMEDIATE")  # recording alone is one statement, and commits by itself
@@ -168,16 +176,21 @@ class Writer:
             if entries:
                 self._recorder.kept()
         except Exception as error:  # noqa: BLE001  the thread outlives whatever happens: others wait for it
-            self._recorder.lost()
             with contextlib.suppress(sqlite3.Error):  # what is not committed is gone either way
                 if connection.in_transaction:
                     connection.execute("ROLLBACK")
-            if not _is_disk(error):
-                return [(future, error) for _, future in operations]
-            logging.getLogger("gateway.ledger").error("ledger.flush_failed: %s", error)
-            refused = LedgerUnavailable(f"the ledger cannot write: {error}")
-            answers = [(future, refused) for _, future in operations]
+            if _is_disk(error):
+                return self._refused(operations, error)
+            self._recorder.lost()
+            return [(future, error) for _, future in operations]
         return answers
+
+    def _refused(self, operations: Sequence[_Waiting], error: Exception) -> list[_Answer]:
+        """Return that nothing of them can be promised: the disk does not take it."""
+        self._recorder.lost()
+        logging.getLogger("gateway.ledger").error("ledger.flush_failed: %s", error)
+        refused = LedgerUnavailable(f"the ledger cannot write: {error}")
+        return [(future, refused) for _, future in operations]
 
     @staticmethod
     def _answer(answers: Sequence[_Answer]) -> None:
