@@ -9,7 +9,7 @@ from redis.asyncio import Redis
 from redis.exceptions import ResponseError
 from redis.exceptions import TimeoutError as TimedOut
 
-__all__ = ["Line"]
+__all__ = ["Command", "Line"]
 
 Command = tuple[bytes | str | int, ...]
 # What redis-py packs with is written in Python, and takes ten times as long.
@@ -30,18 +30,22 @@ class Line:
         self._connection = cast("Any", client.connection_pool).make_connection()
         self._timeout: float = self._connection.socket_timeout
 
-    async def ask(self, commands: Sequence[Command]) -> list[Any]:
+    async def ask(self, commands: Sequence[Command], first: Sequence[Command] = ()) -> list[Any]:
         """Return what the server answers to each, an error where it refuses one.
+
+        `first` is asked before that over a connection that is new, and over the next one where any of it is refused.
 
         Raises RedisError or OSError where an answer is missing: then nobody knows what was done.
         """
         connection = self._connection
         answers: list[Any] = []
+        before = 0
         try:
             if (
                 not connection.is_connected or await connection.can_read()
             ):  # closed meanwhile, or somebody else's answer
                 await self._connect()
+                commands, before = [*first, *commands], len(first)
             async with asyncio.timeout(self._timeout) as limit:
                 await connection.send_packed_command([_packed(one) for one in commands], check_health=False)
                 for _ in commands:
@@ -56,7 +60,9 @@ class Line:
             if isinstance(error, TimeoutError):
                 raise TimedOut(f"no answer within {self._timeout} s") from None
             raise
-        return answers
+        if any(isinstance(one, ResponseError) for one in answers[:before]):
+            await connection.disconnect(nowait=True)
+        return answers[before:]
 
     async def _connect(self) -> None:
         connection = self._connection

@@ -5,6 +5,7 @@ A script that ran and whose answer was lost is asked for again with the same tok
 
 import asyncio
 import random
+import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -29,7 +30,7 @@ from redis.exceptions import ConnectionError as Unconnected
 from redis.exceptions import TimeoutError as TimedOut
 
 from gateway.errors import LedgerUnavailable
-from gateway.ledger._redis.line import Line
+from gateway.ledger._redis.line import Command, Line
 from gateway.ledger._redis.scripts import Script, script
 from gateway.ledger._redis.topology import Topology, commanded
 
@@ -42,6 +43,8 @@ BRIEF, LONG = 2.0, 15.0
 """Seconds for which trouble is waited out: by what can be refused, and by what must not be lost."""
 TOGETHER = 64
 """Calls that share a trip at most."""
+SKIPPED = 10_000
+"""Numbers that are passed over where lost batches may have had them: as many as of ten seconds."""
 HEAVY = 16 * 2**20
 """Bytes that share a trip at most, unless one call alone is more."""
 
@@ -193,6 +196,11 @@ class Link:
             line = self._lines[writes] = Line(client, self._connected)
         return line
 
+    def _anew(self) -> Sequence[Command]:
+        one = script("skip")
+        skip = ("EVALSHA", one.sha, 1, self.tag, time.time_ns() // 1_000_000, SKIPPED)
+        return [("SCRIPT", "LOAD", one.text), skip]
+
     async def _sent(self, client: Redis, calls: Sequence[_Call], *, writes: bool) -> list[Any]:
         commands = [call.command(self.tag) for call in calls]
         wait = self.replicas if writes else None
@@ -205,7 +213,7 @@ class Link:
                 # A replica tells of its disk as it was a moment ago. Asked again once it has all of it, it knows.
                 commands.append(("WAITAOF", 1, wait.copies, wait.milliseconds))
         line = await self._line(client, writes=writes)
-        answers = await line.ask(commands)
+        answers = await line.ask(commands, self._anew() if writes else ())
         if wait is None:
             return answers
         acknowledged = answers[-1]

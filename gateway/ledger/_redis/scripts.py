@@ -25,6 +25,7 @@ _MANNERS: dict[str, Manner] = {
     "erase": "allow-oom",
     "unname": "allow-oom",
     "begin": "allow-oom",
+    "skip": "allow-oom",
     "put": "",
     "beat": "allow-oom",
     "lease": "allow-oom",

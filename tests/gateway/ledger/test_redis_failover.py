@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import os
 import random
+import time
 from collections import Counter
 from collections.abc import AsyncGenerator, Iterator, Sequence
 from pathlib import Path
@@ -11,10 +12,10 @@ from pathlib import Path
 import pytest
 
 from gateway.errors import LedgerUnavailable
-from gateway.ledger import ClaimKind, Ledger, Plan
+from gateway.ledger import ClaimKind, Code, Ledger, Moved, Plan
 from gateway.ledger._redis.address import Address
 from gateway.ledger.redis import RedisLedger
-from tests.gateway.ledger.conftest import TENANT, events, processes, recorded, taken
+from tests.gateway.ledger.conftest import TENANT, change, codes, events, processes, recorded, rendered, taken
 from tests.redis_servers import Cluster, Server, Watched, settled
 
 PLAN = Plan(live=("a",))
@@ -157,6 +158,24 @@ async def test_a_batch_that_is_given_the_number_of_a_lost_one_is_not_taken_for_i
             assert ["e3"] == [event.id for event in (await ledger.snapshots([lost]))[lost].events]
         sent = [event.id for work in await taken(one, now=20_000_000) for event in work.events]
         assert ["e1", "e3"] == sorted(sent)
+    server.kill()
+
+
+async def test_the_answer_to_what_was_lost_is_nobody_else_s(tmp_path: Path) -> None:
+    server = Server(tmp_path / "server", {"appendonly": "no"})
+    async with processes(server, 1) as (one,):
+        now = time.time_ns() // 1000
+        await recorded(one, "e1", received=now + 3600 * 1_000_000)  # by a machine whose clock is fast
+        server.command("SAVE")
+        lost = await recorded(one, "e2", received=now)
+        (work,) = await taken(one, now=now)
+        (number,) = await one.intend([rendered(work)], now)
+        await asyncio.to_thread(server.restart)
+        batch = await recorded(one, "e3", received=now)
+        assert lost < batch
+        with pytest.raises(Moved):
+            await one.settle([change(work, number, [0], Code.ACCEPTED)], [])
+        assert [Code.PENDING] == await codes(one, batch)
     server.kill()
 
 
