@@ -19,6 +19,7 @@ from gateway.ledger import Code, Part, WorkState
 from gateway.times import from_micros
 
 __all__ = [
+    "PATIENCE",
     "SOON",
     "Rows",
     "Situation",
@@ -33,7 +34,8 @@ __all__ = [
 
 SOON = timedelta(milliseconds=100)
 PATIENCE = timedelta(seconds=15)
-"""How often a correction looks whether somebody has resolved what it waits for."""
+"""How often a correction looks whether somebody has resolved, or let go, what it waits for: each look is a write."""
+_HELD = frozenset({WorkState.BLOCKED, WorkState.HELD})
 
 
 class Waits(msgspec.Struct, frozen=True):
@@ -85,8 +87,9 @@ def situation(stands: Sequence[Stand], correction: Event, now: datetime) -> Situ
             away = group is None or group.state is WorkState.SENDING or group.doubt > 0 or stand.partly
             if away or _first(stand, correction):
                 due = now if group is None else from_micros(group.due)
+                pause = SOON if group is None or group.state not in _HELD else PATIENCE
                 message = "it waits for the answer to what it corrects"
-                return Waits(max(now, due) + SOON, ErrorItem(code=ErrorCode.CONFLICT, message=message, retryable=True))
+                return Waits(max(now, due) + pause, ErrorItem(code=ErrorCode.CONFLICT, message=message, retryable=True))
             unsent.append(stand)
     return Situation(unsent=unsent, have=have, carrier=carrier)
 

@@ -1,13 +1,14 @@
 """What a correction finds: only what certainly never arrived, none of its rows, is taken back in the ledger alone."""
 
 from collections.abc import Sequence
+from datetime import timedelta
 from decimal import Decimal
 
 import pytest
 
 from canonical_schema import PLAIN, Correction
 from gateway.chain import Stand
-from gateway.lanes.correcting import Situation, Waits, situation
+from gateway.lanes.correcting import PATIENCE, SOON, Situation, Waits, situation
 from gateway.lanes.rendering import Turned
 from gateway.ledger import Code, Group, Part, WorkState
 from tests.gateway.clocks import START
@@ -42,17 +43,23 @@ def test_what_never_arrived_is_taken_back(code: Code, state: WorkState) -> None:
 
 
 @pytest.mark.parametrize(
-    ("state", "doubt", "rows"),
+    ("state", "doubt", "rows", "looks"),
     [
-        (WorkState.SENDING, 0, []),
-        (WorkState.READY, 1, []),
-        (WorkState.READY, 2, []),
-        (WorkState.READY, 0, [Code.ACCEPTED, Code.PENDING]),
-        (WorkState.READY, 0, [Code.UNKNOWN, Code.PENDING]),
+        (WorkState.SENDING, 0, [], SOON),
+        (WorkState.READY, 1, [], SOON),
+        (WorkState.READY, 2, [], SOON),
+        (WorkState.READY, 0, [Code.ACCEPTED, Code.PENDING], SOON),
+        (WorkState.READY, 0, [Code.UNKNOWN, Code.PENDING], SOON),
+        (WorkState.BLOCKED, 2, [], PATIENCE),  # until a person acts: that may take days
+        (WorkState.HELD, 0, [Code.ACCEPTED, Code.PENDING], PATIENCE),
     ],
 )
-def test_what_is_on_its_way_or_there_in_part_is_waited_for(state: WorkState, doubt: int, rows: list[Code]) -> None:
-    assert isinstance(found(Code.RETRYING, state, doubt, rows), Waits)
+def test_what_is_on_its_way_or_there_in_part_is_waited_for(
+    state: WorkState, doubt: int, rows: list[Code], looks: timedelta
+) -> None:
+    seen = found(Code.RETRYING, state, doubt, rows)
+    assert isinstance(seen, Waits)
+    assert START + looks == seen.until
 
 
 @pytest.mark.parametrize(
