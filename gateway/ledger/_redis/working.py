@@ -186,12 +186,24 @@ class Working(Telling):
         # hold up the others.
         patience = LONG if len(links) > 1 else max(LONG, self._owners.lease)
 
+        # What was sent ends row by row: the answer for those that can be reached is not lost with one that is gone.
+        apart = not audit and not any(change.waiting for change in changes)
+
         async def write() -> None:
+            reached, gone = dict(zip(partitions, written, strict=True)), list[LedgerUnavailable]()
             # What spans partitions is looked at in all of them before any is written.
             for check in (1, 0) if len(partitions) > 1 else (0,):
-                for partition, arguments in zip(partitions, written, strict=True):
+                for partition, arguments in [*reached.items()]:
                     run = links[partition].run
-                    numbers(await run("settle", os.urandom(8), partition, check, *arguments, patience=patience))
+                    try:
+                        numbers(await run("settle", os.urandom(8), partition, check, *arguments, patience=patience))
+                    except LedgerUnavailable as error:
+                        if not apart:
+                            raise
+                        gone.append(error)
+                        del reached[partition]
+            if gone:
+                raise gone[0]
 
         await self._whole(write())
 

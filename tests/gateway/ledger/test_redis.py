@@ -4,13 +4,16 @@ import asyncio
 from collections import Counter
 from datetime import timedelta
 from decimal import Decimal
+from typing import Any
 
 import pytest
 
+from canonical_schema import DeliveryStatus
 from gateway.errors import ConfigurationError, LedgerUnavailable
 from gateway.ledger import Change, ClaimKind, Code, Moved, Plan, WorkState
 from gateway.ledger._redis import recording
 from gateway.ledger._redis.address import Address
+from gateway.ledger._redis.layout import PARTITIONS
 from gateway.ledger.redis import RedisLedger
 from tests.gateway.ledger.conftest import TENANT, RedisStore, event, events, opened, places, recorded, rendered, totals
 from tests.redis_servers import Server, settled
@@ -244,6 +247,42 @@ async def test_ids_of_several_partitions_are_told_apart_and_add_up(server: Serve
         assert {"a": {"pending": 60}} == await totals(ledger), "all of it or nothing"
         await ledger.settle(changes, [])
         assert {"a": {"accepted": 50, "pending": 10}} == await totals(ledger)
+        assert [] == (await ledger.add_up())["problems"]
+    finally:
+        await ledger.close()
+
+
+@pytest.mark.parametrize("waiting", [False, True])
+async def test_an_answer_is_written_down_where_it_can_be_and_a_decision_as_a_whole(
+    server: Server, monkeypatch: pytest.MonkeyPatch, waiting: bool
+) -> None:
+    ledger = RedisLedger(address(server), partitions=3)
+    await ledger.open()
+    try:
+        sent = events(*(f"e{number}" for number in range(30)))
+        await ledger.record(TENANT, 1000, sent, [PLAN] * 30)
+        works = await ledger.take("a", 20_000_000, 100)
+        assert 3 == len(works)
+        places = [work.id for work in works]
+        if not waiting:
+            places = list(await ledger.intend([rendered(work) for work in works], 5000))
+        changes = [
+            Change(work=place, batch=work.batch, destination="a", members=work.members, code=Code.ACCEPTED, group=None)
+            for place, work in zip(places, works, strict=True)
+        ]
+        for one in changes:
+            one.waiting = waiting
+
+        async def away(*_: Any, **__: Any) -> Any:
+            raise LedgerUnavailable("away")
+
+        (there,) = [len(work.members) for work in works if work.batch % PARTITIONS == 1]
+        with monkeypatch.context() as patch:
+            patch.setattr(ledger._links[1], "run", away)
+            with pytest.raises(LedgerUnavailable):
+                await ledger.settle(changes, [])
+        counted = (await totals(ledger))["a"]
+        assert (0 if waiting else 30 - there) == counted.get(DeliveryStatus.ACCEPTED, 0)
         assert [] == (await ledger.add_up())["problems"]
     finally:
         await ledger.close()
