@@ -36,7 +36,7 @@ types: $(VENV)/.dev
 	$(BIN)/basedpyright
 
 unit: $(VENV)/.dev
-	$(BIN)/pytest -n 2
+	$(BIN)/pytest -n 3 --dist worksteal
 
 docs: $(VENV)/.dev
 	$(BIN)/python -m gateway.describing.document README.md

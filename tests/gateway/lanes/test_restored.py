@@ -285,7 +285,9 @@ async def test_a_refund_that_may_have_been_made_since_the_backup_is_not_made_aga
     async with house() as asking:
         await asking.send(event("e1"))
     async with house(running=False) as asking:
-        answer = await asking.client.post("/v1/events/e1/void", json={"reason": "a meter ran twice"})
+        answer = await asking.client.post(
+            "/v1/events/e1/void", json={"reason": "a meter ran twice"}, headers={"prefer": "respond-async"}
+        )
         assert "pending" == statuses(answer.json())["paygentic"]
         now = to_micros(clock.now())
         await doubt(asking.gateway.ledger, now, now)
