@@ -10,7 +10,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from canonical_schema import ErrorCode
-from gateway.configuration.findings import saying
+from gateway.configuration.findings import keys_of, saying
 from gateway.errors import RequestRefused
 
 __all__ = ["LONGEST_REASON", "Asked", "Reason", "answer", "body_of", "key_name", "path_of", "query_of"]
@@ -62,7 +62,7 @@ async def body_of(request: Request, model: type[Model], *, exact: bool = False) 
             raise RequestRefused(400, ErrorCode.INVALID_REQUEST, _UNREADABLE) from None
         problems = "; ".join(
             f"{'.'.join(str(part) for part in one['loc']) or 'body'}: "
-            f"{_OBJECT if one['type'] == 'model_type' else saying(one, model.model_fields, 'member')}"
+            f"{_OBJECT if one['type'] == 'model_type' else saying(one, keys_of(model), 'member')}"
             for one in found
         )
         raise RequestRefused(400, ErrorCode.INVALID_REQUEST, problems) from None

@@ -9,7 +9,7 @@ from typing import Self, TypeVar, cast
 from pydantic import BaseModel, ConfigDict, ModelWrapValidatorHandler, ValidationError, model_validator
 from pydantic_core import ErrorDetails, InitErrorDetails, PydanticCustomError
 
-__all__ = ["Findings", "Place", "Section", "checked", "failure", "nearest", "saying"]
+__all__ = ["Findings", "Place", "Section", "checked", "failure", "keys_of", "nearest", "saying"]
 
 Place = tuple[str | int, ...]
 """Where in the file: keys, and indexes of lists."""
@@ -48,9 +48,13 @@ def failure(*findings: tuple[Place, str]) -> ValidationError:
 
 def _polished(model: type[BaseModel], error: ValidationError) -> ValidationError:
     """Return an error of `model` in our words, without the values: unknown keys come with the nearest known one."""
-    known = [field.alias or name for name, field in model.model_fields.items() if not field.exclude]
-    details = error.errors(include_url=False)
+    known, details = keys_of(model), error.errors(include_url=False)
     return failure(*((_without_mark(detail["loc"]), saying(detail, known)) for detail in details))
+
+
+def keys_of(model: type[BaseModel]) -> list[str]:
+    """Return the keys of a model as they are written."""
+    return [field.alias or name for name, field in model.model_fields.items() if not field.exclude]
 
 
 def checked(model: type[M], given: object) -> M:
@@ -123,8 +127,8 @@ def saying(detail: ErrorDetails, known: Iterable[str], what: str = "key") -> str
     kind, place = detail["type"], detail["loc"]
     if kind == _OURS:
         return detail["msg"]
-    if kind == "extra_forbidden" and len(place) == 1:
-        return nearest(what, str(place[0]), known)
+    if kind == "extra_forbidden":
+        return nearest(what, str(place[0]), known) if len(place) == 1 else f"unknown {what}"
     if kind in {"too_short", "string_too_short"} and detail.get("ctx", {}).get("min_length") == 1:
         return "should not be empty"
     return _SAYINGS.get(kind) or re.sub(r"^(Value error, |[A-Z]\w+ (?=should ))", "", detail["msg"])

@@ -39,6 +39,16 @@ async def test_what_is_stored_is_held_against_a_destination_and_nothing_is_sent(
         assert 0 == (await preflight(asking, "paygentic", to=EARLY))["events"]
 
 
+async def test_members_that_nobody_knows_are_told_beside_those_that_there_are_as_they_are_written(house: House) -> None:
+    async with house(running=False) as asking:
+        answer = await asking.client.post("/v1/preflights", json={"to": "paygentic", "filter": {"since": EARLY}})
+        assert (400, "filter.since: unknown member") == (answer.status_code, answer.json()["detail"])
+        asked = {"from": EARLY, "to": "2026-12-01T00:00:00Z", "unti": EARLY}
+        answer = await asking.client.post("/v1/reconciliations", json=asked)
+        known = "from, to, destinations, against, customer, meter, accept"
+        assert (400, f"unti: unknown member; known are {known}") == (answer.status_code, answer.json()["detail"])
+
+
 async def test_a_bare_number_is_no_time(house: House) -> None:
     async with house(running=False) as asking:
         for given in (1_764_200_000, "1764200000", "2026-11-20T10:00:00"):
