@@ -1,47 +1,15 @@
 """Corrections over HTTP: a whole gateway, four simulated vendors, a ledger on disk."""
 
-import asyncio
-from collections.abc import Mapping, Sequence
-from datetime import timedelta
-from decimal import Decimal
 from hashlib import sha256
 from typing import Any
 
 import pytest
 
-from gateway.errors import LedgerUnavailable
-from gateway.ledger import Change
 from gateway.ledger.check import add_up
 from tests.gateway.conftest import CONTRACT, Asking, House, event
+from tests.gateway.corrections.asking import ask, billed, corrected, statuses
 
 pytestmark = pytest.mark.anyio
-
-BILLED = {
-    "flowglad": ("sub_acme", "api_calls"),
-    "paygentic": ("cus_acme", "bm_calls"),
-    "flexprice": ("acme", "api_call"),
-    "wingback": (CONTRACT, "API_CALLS"),
-}
-
-
-def billed(asking: Asking) -> dict[str, Decimal]:
-    """Return what each vendor bills for the one customer and meter."""
-    return {name: asking.vendors[name].billed().get(where, Decimal(0)) for name, where in BILLED.items()}
-
-
-async def ask(asking: Asking, path: str, **body: Any) -> tuple[int, Any]:
-    answer = await asking.client.post(path, json={"reason": "a meter ran twice", **body})
-    return answer.status_code, answer.json()
-
-
-async def corrected(asking: Asking, event_id: str, what: str = "void", **body: Any) -> Any:
-    status, answer = await ask(asking, f"/v1/events/{event_id}/{what}", **body)
-    assert 200 == status, answer
-    return answer
-
-
-def statuses(answer: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: one["status"] for name, one in answer["deliveries"].items()}
 
 
 async def test_a_void_is_what_each_vendor_can_make_of_it(asking: Asking) -> None:
@@ -384,65 +352,6 @@ async def test_an_operator_who_allows_negatives_has_the_refused_correction_sent(
         assert {"id": "e1~c1", "destination": "wingback"} in answer["retried"]
         await asking.settled("e1~c1")
         assert 0 == billed(asking)["wingback"]
-
-
-@pytest.mark.parametrize(("what", "asked"), [("void", {}), ("correct", {"quantity": 7})])
-async def test_what_a_lost_answer_may_have_left_twice_is_not_refunded_by_one_of_its_ids(
-    house: House, what: str, asked: dict[str, Any]
-) -> None:
-    async with house() as asking:
-        asking.vendors["paygentic"].fail("lost_answer")
-        await asking.one(event())
-        await asking.settled("e1")
-        told = (await corrected(asking, "e1", what, **asked))["deliveries"]["paygentic"]
-        assert ("rejected", "unsupported") == (told["status"], told["error"]["code"])
-        assert "refund it by hand" in told["error"]["message"]
-        assert 3 == billed(asking)["paygentic"]
-
-
-async def never_heard(asking: Asking) -> None:
-    """Have an event sent by a process that ends before it can write the answers down."""
-
-    answered, everywhere = set[str](), asyncio.Event()
-
-    async def away(changes: Sequence[Change], *_: object) -> None:
-        answered.update(change.destination for change in changes)
-        if len(answered) == len(asking.vendors):
-            everywhere.set()
-        raise LedgerUnavailable("the disk is full")
-
-    with pytest.MonkeyPatch.context() as planted:
-        planted.setattr(asking.gateway.ledger, "settle", away)
-        await asking.one(event(), query="?ack=stored")
-        await everywhere.wait()
-        await asking.gateway.stop(timedelta(0))
-
-
-async def heard_since(asking: Asking) -> None:
-    """Let what can be sent again be, and have the rest decided by a person."""
-    await asking.settled("e1")
-    said = {"id": "e1", "destination": "wingback", "resolution": "accepted"}
-    assert 200 == (await ask(asking, "/v1/deliveries/resolve", **said))[0]
-
-
-async def test_what_nobody_heard_of_may_be_there_twice_as_well(house: House) -> None:
-    async with house() as asking:
-        await never_heard(asking)
-    async with house() as asking:
-        await heard_since(asking)
-        shown = (await asking.get("/v1/events/e1"))["deliveries"]["paygentic"]
-        assert ("accepted", ["unknown", "accepted"]) == (shown["status"], [one["outcome"] for one in shown["history"]])
-        assert "rejected" == statuses(await corrected(asking, "e1"))["paygentic"]
-        assert 3 == billed(asking)["paygentic"]
-
-
-async def test_what_nobody_heard_of_went_under_the_names_of_then(house: House) -> None:
-    async with house() as asking:
-        await never_heard(asking)
-    async with house({"customers": {"acme": {"flowglad": {"subscription_id": "sub_other"}}}}) as asking:
-        await heard_since(asking)
-        assert "rejected" == statuses(await corrected(asking, "e1", "correct", quantity=7))["flowglad"]
-        assert {("sub_acme", "api_calls"): 3} == asking.vendors["flowglad"].billed()
 
 
 async def test_only_an_admin_corrects(house: House) -> None:

@@ -396,17 +396,3 @@ def test_calls_keep_what_was_asked_and_answered_and_no_key() -> None:
         call.at,
     )
     assert "sk_secret" not in str(vars(vendor))
-
-
-def test_flexprice_lists_its_customers_page_by_page() -> None:
-    vendor = SimulatedProvider("flexprice")
-    post(vendor, *(flexprice(f"e{number}", customer=f"c{number}") for number in range(5)))
-    found: list[str] = []
-    for first in (0, 2, 4, 6):
-        body = json.dumps({"limit": 2, "offset": first}).encode()
-        answer = vendor.handle("POST", "/customers/search", headers(vendor), body)
-        assert answer.reply is not None
-        page = json.loads(answer.reply.body)
-        assert {"limit": 2, "offset": first, "total": 5} == page["pagination"]
-        found += [one["external_id"] for one in page["items"]]
-    assert [f"c{number}" for number in range(5)] == found
