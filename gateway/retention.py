@@ -10,6 +10,7 @@ import structlog
 
 from canonical_schema import Event, fingerprint, format_time
 from gateway.archive import Archive, ArchiveUnusable, Draft, Segment
+from gateway.chain import correction_id
 from gateway.configuration.sections import Retention
 from gateway.ledger import Document, Erasure, Ledger, Snapshot, split_ref
 from gateway.merge import View
@@ -136,7 +137,7 @@ class Keeper:
                 found, on = await self._ledger.trimmable(before, letters, after, LOOK)
                 for batch in found:  # one at a time: each may be ten thousands of events
                     snapshot = (await self._ledger.snapshots([batch])).get(batch)
-                    if snapshot is None or await self._outlived(snapshot, prints):
+                    if snapshot is None or await self._outlived(snapshot, prints) or await self._awaited(snapshot):
                         continue
                     printed = await _ended(_printed, snapshot)
                     segment = None if archive is None else archive.where(snapshot.batch)
@@ -187,6 +188,19 @@ class Keeper:
             kept = (await self._ledger.snapshots([batch])).get(batch)
             if kept is not None and not (kept.remains is not None and kept.remains.trimmed):
                 return True
+        return False
+
+    async def _awaited(self, snapshot: Snapshot) -> bool:
+        """Return whether a correction of something in a batch has not ended: without what it corrects it cannot go."""
+        ids, number = [event.id for event in snapshot.events if event.corrects is None], 1
+        while ids:
+            refs = await self._ledger.refs(snapshot.tenant, [correction_id(one, number) for one in ids])
+            for batch, index in map(split_ref, refs.values()):
+                held = (await self._ledger.snapshots([batch])).get(batch)
+                if held is not None and not all(code.status.final for code in View(held).codes(index).values()):
+                    return True
+            ids = [one for one in ids if correction_id(one, number) in refs]
+            number += 1
         return False
 
     async def _trimmed(self, prints: Mapping[int, bytes], segment: str | None, letters: int | None) -> set[int]:

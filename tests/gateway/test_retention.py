@@ -397,3 +397,25 @@ async def test_what_is_trimmed_or_erased_cannot_be_corrected(house: House, clock
             assert status == answer.status_code
             assert words in answer.json()["detail"]
         assert calls == asking.calls
+
+
+async def test_what_is_still_to_be_corrected_stays_as_long_as_its_correction_waits(
+    house: House, clock: MovableClock, tmp_path: Path
+) -> None:
+    async with house(keeping(tmp_path)) as asking:
+        await asking.one(event("e1"))
+        await asking.one(event("e2"))
+    off = {"destinations": {"flexprice": {"mode": "off"}}}
+    async with house({**keeping(tmp_path), **off}) as asking:
+        answer = await asking.client.post("/v1/events/e1/correct", json={"quantity": 5, "reason": "late"})
+        assert "blocked" == answer.json()["deliveries"]["flexprice"]["status"]
+        clock.ahead = timedelta(days=2)
+        await kept(asking)
+        assert ["e2"] == [record["id"] for record in archived(tmp_path)]
+    async with house(keeping(tmp_path)) as asking:
+        await asking.settled("e1~c2")
+        found = await asking.get("/v1/events/e1~c2")
+        assert "accepted" == found["deliveries"]["flexprice"]["status"]
+        await kept(asking)
+        assert {"e1", "e2", "e1~c1", "e1~c2"} == {record["id"] for record in archived(tmp_path)}
+    adds_up(tmp_path)
