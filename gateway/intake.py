@@ -14,7 +14,7 @@ from gateway.catalogue import Catalogue
 from gateway.configuration.sections import Intake
 from gateway.errors import RequestRefused
 
-__all__ = ["AHEAD", "SLICE", "Bad", "admit", "decoded", "parse", "parse_in_slices", "slices", "too_large"]
+__all__ = ["AHEAD", "SLICE", "Bad", "admit", "decoded", "impossible", "parse", "parse_in_slices", "slices", "too_large"]
 
 AHEAD = timedelta(minutes=5)
 """How far ahead of the gateway's clock a timestamp may be."""
@@ -167,34 +167,49 @@ def admit(
     sent: Sequence[Event | Bad], catalogue: Catalogue, intake: Intake, now: datetime, horizon: timedelta
 ) -> Iterator[Event | Bad]:
     """Hold each event against what only the gateway knows: its clock, its horizon, its meters."""
-    oldest, newest = now - horizon, now + AHEAD
+    oldest = now - horizon
     for event in sent:
         if isinstance(event, Bad):
             yield event
             continue
-        why = _inadmissible(event, catalogue, intake, oldest, newest, horizon)
+        why = _inadmissible(event, catalogue, intake, now, oldest, horizon)
         yield event if why is None else Bad(why, event.id)
 
 
+def impossible(event: Event, catalogue: Catalogue, now: datetime) -> ErrorItem | None:
+    """Return why an event is none, however old it may be: it is of the future, or does not say how much."""
+    return _ahead(event, now) or _unsaid(event, catalogue)
+
+
 def _inadmissible(
-    event: Event, catalogue: Catalogue, intake: Intake, oldest: datetime, newest: datetime, horizon: timedelta
+    event: Event, catalogue: Catalogue, intake: Intake, now: datetime, oldest: datetime, horizon: timedelta
 ) -> ErrorItem | None:
-    when = event.timestamp
-    if when is not None and when > newest:
-        message = f"timestamp: more than {AHEAD.seconds // 60} minutes ahead of the gateway's clock"
-        return _item(ErrorCode.INVALID_EVENT, message, "timestamp")
-    if when is not None and when < oldest:
+    if (ahead := _ahead(event, now)) is not None:
+        return ahead
+    if event.timestamp is not None and event.timestamp < oldest:
         message = f"timestamp: older than the {_words(horizon)} for which ids are remembered; `backfill` is for that"
         return _item(ErrorCode.INVALID_EVENT, message, "timestamp")
-    meter = catalogue.meter(event.meter)
-    if meter is None and intake.unknown_meter == "refuse":
+    if intake.unknown_meter == "refuse" and catalogue.meter(event.meter) is None:
         message = "meter: not in the catalogue; add it under meters, or correct the name"
         return _item(ErrorCode.UNKNOWN_METER, message, "meter")
-    counts = meter is not None and meter.aggregation == "count"
-    if event.quantity is None and event.quantities is None and not counts:
-        message = "quantity: required, as quantity or quantities, unless the meter's aggregation is count"
-        return _item(ErrorCode.INVALID_EVENT, message, "quantity")
-    return None
+    return _unsaid(event, catalogue)
+
+
+def _ahead(event: Event, now: datetime) -> ErrorItem | None:
+    if event.timestamp is None or event.timestamp <= now + AHEAD:
+        return None
+    message = f"timestamp: more than {AHEAD.seconds // 60} minutes ahead of the gateway's clock"
+    return _item(ErrorCode.INVALID_EVENT, message, "timestamp")
+
+
+def _unsaid(event: Event, catalogue: Catalogue) -> ErrorItem | None:
+    if event.quantity is not None or event.quantities is not None:
+        return None
+    meter = catalogue.meter(event.meter)
+    if meter is not None and meter.aggregation == "count":
+        return None
+    message = "quantity: required, as quantity or quantities, unless the meter's aggregation is count"
+    return _item(ErrorCode.INVALID_EVENT, message, "quantity")
 
 
 def _words(span: timedelta) -> str:

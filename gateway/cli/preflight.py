@@ -14,6 +14,7 @@ from gateway.cli._asking import LOCAL, Key, Url, ask
 from gateway.cli._history import HistoryFormat, read
 from gateway.cli._out import CommandFailed, Exit, Json, complain, hint, machine, say
 from gateway.configuration.file import load
+from gateway.intake import impossible
 from gateway.moving.preflight import Preflight
 
 __all__ = ["From", "Rate", "Since", "To", "Until", "preflight"]
@@ -96,7 +97,10 @@ def _of_file(
     count = 0
     for event in read(path, given, tenant):
         if isinstance(event, Event):
-            made.add(tenant, event, now)
+            if (why := impossible(event, catalogue, now)) is None:
+                made.add(tenant, event, now)
+            else:
+                made.impossible(event, now, why)
             continue
         count += 1
         if len(invalid) < SHOWN:

@@ -10,7 +10,7 @@ import msgspec
 from canonical_schema import FINGERPRINT, ErrorCode, Event, fingerprint
 from gateway.catalogue import Catalogue
 from gateway.chain import LONGEST_ID, Chain, Look, correction_id
-from gateway.intake import AHEAD
+from gateway.intake import AHEAD, impossible
 from gateway.lanes.rendering import Turned, render
 from gateway.ledger import ClaimKind, Code, Plan, split_ref
 from gateway.merge import View
@@ -44,6 +44,9 @@ class Feeding:
     def plan(self, job: Job, event: Event, received: datetime, now: datetime) -> Plan | None:
         """Return an event's way to the destination, as today's configuration has it; `None`: it is left out."""
         catalogue = self._gateway.catalogue
+        if job.source == "file" and (why := impossible(event, catalogue, now)) is not None:  # no door has looked at it
+            job.problem("invalid", event, why["message"])
+            return None
         (plan,) = catalogue.plans(job.tenant, [event], received)
         way = _only(plan, job.to)
         if way is None:

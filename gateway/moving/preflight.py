@@ -65,9 +65,7 @@ class Preflight:
 
     def add(self, tenant: str, event: Event, received: datetime) -> ErrorItem | None:
         """Count one event, and return why it would be refused, where it would be."""
-        when = event.timestamp or received
-        self._first = when if self._first is None else min(self._first, when)
-        self._last = when if self._last is None else max(self._last, when)
+        self._note_time(event.timestamp or received)
         if not self._catalogue.rows(self._destination, event.meter):
             self._unmapped_meters[event.meter] += 1
         made = render(self._catalogue, self._destination, tenant, event, received, self._now)
@@ -80,9 +78,20 @@ class Preflight:
             return None
         if made.error["code"] is ErrorCode.UNMAPPED_CUSTOMER:
             self._note_customer(tenant, event.customer)
-        kind = (made.error["code"], made.error["message"], event.meter)
-        self._refused.setdefault(kind, _Sum()).add(event)
-        return made.error
+        return self._refuse(event, made.error)
+
+    def impossible(self, event: Event, received: datetime, error: ErrorItem) -> None:
+        """Count one event that is none, whatever the destination takes."""
+        self._note_time(event.timestamp or received)
+        self._refuse(event, error)
+
+    def _refuse(self, event: Event, error: ErrorItem) -> ErrorItem:
+        self._refused.setdefault((error["code"], error["message"], event.meter), _Sum()).add(event)
+        return error
+
+    def _note_time(self, when: datetime) -> None:
+        self._first = when if self._first is None else min(self._first, when)
+        self._last = when if self._last is None else max(self._last, when)
 
     def _note_customer(self, tenant: str, customer: str) -> None:
         # A few bytes each: there may be as many as there are customers.

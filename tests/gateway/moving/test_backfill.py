@@ -168,6 +168,22 @@ async def test_an_id_that_is_known_with_other_content_is_named_and_not_sent(hous
         assert ["same"] == [row.key for row in asking.vendors["flexprice"].stored]
 
 
+async def test_what_the_door_takes_from_nobody_is_not_taken_from_a_file(house: House, clock: MovableClock) -> None:
+    nothing_said = past(clock, "nothing")
+    del nothing_said["quantity"]
+    counted = nothing_said | {"id": "counted", "meter": "logins"}
+    async with house() as asking:
+        job = await begin(asking, source="file", digest="d1")
+        answer = await fed(asking, job, 0, nothing_said, past(clock, "to_come", -1), counted, last=True)
+        done = answer.json()
+        assert {"fed": 1, "invalid": 2} == done["counts"]
+        assert [("nothing", "quantity"), ("to_come", "timestamp")] == [
+            (one["id"], one["why"].partition(":")[0]) for one in done["problems"]
+        ]
+        await asking.settled("counted")
+        assert ["counted"] == [row.key for row in asking.vendors["flexprice"].stored]
+
+
 async def test_events_that_do_not_follow_on_are_refused(house: House, clock: MovableClock) -> None:
     async with house() as asking:
         job = await begin(asking, source="file", digest="d1")

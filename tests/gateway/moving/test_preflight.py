@@ -109,6 +109,22 @@ def test_a_file_is_held_against_a_configuration_without_a_server(
     assert bool(code) is bool(report["refused"])
 
 
+def test_what_the_door_takes_from_nobody_is_refused_of_a_file_too(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config, history = tmp_path / "gateway.yaml", tmp_path / "history.csv"
+    config.write_text(configured())
+    rows = ["id,customer,meter,quantity,timestamp", f"e1,acme,api_calls,,{EARLY}", f"e2,acme,logins,,{EARLY}"]
+    history.write_text("\n".join([*rows, "e3,acme,api_calls,1,9000-01-01T00:00:00Z"]))
+    assert 3 == main(["preflight", "--to", "flexprice", "--from", str(history), "--config", str(config), "--json"])
+    report = json.loads(capsys.readouterr().out)
+    assert (3, 1, {"invalid_event"}) == (
+        report["events"],
+        report["ready"]["events"],
+        {one["code"] for one in report["refused"]},
+    )
+
+
 def test_rows_that_are_no_events_are_told_with_their_lines(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     config, history = tmp_path / "gateway.yaml", tmp_path / "history.ndjson"
     config.write_text(configured())
