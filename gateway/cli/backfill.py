@@ -1,6 +1,7 @@
 """`usage-gateway backfill`: history to one destination, behind live traffic, at a running gateway."""
 
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from hashlib import sha256
 from itertools import islice
@@ -77,6 +78,8 @@ def outcome(job: Mapping[str, Any]) -> int:
     """Return the exit code of a job that ended: partial where something of the history was left out."""
     if job["state"] != "done":
         return Exit.FAILED
+    if job.get("invalid", {}).get("count"):
+        return Exit.PARTIAL
     return Exit.PARTIAL if set(job.get("counts", {})) - {"fed", "there_already", "corrected", "erased"} else Exit.OK
 
 
@@ -109,9 +112,10 @@ def _followed(job: Mapping[str, Any], look: Callable[[], Mapping[str, Any]]) -> 
 def _sent(
     path: Path, given: HistoryFormat | None, job: Mapping[str, Any], url: str, key: str | None
 ) -> Mapping[str, Any]:
-    """Send what the gateway has not taken yet."""
+    """Send what the gateway has not taken yet; return the job, and of how many rows nothing can be sent."""
     tenant = str(job["tenant"])
-    total = sum(isinstance(one, Event) for one in read(path, given, tenant))
+    rows = Counter(isinstance(one, Event) for one in read(path, given, tenant))
+    total, invalid = rows[True], rows[False]
     if not total:
         raise CommandFailed(f"{path}: holds no events of tenant {tenant}")
     events = in_order(_good(path, given, tenant))
@@ -126,7 +130,7 @@ def _sent(
             job = _put(url, key, job, done, some, last=done + len(some) >= total)
             done += len(some)
             progress.update(task, completed=done)
-    return job
+    return {**job, "invalid": {"count": invalid}}
 
 
 def _good(path: Path, given: HistoryFormat | None, tenant: str) -> Iterator[Event]:
@@ -185,6 +189,8 @@ def _tell(job: Mapping[str, Any]) -> None:
     say(f"{job['id']} to {job['to']}: {job['state']}" + (f": {job['why']}" if job.get("why") else ""), "bold")
     for what, count in counts.items():
         say(f"  {count:,} {what.replace('_', ' ')}")
+    if job.get("invalid", {}).get("count"):
+        say(f"  {job['invalid']['count']:,} rows are no events", "red")
     if "records_since" in job:
         hint(
             f"  The ledger has full records since {job['records_since']}: what is older is in its archive, if anywhere."

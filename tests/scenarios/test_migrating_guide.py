@@ -101,3 +101,18 @@ def test_the_commands_do_what_the_guide_says(service: Service, vendors: dict[str
     code, report = ran(service, named("close").replace("2026-11", month), "--json")
     assert (3, False, 0) == (code, report["ended"], report["billed_twice_count"])
     service.stop()
+
+
+def test_a_row_of_a_history_that_is_no_event_is_something_left_out(
+    service: Service, vendors: dict[str, SimulatedProvider], tmp_path: Path
+) -> None:
+    when = (datetime.now(UTC) - timedelta(days=60)).isoformat()
+    history = tmp_path / "history.csv"
+    rows = [f"h1,acme,api_calls,3,{when}", f"h2,acme,api_calls,three,{when}"]
+    history.write_text("\n".join(["id,customer,meter,quantity,timestamp", *rows]))
+    service.start()
+    code, job = ran(service, f'usage-gateway backfill --to flexprice --from {history} --reason "we move"', "--json")
+    assert (4, {"fed": 1}, {"count": 1}) == (code, job["counts"], job["invalid"])
+    service.settled()
+    assert ["h1"] == [row.key for row in vendors["flexprice"].stored]
+    service.stop()
