@@ -31,6 +31,7 @@ from gateway.lanes.preparing import Preparer
 from gateway.lanes.restored import Restored
 from gateway.lanes.returning import Returning
 from gateway.lanes.runs import runs_of
+from gateway.lanes.setback import SetBack
 from gateway.lanes.settling import Settling
 from gateway.lanes.shipment import Judge, Shipper
 from gateway.lanes.unheard import Unheard
@@ -44,6 +45,8 @@ log = structlog.get_logger("gateway.lanes.lane")
 
 T = TypeVar("T")
 
+LOOK = timedelta(minutes=1)
+"""How long a lane waits without a look at the clock, which may have been set back meanwhile."""
 FENCED = timedelta(seconds=1)
 """How long to wait where the ledger does not let anything leave, or does not say what was being sent."""
 PAGE = 64
@@ -114,6 +117,7 @@ class Lane:
         self._unheard = Unheard(name, ledger, self._settling, withdraws=withdraws, sending=sending)
         self._preparer = Preparer(name, catalogue, self._absolutes, withdraws)
         self._returning = Returning(name, ledger)
+        self._setback = SetBack(name, ledger, self._adapter.dedupe, write=self._settling.write)
         self._helping = Helping(self._adapter, self.pace, lambda: self._in_flight)
         self._shipper = self._shipping(self._adapter, self._settling.judge, several=self._helping.several)
         other = withdrawing(self._adapter)
@@ -158,7 +162,7 @@ class Lane:
                 log.error("lane.failed", destination=self.name, error=type(error).__name__)
                 until = self._clock.now() + timedelta(seconds=1)
             if not self._stopped.is_set():  # which may have been said before the step forgot that it was woken
-                await self._clock.wait(self._wake, until)
+                await self._clock.wait(self._wake, until and min(until, self._clock.now() + LOOK))
 
     async def stop(self, grace: timedelta) -> None:
         """Send nothing new; let what is in flight finish. What does not is in doubt at the next start."""
@@ -207,6 +211,7 @@ class Lane:
         await self._unheard.judge_all(now)
         await self._ledger.release(self.name, WorkState.WAITING, to_micros(now))
         await self._returning.begin(now)
+        await self._setback.begin(now)
         if self._adapter.allows_absolute:
             await self._absolutes.recover()
 
@@ -259,6 +264,9 @@ class Lane:
     async def _step(self) -> datetime | None:
         self._wake.clear()
         now, pace = self._clock.now(), self.pace
+        if pace.see(now):
+            self._setback.notice()
+        await self._setback.step(now)
         await pace.agree(now)
         waiting = pace.not_before is not None and now < pace.not_before
         if self._lapses != self._ledger.lapses:

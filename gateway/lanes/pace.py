@@ -8,7 +8,7 @@ from enum import StrEnum
 
 from adapters import Rate
 from gateway.configuration.sections import Retry
-from gateway.lanes.verdict import backoff
+from gateway.lanes.verdict import SET_BACK, backoff
 from gateway.ledger import Flow, Limits
 
 __all__ = ["Breaker", "Heard", "Pace"]
@@ -19,8 +19,6 @@ OPENS_AFTER = 5
 """Faults in a row after which the breaker opens. Where one more lost answer leaves one more delivery in doubt: one."""
 LOOK = timedelta(seconds=1)
 """How old may be what is known of the other processes' trouble."""
-SET_BACK = timedelta(minutes=1)
-"""By how much a clock may be behind what was seen before it counts as set back."""
 SLOW = 2.0
 """How many times the usual latency counts as rising."""
 
@@ -234,7 +232,6 @@ class Pace:
 
         By the server's clock, whatever this process's own says.
         """
-        self._see(now)
         limits, untold = self._limits, self._untold
         if limits is None or (untold is None and not tries and self._fresh is not None and now < self._fresh):
             return
@@ -254,17 +251,18 @@ class Pace:
         elif known and not self.refused:  # another found that it is over
             self.faults, self.not_before, self._answers = 0, None, False
 
-    def _see(self, now: datetime) -> None:
-        """Take notice of a clock that was set back: what is reckoned by the time before would hold until that again."""
+    def see(self, now: datetime) -> bool:
+        """Return whether the clock was set back; what is reckoned by the time before would hold until that again."""
         back = (self._latest or now) - now
         if back <= SET_BACK:  # others may have looked at the clock a little later than this
             self._latest = now + max(back, timedelta(0))
-            return
+            return False
         self._latest, self._shrunk, self._fresh, self._leave = now, None, None, None
         for bucket in (*self._requests, *self._rows):
             bucket.at = now
         if self.not_before is not None:
             self.not_before -= back
+        return True
 
     async def alone(self, now: datetime) -> timedelta:
         """Return how long to wait before something is tried: while there is trouble one process tries at a time."""

@@ -19,6 +19,8 @@ REFUSED_BATCH = 1
 LOST_ANSWER = 2
 """A request without an answer may have stored it. Only the provider's dedupe, or reading back, settles that."""
 
+SET_BACK = timedelta(minutes=1)
+"""By how much a clock may be behind what was seen before it counts as set back: several are not quite alike."""
 TRAVEL = timedelta(minutes=5)
 """A dedupe window counts as closed so long before it closes, or a tenth of it: a repeat has to arrive in time."""
 
@@ -82,7 +84,8 @@ def may_resend(dedupe: Dedupe | None, group: Group, now: datetime) -> bool:
         return False
     if dedupe.window is None or group.sent is None:
         return True
-    return now - from_micros(group.sent) < dedupe.window - min(TRAVEL, dedupe.window / 10)
+    age = now - from_micros(group.sent)  # below zero: the clock was set back, and nobody knows how long ago it was
+    return -SET_BACK <= age < dedupe.window - min(TRAVEL, dedupe.window / 10)
 
 
 def backoff(retry: Retry, attempts: int, jitter: Callable[[float], float]) -> timedelta:

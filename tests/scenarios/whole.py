@@ -221,6 +221,10 @@ class Whole(RuleBasedStateMachine):
     def pass_time(self, minutes: int) -> None:
         self.clock.advance(timedelta(minutes=minutes))
 
+    @rule(minutes=st.sampled_from([1, 30, 600]))
+    def set_the_clock_back(self, minutes: int) -> None:
+        self.clock.advance(-timedelta(minutes=minutes))
+
     # What operators do.
 
     @rule(setup=SETUPS)

@@ -30,6 +30,7 @@ def taken(one: Pace, rows: int, now: datetime) -> timedelta:
 
 def told(one: Pace, now: datetime) -> None:
     """Have it look at the clock, as every step does."""
+    one.see(now)
     with pytest.raises(StopIteration):
         one.agree(now).send(None)
 

@@ -139,6 +139,12 @@ def test_a_window_closes_before_its_end_for_a_repeat_has_to_arrive(ago: timedelt
     assert (Code.RETRYING if open_ else Code.UNKNOWN) is follows(failed(State.UNKNOWN), before, FOR_A_DAY).code
 
 
+@pytest.mark.parametrize(("ahead", "open_"), [(timedelta(minutes=1), True), (timedelta(minutes=1, seconds=1), False)])
+def test_an_age_that_cannot_be_told_is_none_to_go_by(ahead: timedelta, open_: bool) -> None:
+    assert open_ is may_resend(FOR_A_DAY, group(doubt=LOST_ANSWER, sent=-ahead), START)
+    assert may_resend(Dedupe(window=None), group(doubt=LOST_ANSWER, sent=-ahead), START)
+
+
 def test_a_short_window_is_not_eaten_by_the_margin() -> None:
     minute = Dedupe(window=timedelta(minutes=1))
     assert may_resend(minute, group(sent=timedelta(seconds=50)), START)
