@@ -37,7 +37,9 @@ class Adapter(ABC, Generic[S, B, L]):
     """One provider, as one destination has it configured."""
 
     spec: ClassVar[ProviderSpec]
+    """What is known about the provider."""
     Settings: ClassVar[type[Settings]]
+    """What an operator writes about it. A setting named `profile` chooses the door, by its name in `spec.doors`."""
     by_place: ClassVar[bool] = False
     """Whether `encode` puts an event's values in places that depend on the names and types of its properties alone.
 

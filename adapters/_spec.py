@@ -78,14 +78,15 @@ class Deltas:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TakeBack:
-    """A request of its own takes a whole row back; a replacement is then a row under a key of its own."""
+    """A request of its own takes a whole row back; a replacement is then a row under a key of its own.
+
+    The provider finds the row by its own id of it, which is known from the answer to the row, and only from there.
+    """
 
     word: str
     """What the provider calls it: refund, cancel, delete."""
     door: "Door"
     """Where the request goes; its path may name members of the row, which then stand there: `/usage/{id}`."""
-    by: Literal["provider_event_id"] = "provider_event_id"
-    """How the provider finds the row. Its own id is known from the answer to the row, and only from there."""
     aggregations: frozenset[Aggregation]
     instead: str
     """What is left to do where it cannot be expressed."""
@@ -96,8 +97,9 @@ Corrections = Amend | Deltas | TakeBack
 """What a provider lets us do about usage that it has: one of a closed set of ways, with where that was seen.
 
 Where a way does not reach, a correction is refused for that destination, in words that say what is left to do.
-A provider that cancels a row by our key (Stripe's adjustments, Orb's deprecation) or by its own id (Chargebee's
-deletion) is a `TakeBack`; one that amends a row in place an `Amend`; one whose sums take negatives `Deltas`.
+A provider that cancels a row by its own id of it (Chargebee's deletion) is a `TakeBack`; one that amends a row in
+place an `Amend`; one whose sums take negatives `Deltas`. Cancelling by our key (Stripe's adjustments, Orb's
+deprecation) is none of these yet.
 """
 
 

@@ -75,6 +75,7 @@ def is_writable(text: str) -> bool:
 
 
 def checked_property(value: object) -> Property:
+    """Return a property, or raise ValueError with the rule that it breaks."""
     if isinstance(value, bool):
         return value
     if isinstance(value, str):
@@ -92,6 +93,7 @@ def checked_property(value: object) -> Property:
 
 
 def bounded(properties: dict[str, Property]) -> dict[str, Property]:
+    """Return properties that are small enough, or raise ValueError."""
     if len(_ENCODER.encode(properties)) > MAX_PROPERTY_BYTES:
         raise ValueError("must be at most 16 KiB of JSON: leave out what is not billed by")
     return properties

@@ -1,6 +1,6 @@
 """What a person decides about a delivery: an unknown resolved, a dead letter sent again. Every decision is audited."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import msgspec
@@ -14,7 +14,6 @@ from gateway.merge import View
 __all__ = ["Actor", "Resolution", "resolve", "resolve_many", "retry"]
 
 Resolution = Literal["accepted", "resend", "abandon"]
-Pick = Callable[[Work, int], bool]
 
 _LACKING = {Code.REJECTED: WorkState.REJECTED, Code.DEAD: WorkState.DEAD}
 _LETTERS = {WorkState.REJECTED: "rejected", WorkState.DEAD: "dead"}

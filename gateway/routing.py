@@ -55,7 +55,7 @@ class Table:
         self._spans: list[Plan | list[Fixed | Choice]] = []
         # The first span is before every bound, the others begin with one.
         for begins in (None, *self._bounds):
-            at = [_at(entry, begins, self._bounds) for entry in entries]
+            at = [_at(entry, begins) for entry in entries]
             self._spans.append(self._plan([entry for entry in at if isinstance(entry, Fixed)], len(at)) or at)
 
     @property
@@ -133,7 +133,7 @@ def apart(plans: Sequence[Plan]) -> list[list[int]]:
     return made
 
 
-def _at(entry: Fixed | Choice, begins: datetime | None, bounds: Sequence[datetime]) -> Fixed | Choice:
+def _at(entry: Fixed | Choice, begins: datetime | None) -> Fixed | Choice:
     """Return an entry as it is in the span that begins with a bound; `None`: before them all."""
     if isinstance(entry, Fixed):
         return entry

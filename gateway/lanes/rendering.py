@@ -106,7 +106,6 @@ def _usages(
     when = event.timestamp or received
     if now is not None:
         _check_time(adapter, door, when, received, now)
-    if now is not None:
         check_period(catalogue, destination, tenant, when)
     try:
         link = link_of(catalogue, adapter, destination, tenant, event, when)
@@ -114,7 +113,7 @@ def _usages(
         if not nameless:
             raise
         link = Link()
-    measures = _measures(rows, event, absolute)
+    measures = _measures(rows, event)
     groups = _grouped(door, measures)
     by_row = meter.aggregation == "count" and door.counts == "rows"
     several = len(rows) > 1 and not (door.several_measures and len(groups) == 1)
@@ -127,7 +126,7 @@ def _usages(
             made.append((name, key, None))
             continue
         for measure in kept:
-            _check_quantity(adapter, destination, measure)
+            _check_quantity(adapter, measure)
             if by_row and measure.quantity != 1:
                 raise Refused(
                     ErrorCode.QUANTITY_NOT_REPRESENTABLE,
@@ -173,6 +172,7 @@ def _check_time(adapter: AnyAdapter, door: Door, when: datetime, received: datet
 def link_of(
     catalogue: Catalogue, adapter: AnyAdapter, destination: str, tenant: str, event: Event, when: datetime
 ) -> Link:
+    """Return how a destination names an event's customer. Raises Refused where nothing does that fits."""
     link = catalogue.link(destination, tenant, event, when)
     if link is not None:
         return link
@@ -192,7 +192,7 @@ def link_of(
     raise Refused(ErrorCode.UNMAPPED_CUSTOMER, message, Code.BLOCKED)
 
 
-def _measures(rows: Sequence[BindingRow], event: Event, absolute: bool) -> list[list[Measure[Binding]]]:
+def _measures(rows: Sequence[BindingRow], event: Event) -> list[list[Measure[Binding]]]:
     """Return the measures of each binding row that the event has something for."""
     made: list[list[Measure[Binding]]] = []
     for row in rows:
@@ -273,7 +273,7 @@ def _key(tenant: str, event_id: str, part: str, rule: KeyRule) -> str:
     return "ugw_" + sha256(f"{tenant}\0{event_id}\0{part}".encode()).hexdigest()[:32]
 
 
-def _check_quantity(adapter: AnyAdapter, destination: str, measure: Measure[Binding]) -> None:
+def _check_quantity(adapter: AnyAdapter, measure: Measure[Binding]) -> None:
     problem = _misfit(measure.quantity, adapter.quantity)
     if problem is not None:
         scaled = "" if measure.binding.scale == 1 else f" (after scale {measure.binding.scale})"

@@ -145,7 +145,7 @@ class Feeding:
                 if chain == "lost":
                     job.problem("correction_not_kept", event, _NOT_KEPT)
                 elif chain is not None:
-                    await self._extend_last(job, look, chain, event, plan, now)
+                    await self._extend_last(job, chain, event, plan, now)
                 elif not (plan.live and self._elsewhere(job, event, view.live(index))):
                     free.append((index, plan))
             if free:
@@ -165,7 +165,7 @@ class Feeding:
             return "lost"
         return None if len(chain.events) == 1 else chain
 
-    async def _extend_last(self, job: Job, look: Look, chain: Chain, event: Event, plan: Plan, now: datetime) -> None:
+    async def _extend_last(self, job: Job, chain: Chain, event: Event, plan: Plan, now: datetime) -> None:
         """Feed an event that was corrected as what it says now: by its last correction, which brings all of it.
 
         What came before it has never been there, as if it was taken back in time.

@@ -81,7 +81,7 @@ async def compare(gateway: Gateway, scope: Scope) -> Comparison:
     """Compare the ledger with each destination. Holds figures and a part of the events, the rest lies on disk."""
     every = {name: meter.bindings for name, meter in gateway.configuration.meters.items()}
     meters = {name: bindings for name, bindings in every.items() if scope.meter in {None, name}}
-    labels = {name: labels_of(gateway.catalogue, meters, name) for name in scope.destinations}
+    labels = {name: labels_of(meters, name) for name in scope.destinations}
     readers = {name: Reader(gateway, name) for name in scope.destinations}  # of what is configured now
     ours = LedgerSide(gateway, scope, labels, {name: beside(labels[name], name, every) for name in scope.destinations})
     made = Comparison(scope=scope, at=gateway.clock.now())

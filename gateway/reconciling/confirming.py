@@ -112,7 +112,7 @@ class Confirming:
         """Return what the provider has under the keys in doubt: by meter and measure, each copy's number."""
         wanted = {doubt.event.meter for doubt in doubts}
         meters = {name: meter.bindings for name, meter in self._gateway.configuration.meters.items() if name in wanted}
-        labels = labels_of(self._gateway.catalogue, meters, destination)
+        labels = labels_of(meters, destination)
         keys = {one for doubt in doubts for one in doubt.said}
         listed: Listed = {}
 

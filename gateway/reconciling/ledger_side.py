@@ -8,7 +8,6 @@ import msgspec
 
 from adapters import Amend, Binding, Deltas, Link, TakeBack
 from canonical_schema import DeliveryStatus, ErrorCode, Event, Kind
-from gateway.catalogue import Catalogue
 from gateway.chain import Look
 from gateway.configuration.bindings import BindingRow
 from gateway.intake import slices
@@ -36,7 +35,7 @@ Label = tuple[str, str, Decimal]
 class Labels:
     """How one destination's rows are found again: a label for each row of each meter's binding."""
 
-    def __init__(self, catalogue: Catalogue, destination: str, meters: Mapping[str, tuple[BindingRow, ...]]) -> None:
+    def __init__(self, meters: Mapping[str, tuple[BindingRow, ...]]) -> None:
         self.bindings: dict[str, Binding] = {}
         """By label, what can be read."""
         self.places: dict[tuple[str, str], Label] = {}
@@ -66,9 +65,9 @@ class Labels:
                     self.reads[meter, part] = (label, measure)
 
 
-def labels_of(catalogue: Catalogue, meters: Mapping[str, Mapping[str, tuple[BindingRow, ...]]], name: str) -> Labels:
+def labels_of(meters: Mapping[str, Mapping[str, tuple[BindingRow, ...]]], name: str) -> Labels:
     """Return the labels of one destination. `meters`: the bindings of each, by destination."""
-    return Labels(catalogue, name, {meter: bound[name] for meter, bound in meters.items() if name in bound})
+    return Labels({meter: bound[name] for meter, bound in meters.items() if name in bound})
 
 
 def beside(labels: Labels, destination: str, meters: Mapping[str, Mapping[str, tuple[BindingRow, ...]]]) -> set[str]:
