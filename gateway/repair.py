@@ -270,6 +270,7 @@ def _again(
         code=Code.PENDING,
         group=group,
         parts=None if remap or work.parts is None else parts,
+        anew=remap,
     )
     return change, audit, kept
 

@@ -293,6 +293,8 @@ class Change(msgspec.Struct, kw_only=True):
     """Kept with the group, where it was rendered. In the order of `members`."""
     waiting: bool = False
     """Decided while it waited: where it is being sent by then, that is for its answer to decide."""
+    anew: bool = False
+    """Whether it is to be rendered anew: the rows that it had are forgotten."""
 
 
 class AttemptRow(msgspec.Struct, kw_only=True):

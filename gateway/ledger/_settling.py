@@ -141,6 +141,11 @@ def settle(
     for change in changes:
         track = codes[change.batch, change.destination]
         fill(track, change.members, change.code)
+        if change.anew:
+            connection.executemany(
+                "DELETE FROM parts WHERE batch = ? AND destination = ? AND place = ?",
+                [(change.batch, change.destination, index) for index in change.members],
+            )
         for index, parts in zip(change.members, change.parts or (), strict=False):
             if len(parts) > 1:
                 connection.execute(

@@ -58,7 +58,9 @@ for _, one in ipairs(staying) do
     deeper(one.work.state, one.work.destination, size(one.work.runs))
 end
 for _, one in ipairs(attempts) do redis.call('RPUSH', one[1], one[2]) end
-for _, one in ipairs(rows) do redis.call('HSET', one[1], one[2], one[3]) end
+for _, one in ipairs(rows) do
+    if one[3] == '' then redis.call('HDEL', one[1], one[2]) else redis.call('HSET', one[1], one[2], one[3]) end
+end
 note_audit(audit)
 write_gathered()
 return answer(token, { 1 })

@@ -354,6 +354,8 @@ def _settlement(
         for index, some in zip(members, parts or (), strict=False):
             if len(some) > 1:
                 rows += [change.batch, f"{index}:{change.destination}", pack_parts([some]) or b""]
+        for index in members if change.anew else ():
+            rows += [change.batch, f"{index}:{change.destination}", b""]
     arguments.append(len(attempts))
     for attempt in attempts:
         arguments += [attempt.batch, pack_attempt(attempt)]

@@ -177,6 +177,19 @@ async def test_the_rows_of_a_delivery_in_parts_can_be_looked_at(ledger: Ledger) 
     assert {0: rows} == (await ledger.snapshots([batch]))[batch].tracks[0].parts
 
 
+async def test_what_is_to_be_rendered_anew_has_none_of_its_rows_any_more(ledger: Ledger) -> None:
+    batch = await recorded(ledger, "e0", "e1")
+    work, held_by = await sending(ledger)
+    made = change(work, held_by, [0, 1], Code.REJECTED, Group(state=WorkState.REJECTED, due=1, since=1, error=ERROR))
+    made.parts = [[Part(name, f"{name}{index}", b"{}", Code.REJECTED) for name in ("in", "out")] for index in range(2)]
+    await ledger.settle([made], [])
+    (letter,) = await ledger.held("a", WorkState.REJECTED)
+    going = change(work, letter.id, [1], Code.PENDING, again())
+    going.anew = True
+    await ledger.settle([going], [])
+    assert {0: made.parts[0]} == (await ledger.snapshots([batch]))[batch].tracks[0].parts
+
+
 async def test_destinations_remember_their_provider(ledger: Ledger) -> None:
     batch = await recorded(ledger, "e0", plan=Plan(live=("a", "b")))
     await ledger.name({"a": "flexprice"})

@@ -9,7 +9,7 @@ import pytest
 from gateway.ledger import WorkState
 from gateway.reconciling.confirming import Confirming, Doubt
 from tests.gateway.conftest import House, event
-from tests.gateway.seams.conftest import posted, standing
+from tests.gateway.seams.conftest import corrected, posted, standing
 
 pytestmark = pytest.mark.anyio
 
@@ -48,6 +48,30 @@ async def test_a_refused_row_is_not_forgotten_when_its_neighbour_is_resolved_as_
         assert "accepted" == (await standing(asking, "p"))["status"]
         assert {("cus_acme", "one"): 3, ("cus_acme", "two"): 5} == vendor.billed()
         sums()
+
+
+async def test_what_goes_anew_in_one_row_where_two_were_refused_can_be_taken_back(house: House) -> None:
+    def billing(**more: str) -> dict[str, Any]:
+        rows = [{"billable_metric_id": f"bm_{name}", "quantity": name} for name in ("one", "two")]
+        return {"meters": {"api_calls": None, "trio": {"bindings": {"paygentic": [rows[0] | more, rows[1]]}}}}
+
+    async with house(billing(entitlement_id="ent_1")) as asking:
+        vendor = asking.vendors["paygentic"]
+        vendor.known_meters = set()
+        await asking.send(trio("p", one=3, two=5), query="?ack=stored")
+        await asking.settled("p")
+        assert ["one", "two"] == sorted((await standing(asking, "p"))["parts"])
+    async with house(billing()) as asking:
+        vendor.known_meters = None
+        await posted(asking, "/v1/deliveries/retry", ids=["p"], remap=True)
+        await asking.settled("p")
+        shown = await standing(asking, "p")
+        assert ("accepted", False) == (shown["status"], "parts" in shown)
+        assert {("cus_acme", "bm_one"): 3, ("cus_acme", "bm_two"): 5} == vendor.billed()
+        await corrected(asking, "p")
+        await asking.settled("p~c1")
+        assert "accepted" == (await standing(asking, "p~c1"))["status"]
+        assert {} == vendor.billed()
 
 
 async def test_reading_back_looks_for_every_row_that_was_sent_and_not_for_those_of_today(house: House) -> None:
