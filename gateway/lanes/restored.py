@@ -63,7 +63,11 @@ def _in_doubt(group: Group, last: RestoredAt) -> Group:
 
 
 def _doubted(work: Work, last: RestoredAt) -> Work:
-    if not _may_be_there(work.group, last):
+    group = work.group
+    if group.doubt and group.sent is not None and last.taken <= group.sent < last.at:
+        # Nothing was sent then that the ledger knows of. What was said of earlier attempts is that none arrived.
+        return msgspec.structs.replace(work, group=msgspec.structs.replace(group, error=why(group.sent)))
+    if not _may_be_there(group, last):
         return work
     places = [place for place in range(len(work.events)) if _when(work, place) < last.at]
     if not places:
@@ -74,7 +78,7 @@ def _doubted(work: Work, last: RestoredAt) -> Work:
         events=[work.events[place] for place in places],
         parts=None if work.parts is None else some_of(work.parts, places),
         receipts=[work.receipts[place] for place in places] if work.receipts else (),
-        group=_in_doubt(work.group, last),
+        group=_in_doubt(group, last),
     )
 
 

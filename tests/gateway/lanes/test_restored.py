@@ -112,6 +112,25 @@ async def test_what_happens_after_a_restore_is_as_new_as_ever(
         assert ["unknown", "accepted", "accepted"] == [statuses(one)["wingback"] for one in results]
 
 
+async def test_what_is_in_doubt_by_a_restore_is_not_said_to_have_stayed_here(
+    house: House, clock: MovableClock, tmp_path: Path, copy: Path
+) -> None:
+    waits = {"delivery": {"retry": {"first": "1h", "max": "1h"}}}
+    async with house(waits) as asking:
+        asking.vendors["wingback"].fail("throttled", times=None)
+        one = (await asking.one(event("e1"), prefer="wait=1"))["deliveries"]["wingback"]
+        assert ("retrying", "rate_limited") == (one["status"], one["error"]["code"])
+        back_up(tmp_path / "ledger.db", copy, to_micros(clock.now()))
+        asking.vendors["wingback"].clear()
+    restore(tmp_path / "ledger.db", copy, to_micros(clock.now()))
+    clock.ahead += 2 * HOUR
+    async with house() as asking:
+        await asking.settled("e1")
+        one = (await asking.get("/v1/events/e1"))["deliveries"]["wingback"]
+        assert "unknown" == one["status"]
+        assert one["error"]["message"].startswith("the ledger was restored from a backup of 20")
+
+
 async def test_what_was_given_a_way_since_the_backup_is_not_given_it_again(
     house: House, clock: MovableClock, tmp_path: Path, copy: Path
 ) -> None:
