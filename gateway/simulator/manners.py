@@ -10,7 +10,7 @@ import msgspec
 
 from adapters import Reply, Row
 
-__all__ = ["Manners", "answer", "manners", "text"]
+__all__ = ["INVALID", "Manners", "answer", "manners", "text"]
 
 _ENCODER = msgspec.json.Encoder(decimal_format="number")
 
@@ -56,7 +56,8 @@ class Manners:
     """The member that makes a row state the running value."""
 
 
-_FLEXPRICE = {"code": "validation_error", "http_status_code": 400}
+INVALID: Row = {"code": "validation_error", "http_status_code": 400}
+"""How Flexprice begins to say that it cannot read something."""
 
 _MANNERS: Mapping[str, Manners] = {
     "flowglad": Manners(
@@ -79,11 +80,11 @@ _MANNERS: Mapping[str, Manners] = {
     "flexprice": Manners(
         unauthorized=answer(401, {"error": "Unauthorized"}),
         not_found=text(404, "404 page not found"),
-        unreadable=answer(400, {**_FLEXPRICE, "message": "Invalid request payload"}),
+        unreadable=answer(400, {**INVALID, "message": "Invalid request payload"}),
         too_many=answer(
             400,
             {
-                **_FLEXPRICE,
+                **INVALID,
                 "message": "Request validation failed",
                 "details": {
                     "Events": "Key: 'BulkIngestEventRequest.Events' "
@@ -92,8 +93,7 @@ _MANNERS: Mapping[str, Manners] = {
             },
         ),
         too_large=answer(
-            400,
-            {**_FLEXPRICE, "message": "Request body exceeds the maximum size; split the batch into smaller requests"},
+            400, {**INVALID, "message": "Request body exceeds the maximum size; split the batch into smaller requests"}
         ),
         optional={"bulk": frozenset({"key", "timestamp"})},
     ),

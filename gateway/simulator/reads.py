@@ -16,8 +16,9 @@ import msgspec
 
 from adapters import Reply, Row
 from adapters._values import JsonValue
-from canonical_schema import format_time, parse_time, plain
-from gateway.simulator.manners import answer
+from canonical_schema import format_time, plain
+from gateway.simulator.manners import INVALID, answer
+from gateway.simulator.members import DIGITS, Unreadable, instant, number, when, word
 from gateway.simulator.world import StoredRow
 
 __all__ = ["Look", "read"]
@@ -52,18 +53,23 @@ class Look:
         return sorted({row.customer for row in self.rows})
 
     def json(self) -> Mapping[str, object]:
-        """Return the body."""
+        """Return the body; no body has no members. Raises Unreadable for what is no JSON object."""
         try:
-            body = _DECODER.decode(self.body)
-        except msgspec.DecodeError:
-            return {}
-        return cast("Mapping[str, object]", body) if isinstance(body, dict) else {}
+            body = _DECODER.decode(self.body or b"{}")
+        except (msgspec.DecodeError, RecursionError):
+            body = None
+        if not isinstance(body, dict):
+            raise Unreadable("body", "must be a JSON object")
+        return cast("Mapping[str, object]", body)
 
 
 def read(vendor: str, look: Look) -> Reply | None:
-    """Answer a read, or return `None` where the vendor has no such page."""
+    """Answer a read, or return `None` where the vendor has no such page. What cannot be read is a 400, as theirs is."""
     reader = _VENDORS.get(vendor)
-    return None if reader is None else reader(look)
+    try:
+        return None if reader is None else reader(look)
+    except Unreadable as error:
+        return answer(400, _REFUSALS[vendor](error))
 
 
 def queried(query: str) -> dict[str, str]:
@@ -81,6 +87,8 @@ def month_of(now: datetime) -> tuple[datetime, datetime]:
 
 
 def _flowglad(look: Look) -> Reply | None:
+    if look.method != "GET":
+        return None
     match look.path:
         case "/usage-events":
             listed = [_usage_event(number, row) for number, row in enumerate(look.rows)]
@@ -90,15 +98,20 @@ def _flowglad(look: Look) -> Reply | None:
             listed = [{"id": f"usage_meter_{name}", "slug": name} for name in look.names()]
         case _:
             return None
-    limit = look.query.get("limit", "10")
-    if not limit.isdigit() or not 1 <= int(limit) <= 100:
-        return answer(400, {"error": "limit: Too big: expected number to be <=100"})
+    limit = number(look.query.get("limit", "10"), "limit", 1, 100)
     after = look.query.get("cursor")
-    first = 0 if after is None else int(base64.b64decode(after).decode())
-    page = listed[first : first + int(limit)]
+    first = 0 if after is None else number(_unpacked(after), "cursor")
+    page = listed[first : first + limit]
     more = first + len(page) < len(listed)
     cursor = {"nextCursor": base64.b64encode(str(first + len(page)).encode()).decode()} if more else {}
     return answer(200, {"data": page, "hasMore": more, "total": len(listed), **cursor})
+
+
+def _unpacked(cursor: str) -> str:
+    try:
+        return base64.b64decode(cursor, validate=True).decode("ascii")
+    except ValueError:
+        return ""
 
 
 def _usage_event(number: int, row: StoredRow) -> Row:
@@ -129,7 +142,8 @@ def _flexprice(look: Look) -> Reply | None:
         case "/events/query":
             return _events_query(look, asked)
         case "/customers/search":
-            limit, first = cast("int", asked.get("limit") or 50), cast("int", asked.get("offset") or 0)
+            limit = number(asked.get("limit") or 50, "limit", 1, 1000)
+            first = number(asked.get("offset") or 0, "offset")
             items = [{"id": f"cust_{name}", "external_id": name} for name in look.customers()]
             told = {"limit": limit, "offset": first, "total": len(items)}
             return answer(200, {"items": items[first : first + limit], "pagination": told})
@@ -143,8 +157,8 @@ def _flexprice(look: Look) -> Reply | None:
 
 
 def _events_query(look: Look, asked: Mapping[str, object]) -> Reply:
-    start, end = _when(asked.get("start_time")), _when(asked.get("end_time"))
-    name, customer, wanted = asked.get("event_name"), asked.get("external_customer_id"), asked.get("event_id")
+    start, end = when(asked, "start_time"), when(asked, "end_time")
+    name, customer, wanted = (word(asked, one) for one in ("event_name", "external_customer_id", "event_id"))
     found: list[tuple[datetime, str, Row]] = []
     for row in look.rows:
         if (start is not None and row.timestamp < start) or (end is not None and row.timestamp > end):
@@ -162,12 +176,12 @@ def _events_query(look: Look, asked: Mapping[str, object]) -> Reply:
             }
             found.append((row.timestamp, row.key, shown))
     found.sort(key=lambda one: one[:2], reverse=True)
-    size = cast("int", asked.get("page_size") or 50)
-    first, after = 0, asked.get("iter_last_key")
-    if isinstance(after, str):
+    size = number(asked.get("page_size") or 50, "page_size", 1)
+    first, after = 0, word(asked, "iter_last_key")
+    if after is not None:
         stamp, _, key = after.partition("::")
-        if not stamp.isdigit() or "::" in key:
-            return answer(400, {"code": "validation_error", "message": "Invalid cursor key format"})
+        if not DIGITS.fullmatch(stamp) or "::" in key:
+            return answer(400, {**INVALID, "message": "Invalid cursor key format"})
         at = _EPOCH + timedelta(microseconds=int(stamp) // 1000)
         first = next((place for place, one in enumerate(found) if one[:2] < (at, key)), len(found))
     page = found[first : first + size]
@@ -185,7 +199,7 @@ def _events_query(look: Look, asked: Mapping[str, object]) -> Reply:
 
 def _subscription_usage(look: Look, asked: Mapping[str, object]) -> Reply:
     customer = str(asked.get("subscription_id")).removeprefix("subs_")
-    start, end = _when(asked.get("start_time")) or look.period[0], _when(asked.get("end_time")) or look.period[1]
+    start, end = when(asked, "start_time") or look.period[0], when(asked, "end_time") or look.period[1]
     totals: dict[str, Decimal] = {}
     for row in look.rows:
         if row.customer == customer and (asked.get("lifetime_usage") or start <= row.timestamp < end):
@@ -230,28 +244,26 @@ def _paygentic(look: Look) -> Reply | None:
     if look.path == "/v0/usage":
         if not {"startTime", "endTime"} <= query.keys() or not {"customerId", "merchantId"} & query.keys():
             return answer(400, {"message": "startTime, endTime and a customer or merchant are required"})
-        rows = _within(look.rows, query["startTime"], query["endTime"], "usage-v0")
+        rows = _within(look.rows, instant(query, "startTime"), instant(query, "endTime"), "usage-v0")
         rows = [row for row in rows if query.get("customerId") in {None, row.customer}]
         return _offset(query, [_usage_v0(row) for row in rows], "data", 100, 10)
     name = look.path.removeprefix("/v0/billableMetrics/bm_").removesuffix("/events")
     if look.path != f"/v0/billableMetrics/bm_{name}/events" or not {"from", "to"} <= query.keys():
         return None
-    rows = [row for row in _within(look.rows, query["from"], query["to"], "events") if row.meter == name]
+    span = _within(look.rows, instant(query, "from"), instant(query, "to"), "events")
+    rows = [row for row in span if row.meter == name]
     for member in ("subject", "externalSubject"):
         rows = [row for row in rows if query.get(member) in (None, row.row.get(member))]
     return _offset(query, [_meter_event(row) for row in rows], "events", 200, 20)
 
 
-def _within(rows: Iterable[StoredRow], start: str, end: str, door: str) -> list[StoredRow]:
-    since, until = parse_time(start), parse_time(end)
+def _within(rows: Iterable[StoredRow], since: datetime, until: datetime, door: str) -> list[StoredRow]:
     found = [row for row in rows if row.door == door and since <= row.timestamp < until]
     return sorted(found, key=lambda row: row.timestamp, reverse=True)
 
 
 def _offset(query: Mapping[str, str], rows: Sequence[Row], under: str, most: int, usual: int) -> Reply:
-    limit, offset = int(query.get("limit", usual)), int(query.get("offset", 0))
-    if not 1 <= limit <= most:
-        return answer(400, {"message": f"limit: must be at most {most}"})
+    limit, offset = number(query.get("limit", usual), "limit", 1, most), number(query.get("offset", 0), "offset")
     pagination = {"limit": limit, "offset": offset, "total": len(rows)}
     return answer(200, {"object": "list", under: rows[offset : offset + limit], "pagination": pagination})
 
@@ -323,13 +335,15 @@ def _customers(look: Look) -> Reply:
         return answer(400, {"feedback": {"filter": {"type": "error", "value": "at least one filter is required"}}})
     known: list[Row] = [{"id": name, "status": "active", "customer_reference": None} for name in look.customers()]
     found = [one for one in known if all(one.get(name) == value for name, value in asked.items())]
-    limit, word = int(look.query.get("limit", "50")), look.query.get("offset", "after_0")
-    if not word.startswith("after_"):  # a number is no word of ours
-        return answer(400, {"feedback": {"offset": {"type": "error", "value": "invalid offset"}}})
-    first = int(word.removeprefix("after_"))
+    limit, place = number(look.query.get("limit", "50"), "limit"), look.query.get("offset", "after_0")
+    first = number(place[6:] if place.startswith("after_") else "", "offset")  # a bare number is no word of theirs
     last = first + limit
     more = {"forward": f"after_{last}"} if last < len(found) else {}
-    pages = {"total": len(found), "total_pages": -(-len(found) // limit), "current_page": first // limit + 1}
+    pages = {
+        "total": len(found),
+        "total_pages": -(-len(found) // (limit or 1)),
+        "current_page": first // (limit or 1) + 1,
+    }
     return answer(200, {"hits": found[first:last], **pages, **more})
 
 
@@ -341,9 +355,17 @@ _VENDORS: Mapping[str, Callable[[Look], Reply | None]] = {
 }
 
 
+_REFUSALS: Mapping[str, Callable[[Unreadable], Row]] = {
+    "flowglad": lambda error: {"error": str(error)},
+    "flexprice": lambda _: {**INVALID, "message": "Invalid request payload"},
+    "paygentic": lambda error: {
+        "message": "Validation failed",
+        "error": "validation_error",
+        "errors": [{"field": error.member, "message": error.why}],
+    },
+    "wingback": lambda error: {"feedback": {error.member: {"type": "error", "value": error.why}}},
+}
+
+
 def _ms(when: datetime) -> int:
     return (when - _EPOCH) // timedelta(milliseconds=1)
-
-
-def _when(given: object) -> datetime | None:
-    return parse_time(given) if isinstance(given, str) else None
