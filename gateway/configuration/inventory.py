@@ -26,12 +26,12 @@ def held_against(configuration: Configuration, destination: str, there: Sequence
     for name, meter in configuration.meters.items():
         for place, row in enumerate(meter.bindings.get(destination, ())):
             at = f"meters.{name}.bindings.{destination}" + (f"[{place}]" if place else "")
-            named = {field: value for field, value in row.fixed().items() if any(field in one.binding for one in there)}
-            if any(field in row.properties for one in there for field in one.binding):
+            if (binding := row.readable) is None:
                 continue  # its name comes with each event
+            named = {field: value for field, value in row.fixed().items() if field in binding.names}
             found = [one for one in there if any(one.binding.get(field) == value for field, value in named.items())]
             if not found:
-                what = " or ".join(f"{field} {value!r}" for field, value in named.items()) or "what this names"
+                what = " or ".join(f"{field} {value!r}" for field, value in named.items())
                 yield Finding(at, "error", f"{title} has no {what}: usage sent there would bill nothing")
                 continue
             # Several of theirs may read one event: it is held against the one that it fits best.

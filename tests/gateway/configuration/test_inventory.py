@@ -123,6 +123,9 @@ def test_a_configuration_is_held_against_the_vendors_account(
     assert ["at Flowglad the price is free of charge"] == [
         one["message"] for one in warnings if one["code"] == "vendor"
     ]
+    vendor.get(url__startswith=FLOWGLAD).mock(return_value=httpx.Response(200, json={"data": [], "hasMore": False}))
+    assert 1 == check("api_calls"), "an account in which nothing stands yet"
+    assert "Flowglad has no price_slug 'api_calls'" in json.loads(capsys.readouterr().out)["errors"][0]
     vendor.get(url__startswith=FLOWGLAD).mock(return_value=httpx.Response(401))
     assert 1 == check("api_calls")
     assert "HTTP 401" in json.loads(capsys.readouterr().out)["errors"][0]
