@@ -33,6 +33,7 @@ __all__ = [
     "secret",
     "trim",
     "trimmable",
+    "trimmed",
     "unname",
     "without",
 ]
@@ -131,6 +132,13 @@ def trim(
         for table in ("attempts", "parts", "work"):
             connection.execute(f"DELETE FROM {table} WHERE batch = ?", (batch,))
     return kept
+
+
+def trimmed(connection: sqlite3.Connection, tenant: str, since: int) -> int:
+    """Count the batches of a tenant that were recorded since an instant, and were trimmed."""
+    query = "SELECT count(*) FROM remains JOIN batches USING (batch) WHERE trimmed AND tenant = ? AND received >= ?"
+    (count,) = connection.execute(query, (tenant, since)).fetchone()
+    return count
 
 
 def forget(connection: sqlite3.Connection, before: int, limit: int) -> list[int]:

@@ -277,6 +277,10 @@ class Ledger(Protocol):
         """
         ...
 
+    async def trimmed(self, tenant: str, since: int) -> int:
+        """Count the batches of a tenant that were recorded at an instant or after it, and were trimmed."""
+        ...
+
     async def forget(self, before: int, limit: int) -> int:
         """Forget trimmed batches that were recorded before an instant, with their ids; return how many went."""
         ...

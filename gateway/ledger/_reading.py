@@ -14,7 +14,7 @@ from gateway.ledger._recording import Load
 from gateway.ledger._rows import unpack_attempt, unpack_members, unpack_parts, unpack_times
 from gateway.ledger._settling import WorkRow, group_of
 
-__all__ = ["counts", "overdue", "pieces", "snapshot", "taken", "unrouted"]
+__all__ = ["batches_after", "counts", "overdue", "pieces", "snapshot", "taken", "unrouted"]
 
 _ROW = ", ".join(f"work.{name}" for name in WorkRow._fields)
 _COLUMNS = len(WorkRow._fields)
@@ -141,6 +141,12 @@ def snapshot(connection: sqlite3.Connection, load: Load, batch: int) -> Snapshot
         remains=left,
         receipts=unpack_times(receipts),
     )
+
+
+def batches_after(connection: sqlite3.Connection, batch: int, limit: int) -> list[int]:
+    """Return the numbers of batches above one whose full record is there."""
+    query = "SELECT batch FROM batches WHERE batch > ? AND body <> x'' ORDER BY batch LIMIT ?"
+    return [found for (found,) in connection.execute(query, (batch, limit))]
 
 
 def unrouted(connection: sqlite3.Connection, load: Load, after: int, limit: int, events: int) -> list[Unrouted]:

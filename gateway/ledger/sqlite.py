@@ -175,11 +175,7 @@ class SqliteLedger:
         return await self._read(read)
 
     async def batches_after(self, batch: int, limit: int) -> Sequence[int]:
-        def read(connection: sqlite3.Connection) -> list[int]:
-            query = "SELECT batch FROM batches WHERE batch > ? AND body <> x'' ORDER BY batch LIMIT ?"
-            return [found for (found,) in connection.execute(query, (batch, limit))]
-
-        return await self._read(read)
+        return await self._read(lambda connection: _reading.batches_after(connection, batch, limit))
 
     async def take(self, destination: str, now: int, limit: int) -> Sequence[Work]:
         return await self._read(lambda connection: _reading.taken(connection, self._load, destination, now, limit))
@@ -334,6 +330,9 @@ class SqliteLedger:
 
     async def trim(self, prints: Mapping[int, bytes], segment: str | None, letters: int | None) -> Sequence[int]:
         return await self._writer.do(lambda connection: _keeping.trim(connection, prints, segment, letters))
+
+    async def trimmed(self, tenant: str, since: int) -> int:
+        return await self._read(lambda connection: _keeping.trimmed(connection, tenant, since))
 
     async def forget(self, before: int, limit: int) -> int:
         gone = await self._writer.do(lambda connection: _keeping.forget(connection, before, limit))

@@ -129,10 +129,6 @@ class LedgerSide:
             await self._pass_over(view)
             if snapshot.tenant != scope.tenant:
                 continue
-            if snapshot.remains is not None and snapshot.remains.trimmed:
-                received = from_micros(snapshot.received)
-                self.trimmed += received >= scope.window.start
-                continue
             chosen = [index for index in range(len(snapshot.events)) if self._wanted(view, index)]
             if not chosen:
                 continue
@@ -155,6 +151,7 @@ class LedgerSide:
                                 self.spills[name].put(ours.key, ours)
                     if self._scope.against is not None and len(meant) == 1:
                         self._count_alone(*meant.popitem())
+        self.trimmed = await self._gateway.ledger.trimmed(scope.tenant, to_micros(scope.window.start))
         for name, theirs in self._foreign.items():
             for one in theirs & self.known[name].keys():
                 self.shared[name].setdefault(one, set()).add(self.known[name][one])

@@ -7,7 +7,7 @@ from canonical_schema import fingerprint
 from gateway.ledger._keeping import without
 from gateway.ledger._kept import Erasure
 from gateway.ledger._model import Code, WorkState
-from gateway.ledger._redis.base import pairs, remains
+from gateway.ledger._redis.base import pairs, remains, together
 from gateway.ledger._redis.deliveries import tally
 from gateway.ledger._redis.layout import (
     PARTITIONS,
@@ -61,6 +61,20 @@ class Aging(Recording):
             return kept
 
         return await self._whole(write())
+
+    async def trimmed(self, tenant: str, since: int) -> int:
+        async def count(link: Link) -> int:
+            found, below = 0, "+inf"
+            while page := await link.ask("ZREVRANGEBYSCORE", ":lt", below, "-inf", "LIMIT", 0, LOOKED_AT):
+                heads = await together(link.ask("HMGET", f":b:{int(batch)}", "r", "t") for batch in page)
+                owners = [owner for received, owner in heads if received is not None and int(received) >= since]
+                if not owners:  # numbers grow with time
+                    break
+                found += owners.count(tenant.encode())
+                below = f"({int(page[-1])}"
+            return found
+
+        return sum(await self._everywhere(count))
 
     async def forget(self, before: int, limit: int) -> int:
         async def write() -> int:

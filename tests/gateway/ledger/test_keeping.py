@@ -94,6 +94,16 @@ async def trimmed(ledger: Ledger, *batches: int, segment: str | None = "000001")
     assert [] == list(await ledger.trim(await prints(ledger, *batches), segment, None))
 
 
+async def test_what_was_trimmed_is_counted_from_an_instant_on(ledger: Ledger) -> None:
+    old, young = await recorded(ledger, "e1"), await recorded(ledger, "e2", received=5000)
+    for batch in (old, young, await recorded(ledger, "e3", received=6000)):
+        await settle(ledger, batch, Code.ACCEPTED)
+    assert 0 == await ledger.trimmed(TENANT, 0)
+    await trimmed(ledger, old, young)
+    assert (2, 1, 0) == tuple([await ledger.trimmed(TENANT, since) for since in (0, 5000, 5001)])
+    assert 0 == await ledger.trimmed("another", 0)
+
+
 async def test_only_what_is_old_and_settled_may_be_trimmed(ledger: Ledger) -> None:
     done = await recorded(ledger, "e1")
     await settle(ledger, done, Code.ACCEPTED)

@@ -119,6 +119,19 @@ async def test_what_was_delivered_late_has_its_time_to_show(house: House, day: D
         assert {("acme", "only_here"): ("-3", ["e1"])} == reasons(found, name)
 
 
+async def test_a_window_of_which_something_is_trimmed_is_not_told_in_whole(house: House, day: Day) -> None:
+    async with house({"retention": {"events": "1d", "trim": "always"}}) as asking:
+        await asking.send(day.event("e1"))
+        day.clock.ahead += timedelta(days=3)
+        await asking.gateway.keeper.step()
+        assert (await asking.get("/v1/events/e1"))["trimmed"]
+        report = await day.reconcile(asking, destinations=["flexprice"])
+        assert (1, False) == (report["trimmed_batches"], report["complete"])
+        day.start, day.end = day.start + timedelta(days=4), day.end + timedelta(days=4)
+        report = await day.reconcile(asking, destinations=["flexprice"])
+        assert (0, True) == (report["trimmed_batches"], report["complete"])
+
+
 async def test_a_correction_has_its_time_to_show(asking: Asking, day: Day) -> None:
     await asking.send(day.event("e1"))
     before = [*asking.vendors["flexprice"].stored]
