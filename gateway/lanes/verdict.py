@@ -129,7 +129,8 @@ def combined(parts: Sequence[Part], verdicts: Mapping[str, Next]) -> Next:
         return next(iter(verdicts.values()))
     status = worst(part.code.status for part in parts)
     decisive = next(part for part in parts if part.code.status is status)
-    doubt = LOST_ANSWER if status is DeliveryStatus.UNKNOWN else max(verdict.doubt for verdict in verdicts.values())
+    # A row counts as refused only where no request before it may have stored it, whatever another's answers said.
+    doubt = LOST_ANSWER if status is DeliveryStatus.UNKNOWN else NO_DOUBT
     return Next(code=decisive.code, doubt=doubt, error=decisive.error)
 
 

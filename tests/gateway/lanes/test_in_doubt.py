@@ -6,7 +6,7 @@ from dataclasses import replace
 from datetime import timedelta
 from decimal import Decimal
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import pytest
 
@@ -16,6 +16,7 @@ from gateway.errors import LedgerUnavailable
 from gateway.lanes.adrift import shelve
 from gateway.ledger import AttemptRow, Change, Portion, Sheet, SqliteLedger, WorkState
 from gateway.ledger.doubting import doubt
+from gateway.repair import Actor, retry
 from gateway.times import to_micros
 from gateway.transport import Mounted
 from tests.gateway.clocks import START
@@ -106,6 +107,25 @@ async def test_a_row_in_doubt_beside_one_that_did_not_leave_is_not_sent_once_the
         world.clock.advance(60 * MINUTE)
         await world.later()
         assert ({"e1": "unknown"}, [1]) == (await world.statuses(), list(world.copies().values()))
+        world.sound()
+
+
+async def test_a_row_that_was_refused_goes_again_though_one_beside_it_was_in_doubt_for_a_while(tmp_path: Path) -> None:
+    """What a vendor refuses that never had it is known: the other row's lost answer says nothing of it."""
+    quantities = {"in": Decimal(1), "out": Decimal(2)}
+    async with World(tmp_path, "paygentic", delivery={"max_in_flight": 1}) as world:
+        world.vendor.refuse(lambda row: _amount(row) == 1)
+        world.vendor.fail("timeout", stored=True, when=lambda row: _amount(row) == 2)
+        await world.record(used("e1", meter="halves", quantity=None, quantities=quantities))
+        await world.later()
+        view = (await world.views())["e1"]
+        assert {"in": "rejected", "out": "accepted"} == {name: part["status"] for name, part in view["parts"].items()}
+        world.vendor.clear()
+        actor = Actor(tenant="default", name="ana", reason="the meter is there now")
+        now = to_micros(world.clock.now())
+        assert (await retry(world.ledger, actor, ["e1"], remap=False, now=now))["retried"]
+        await world.later()
+        assert ({"e1": "accepted"}, [1, 2]) == (await world.statuses(), sorted(world.copies().values()))
         world.sound()
 
 
@@ -278,3 +298,7 @@ async def test_what_cannot_be_rendered_for_a_while_stays_in_doubt(
         await world.later()
         assert {"e1": becomes} == await world.statuses(), "sent again while repeats are told, and never later"
         world.sound()
+
+
+def _amount(row: Any) -> int:
+    return row["data"]["quantity"]
