@@ -104,9 +104,13 @@ class Catalogue:
         return () if known is None else known.bindings.get(destination, ())
 
     async def learn(self, works: Iterable[tuple[str, Iterable[str]]]) -> None:
-        """Have the links at hand that customers have: tenant and customers. They are, until something is awaited."""
+        """Have the links at hand that customers have: tenant and customers. They are, until something is awaited.
+
+        So are the periods that the tenants have closed.
+        """
         if self._book is not None:
             for tenant, customers in works:
+                await self._periods.learn(tenant)
                 await self._book.learn(tenant, customers)
 
     def use(self, destination: str, works: Iterable[tuple[str, Iterable[str]]]) -> None:

@@ -1,7 +1,7 @@
 """Billing periods: months of a time zone, and which of them are closed."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from datetime import datetime
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
@@ -51,8 +51,20 @@ def period_of(month: str, zone: str) -> Period:
 class Periods:
     """The closed periods of every tenant, as this process knows them."""
 
-    def __init__(self) -> None:
+    def __init__(self, ledger: Ledger | None = None) -> None:
+        """`ledger`: where it stands what tenants have closed that nobody told of; absent: nothing."""
+        self._ledger = ledger
         self._closed: dict[str, tuple[Period, ...]] = {}
+
+    @property
+    def tenants(self) -> Collection[str]:
+        """Of whom it is known what they have closed."""
+        return self._closed.keys()
+
+    async def learn(self, tenant: str) -> None:
+        """Know what a tenant has closed, also one that has no key any more: what it sent may still wait."""
+        if tenant not in self._closed and self._ledger is not None:
+            self.use(tenant, await closed(self._ledger, tenant))
 
     def use(self, tenant: str, closed: Sequence[Period]) -> None:
         """Take note of all that a tenant has closed."""

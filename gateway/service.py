@@ -72,7 +72,7 @@ class Gateway:
         self._rng = rng
         self._reloading = asyncio.Lock()
         self._leaving = asyncio.Event()
-        self.periods = Periods()
+        self.periods = Periods(ledger)
         self.doubts = Doubts(self.clock)
         self.restored = Restored()
         self.turns = Turns(ledger)
@@ -170,7 +170,7 @@ class Gateway:
 
     async def read_periods(self) -> None:
         """Take note of the billing periods that are closed."""
-        for tenant in self.tenants:
+        for tenant in {*self.tenants, *self.periods.tenants}:
             self.periods.use(tenant, await closed(self.ledger, tenant))
 
     async def reload(self, configuration: Configuration, actor: str = "reload") -> None:

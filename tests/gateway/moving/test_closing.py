@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from canonical_schema import ErrorCode
 from gateway.cli import main
+from gateway.configuration.keys import sha256
 from gateway.ledger import Plan
 from gateway.periods import period_of
 from tests.gateway.conftest import Asking, House, MovableClock, event
@@ -139,6 +140,24 @@ async def test_late_usage_of_a_closed_month_is_held_where_an_operator_wants_it(h
         for event_id in ("late", "later"):
             await asking.settled(event_id)
         assert {"march", "late", "later"} == {row.key for row in asking.vendors["flexprice"].stored}
+
+
+async def test_late_usage_is_held_whether_or_not_its_tenant_has_a_key_by_now(house: House, month: Month) -> None:
+    key = {"name": "red", "sha256": sha256("ugw_red"), "tenant": "red", "scopes": ["admin"]}
+    hold = {"destinations": {"flexprice": {"late": "hold"}}}
+    async with house({**hold, "auth": {"keys": [key]}}) as asking:
+        asking.client.headers["authorization"] = "Bearer ugw_red"
+        await close(asking, month)
+        sent = await asking.one(month.event("late", meter="jobs"))
+        assert "blocked" == sent["deliveries"]["flexprice"]["status"]
+    async with house({**hold, "auth": {"keys": [{**key, "name": "blue", "tenant": "blue"}]}}) as asking:
+        for _ in range(3):
+            await asking.gateway.lanes["flexprice"].step()
+        assert [] == asking.vendors["flexprice"].stored
+    async with house({**hold, "auth": {"keys": [key]}}) as asking:
+        asking.client.headers["authorization"] = "Bearer ugw_red"
+        await asking.settled("late")
+        assert "blocked" == (await asking.get("/v1/events/late"))["deliveries"]["flexprice"]["status"]
 
 
 async def test_late_usage_stands_in_the_report(asking: Asking, month: Month) -> None:
