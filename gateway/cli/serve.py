@@ -80,7 +80,8 @@ class _Used:
         with contextlib.suppress(GatewayError):
             read, first = load(self._path, os.environ), self._read[-1]
             if (read.ledger, read.listen) == (first.ledger, first.listen):
-                self._read = [read, *self._read][:REMEMBERED]
+                others = [one for one in self._read if one != read]  # some tools say SIGHUP every hour
+                self._read = [read, *others][:REMEMBERED]
 
     def ended(self, run: Callable[[Configuration], int]) -> int:
         """Run a worker with the newest that is not refused; return how it ended, and say why it could not begin."""

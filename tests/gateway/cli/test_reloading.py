@@ -10,7 +10,9 @@ from typing import Any, cast
 import pytest
 
 from gateway.cli import serve
-from gateway.errors import LedgerUnavailable
+from gateway.configuration import Configuration
+from gateway.configuration.file import load
+from gateway.errors import ConfigurationError, LedgerUnavailable
 from gateway.service import Gateway
 
 FILE = Path("gateway.yaml")
@@ -68,3 +70,20 @@ async def test_a_reading_waits_for_the_ledger_and_is_not_lost(monkeypatch: pytes
     monkeypatch.setattr(serve, "load", lambda *_: next(readings))
     monkeypatch.setattr(serve, "AGAIN", 0)
     assert ["first, again", "second"] == await told_twice(Taking(away=1))
+
+
+def test_a_file_that_is_refused_over_and_over_does_not_displace_the_one_in_use(tmp_path: Path) -> None:
+    file = tmp_path / "gateway.yaml"
+    written = "destinations: {it: {provider: PROVIDER, settings: {api_key: k}}}\nmeters: {calls: {}}\n"
+    file.write_text(written.replace("PROVIDER", "flexprice"), "utf-8")
+    used = serve._Used(file, load(file, {}))
+    file.write_text(written.replace("PROVIDER", "flowglad"), "utf-8")
+    for _ in range(2 * serve.REMEMBERED):
+        used.read()
+
+    def run(configuration: Configuration) -> int:
+        if (now := configuration.destinations["it"].provider) != "flexprice":
+            raise ConfigurationError(f"destinations.it: is {now}, and deliveries are flexprice's")
+        return 0
+
+    assert 0 == used.ended(run)
