@@ -67,7 +67,7 @@ class Backfills:
             if (other.to, other.source, other.digest, other.wanted) != (job.to, job.source, job.digest, job.wanted):
                 continue
             if other.state == "running":
-                return other
+                return await self._going_on(actor, other, job)
             if job.unproven == "send" and "unproven" in other.counts:
                 continue  # what it left out is wanted after all, and what it sent is known by its ids
             if other.state == "done" and job.source == "file":
@@ -83,6 +83,18 @@ class Backfills:
         await self._gateway.ledger.keep([Document(kind=TENANTS, tenant="", name=job.tenant, body=b"{}")])
         await self._keep(job, actor, "begun")
         self._chore.wake()
+        return job
+
+    async def _going_on(self, actor: Actor, job: Job, asked: Job) -> Job:
+        """Return a job that goes on, as it is asked for by now: what is said replaces what was, the rest stays."""
+        before = job.rate, job.too_old, job.unproven
+        if asked.rate is not None and asked.rate != job.rate:
+            job.rate, job.due = asked.rate, 0
+        job.too_old = "skip" if asked.too_old == "skip" else job.too_old
+        job.unproven = "send" if asked.unproven == "send" else job.unproven
+        if before != (job.rate, job.too_old, job.unproven):
+            await self._keep(job, actor, "goes on with other options")
+            self._chore.wake()
         return job
 
     async def cancel(self, actor: Actor, job_id: str) -> Job:
@@ -121,6 +133,8 @@ class Backfills:
 
     async def _taken(self, tenant: str, job_id: str, events: Sequence[Event], first: int, *, last: bool) -> Job:
         job = await self.job(tenant, job_id)
+        if job.state == "done" and last and first + len(events) == job.cursor:
+            return job  # it was told before, and the answer was lost
         if job.state != "running":
             raise RequestRefused(
                 409, ErrorCode.CONFLICT, f"this backfill is {job.state}: {job.why or 'nothing to add'}"

@@ -191,6 +191,32 @@ async def test_events_that_do_not_follow_on_are_refused(house: House, clock: Mov
         assert (409, "conflict") == (answer.status_code, answer.json()["code"])
 
 
+async def test_the_end_of_a_file_may_be_told_again(house: House, clock: MovableClock) -> None:
+    async with house() as asking:
+        job = await begin(asking, source="file", digest="d1")
+        done = (await fed(asking, job, 0, past(clock, "h1"), past(clock, "h2"), last=True)).json()
+        for again in (await fed(asking, job, 0, past(clock, "h1"), past(clock, "h2"), last=True),
+                      await fed(asking, job, 2, last=True)):  # fmt: skip
+            assert (200, done) == (again.status_code, again.json())
+        assert 409 == (await fed(asking, job, 2, past(clock, "h3"), last=True)).status_code
+
+
+async def test_a_job_goes_on_as_it_is_asked_for_by_now(house: House, clock: MovableClock) -> None:
+    async with house() as asking:
+        await begin(asking, source="file", digest="d1", rate=0.001)
+        job = await begin(asking, source="file", digest="d1", too_old="skip")
+        assert (0.001, "skip") == (job["rate"], job["too_old"])
+        await fed(asking, job, 0, past(clock, "h1"))
+        assert 429 == (await fed(asking, job, 1, past(clock, "h2"), last=True)).status_code
+        faster = await begin(asking, source="file", digest="d1", rate=1000, unproven="send")
+        assert (job["id"], 1000, "skip", "send") == tuple(
+            faster[name] for name in ("id", "rate", "too_old", "unproven")
+        )
+        assert "done" == (await fed(asking, job, 1, past(clock, "h2"), last=True)).json()["state"]
+        trail = (await asking.get("/v1/audit"))["data"]
+        assert 2 == sum(one["after"] == "goes on with other options" for one in trail if one["action"] == "backfill")
+
+
 @pytest.mark.parametrize("mode", ["off", None])
 async def test_a_file_waits_for_a_destination_that_was_switched_off_or_removed_meanwhile(
     house: House, clock: MovableClock, mode: str | None
