@@ -115,6 +115,8 @@ def _tell(report: Mapping[str, Any]) -> None:
     say(f"{report['events']:,} events to {report['destination']} ({report['provider']})", "bold")
     zero = f"; {report['zero']:,} are zero, and are left out" if report["zero"] else ""
     say(f"  {ready['events']:,} can be sent, in {ready['requests']:,} requests{zero}")
+    if report["routed_elsewhere"]:
+        say(f"  {report['routed_elsewhere']:,} of all are not for it by the routes: backfill leaves them out", "yellow")
     for one in refused[:SHOWN]:
         quantity = one.get("quantity") or ", ".join(f"{name} {each}" for name, each in one["quantities"].items())
         say(

@@ -13,6 +13,7 @@ from adapters._models import format_duration
 from canonical_schema import ErrorCode, ErrorItem, Event, format_time, plain
 from gateway.catalogue import Catalogue
 from gateway.lanes.rendering import Turned, render
+from gateway.ledger import Code
 
 __all__ = ["Preflight", "duration"]
 
@@ -55,7 +56,7 @@ class Preflight:
         self._adapter = catalogue.destinations[destination].adapter
         self._now = now
         self._ready, self._zero = _Sum(), _Sum()
-        self._rows = 0
+        self._rows = self._routed_elsewhere = 0
         self._refused: dict[tuple[ErrorCode, str, str], _Sum] = {}
         self._unmapped_meters: Counter[str] = Counter()
         self._without_link: set[bytes] = set()
@@ -68,6 +69,8 @@ class Preflight:
         self._note_time(event.timestamp or received)
         if not self._catalogue.rows(self._destination, event.meter):
             self._unmapped_meters[event.meter] += 1
+        (plan,) = self._catalogue.plans(tenant, [event], received)
+        self._routed_elsewhere += (self._destination, Code.NO_ROUTE) in plan.filtered
         made = render(self._catalogue, self._destination, tenant, event, received, self._now)
         if not isinstance(made, Turned):
             self._ready.add(event)
@@ -119,6 +122,7 @@ class Preflight:
             "events": self._ready.events + self._zero.events + sum(one.events for _, one in refused),
             "ready": {**self._ready.shown(), "rows": self._rows, "requests": requests},
             "zero": self._zero.events,
+            "routed_elsewhere": self._routed_elsewhere,
             "refused": [
                 {"code": code, "message": message, "meter": meter, **one.shown()}
                 for (code, message, meter), one in refused

@@ -50,6 +50,15 @@ def test_every_command_of_the_guide_can_be_given(command: str, tmp_path: Path) -
     assert not ignored
 
 
+@pytest.mark.parametrize("command", [one for one in COMMANDS if {"preflight", "backfill"} & {*one.split()}])
+def test_history_goes_where_the_routes_leave_it(command: str) -> None:
+    named = shlex.split(command)[shlex.split(command).index("--to") + 1]
+    modes = [
+        one.mode for text in blocks("yaml") for name, one in loads(text, Keys()).destinations.items() if name == named
+    ]
+    assert {"shadow"} == {*modes}
+
+
 def ran(service: Service, command: str, *more: str) -> tuple[int, Any]:
     """Run a command of the guide against the gateway; return its exit code and what it says to machines."""
     words = [sys.executable, "-m", "gateway", *shlex.split(command)[1:], "--url", str(service.client.base_url), *more]

@@ -39,6 +39,15 @@ async def test_what_is_stored_is_held_against_a_destination_and_nothing_is_sent(
         assert 0 == (await preflight(asking, "paygentic", to=EARLY))["events"]
 
 
+async def test_what_the_routes_give_to_others_is_told(house: House) -> None:
+    routes = [{"destination": "paygentic", "from": EARLY}]
+    async with house({"routes": routes, "destinations": {"paygentic": {"mode": "live"}}}) as asking:
+        before, after = "2026-11-20T09:59:59Z", EARLY
+        await asking.send([event("e1", timestamp=before), event("e2", timestamp=after)])
+        report = await preflight(asking, "paygentic")
+        assert (2, 1) == (report["ready"]["events"], report["routed_elsewhere"])
+
+
 async def test_members_that_nobody_knows_are_told_beside_those_that_there_are_as_they_are_written(house: House) -> None:
     async with house(running=False) as asking:
         answer = await asking.client.post("/v1/preflights", json={"to": "paygentic", "filter": {"since": EARLY}})
