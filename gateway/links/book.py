@@ -191,7 +191,8 @@ class Book:
             moved |= {(customer, name) for name in changed}
             if old == new:
                 continue
-            renamed = {name: to_micros(now) for name in changed if self._renamed(tenant, customer, name, old, new, now)}
+            since = {name: self._renamed(tenant, customer, name, old, new, now) for name in changed}
+            renamed = {name: at for name, at in since.items() if at is not None}
             if renamed:
                 body = msgspec.json.encode(relinked.get(customer, {}) | renamed)
                 documents.append(Document(kind=RELINKED, tenant=tenant, name=customer, body=body))
@@ -219,14 +220,22 @@ class Book:
 
     def _renamed(
         self, tenant: str, customer: str, name: str, old: Mapping[str, Any], new: Mapping[str, Any], now: datetime
-    ) -> bool:
-        """Return whether a change has a destination name usage otherwise that it may have been sent."""
+    ) -> int | None:
+        """Return since when nobody sends under other names, where a change has a destination name usage otherwise.
+
+        `None`: nothing that may have been sent has another name by it.
+        """
         seeds = self.seeds(tenant, customer).get(name, ())
         before, after = (
             self._read(customer, msgspec.json.encode({name: put[name]})).get(name, ()) if name in put else seeds
             for put in (old, new)
         )
-        return moved_names(before, after, now)
+        if not moved_names(before, after, now):
+            return None
+        destination = self._configuration.destinations[name]
+        named = before or destination.lookup is not None or destination.adapter.door.link.default is not None
+        # Other processes have what was before at hand for a while; where that was nothing they send nothing.
+        return to_micros(now + FRESH if named and self._ledger.shared else now)
 
     async def page(
         self, tenant: str, after: str | None, limit: int

@@ -25,6 +25,8 @@ from tests.redis_servers import Server
 
 pytestmark = pytest.mark.anyio
 
+ANOTHER = "Cust_0b8f3a44-3d0e-4f0e-9a53-5b1f4f7a2c11"
+
 Sharing = Callable[..., AbstractAsyncContextManager[list[Asking]]]
 
 
@@ -250,3 +252,15 @@ async def test_what_one_holds_that_does_not_know_a_destination_goes_on_where_it_
             assert "blocked" == (await older.get("/v1/events/e1"))["deliveries"]["flexprice"]["status"]
         await knows.gateway._chores["take over"]._step()
         assert "retrying" == (await knows.get("/v1/events/e1"))["deliveries"]["flexprice"]["status"]
+
+
+async def test_a_correction_does_not_go_by_a_link_that_the_one_who_sent_had_not_seen(sharing: Sharing) -> None:
+    async with sharing({"destinations": {"wingback": {"settings": {"allow_negative": True}}}}) as (one, other):
+        await other.one(event("e0"))
+        put = await one.client.put("/v1/customers/acme", json={"links": {"wingback": [{"customer_id": ANOTHER}]}})
+        assert put.is_success
+        await other.one(event("e1"))
+        assert {(CONTRACT, "API_CALLS"): 6} == one.vendors["wingback"].billed(), "a link is seen within a minute"
+        said = await corrected(one, "e1", quantity=1)
+        assert "rejected" == said["deliveries"]["wingback"]["status"]
+        assert {(CONTRACT, "API_CALLS"): 6} == one.vendors["wingback"].billed()
