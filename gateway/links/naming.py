@@ -5,7 +5,7 @@ customer's links is noted as it is put, or as a vendor that is asked for it answ
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from hashlib import blake2b
 from typing import Any
 
@@ -28,6 +28,8 @@ RELINKED = "relinked"
 LOOKED_UP = "looked up"
 """Of the documents: tenant, and as name the customer; what each destination answered last, and since when."""
 
+LATER = timedelta(seconds=30)
+"""After the grace, until all processes that were told of another configuration go by it."""
 PAGE = 1000
 """Documents that are read at once."""
 
@@ -73,6 +75,8 @@ class Naming:
         """Hold the configuration against the one before, and note what it names otherwise."""
         self._key = await self._ledger.secret(KIND)
         at = to_micros(now)
+        # Other processes are told at the same time, and finish what is under way before they read it.
+        until = to_micros(now + self._configuration.delivery.grace + LATER) if self._ledger.shared else at
         for name, destination in self._configuration.destinations.items():
             body = await self._ledger.document(KIND, "", name)
             before = None if body is None else msgspec.json.decode(body, type=_Names)
@@ -80,8 +84,8 @@ class Naming:
             made = _Names(
                 provider=destination.provider,
                 profile=_profile(destination),
-                meters=_noted({} if before is None else before.meters, self._meters(name, destination), since),
-                customers=_noted({} if before is None else before.customers, self._seeds(name), since),
+                meters=_noted({} if before is None else before.meters, self._meters(name, destination), since, until),
+                customers=_noted({} if before is None else before.customers, self._seeds(name), since, until),
             )
             self._names[name] = made
             if made != before:
@@ -203,12 +207,18 @@ def _profile(destination: Destination) -> str:
     return getattr(destination.settings, "profile", "")
 
 
-def _noted(before: _Since, named: Iterable[tuple[str, str]], since: int) -> _Since:
-    """Return since when each is named as it is; what is named no more is noted, too."""
+def _noted(before: _Since, named: Iterable[tuple[str, str]], since: int, until: int) -> _Since:
+    """Return since when each is named as it is; what is named no more is noted, too.
+
+    `until`: at the latest others go by the names before until then.
+    """
     made: _Since = {}
     for what, digest in named:
         known = before.get(what)
-        made[what] = known if known is not None and known[0] == digest else (digest, since)
+        if known is not None and known[0] == digest:
+            made[what] = known
+        else:
+            made[what] = digest, since if known is None or known[0] == "" else until
     for what, (digest, at) in before.items():
         if what not in made:
             made[what] = ("", at) if digest == "" else ("", since)

@@ -264,3 +264,16 @@ async def test_a_correction_does_not_go_by_a_link_that_the_one_who_sent_had_not_
         said = await corrected(one, "e1", quantity=1)
         assert "rejected" == said["deliveries"]["wingback"]["status"]
         assert {(CONTRACT, "API_CALLS"): 6} == one.vendors["wingback"].billed()
+
+
+async def test_a_correction_does_not_go_by_a_binding_that_the_one_who_sent_had_not_read(sharing: Sharing) -> None:
+    before = {"destinations": {"wingback": {"settings": {"allow_negative": True}}}}
+    after = {**before, "meters": {"api_calls": {"bindings": {"wingback": {"feature_slug": "CALLS"}}}}}
+    async with sharing(before) as (one, other):
+        await one.gateway.reload(loads(configured(after), {}))
+        await other.one(event("e1"))  # it lets go on what it can while it waits for a slow vendor, say
+        assert {(CONTRACT, "API_CALLS"): 3} == one.vendors["wingback"].billed()
+        await other.gateway.reload(loads(configured(after), {}))
+        said = await corrected(one, "e1", quantity=1)
+        assert "rejected" == said["deliveries"]["wingback"]["status"]
+        assert {(CONTRACT, "API_CALLS"): 3} == one.vendors["wingback"].billed()
