@@ -1,8 +1,10 @@
 """Retention: full records are archived and trimmed when they are old, ids are forgotten, customers erased on demand."""
 
 import asyncio
-from collections.abc import Callable, Collection, Mapping
+import hashlib
+from collections.abc import Callable, Collection, Iterable, Mapping
 from datetime import datetime, timedelta
+from itertools import groupby
 from typing import Any, TypeVar
 
 import msgspec
@@ -128,7 +130,7 @@ class Keeper:
         bound = self._retention.letters
         letters = None if bound is None else to_micros(now - max(bound, self._retention.events))
         prints: dict[int, bytes] = {}
-        again: dict[str, dict[int, bytes]] = {}
+        again: dict[str, dict[int, tuple[bytes, bytes]]] = {}
         received: list[int] = []
         draft: Draft | None = None
         events, after = 0, self._after
@@ -142,7 +144,8 @@ class Keeper:
                     printed = await _ended(_printed, snapshot)
                     segment = None if archive is None else archive.where(snapshot.batch)
                     if segment is not None:  # archived by a process that died before it could trim
-                        again.setdefault(segment.name, {})[snapshot.batch] = printed
+                        digest = await _ended(_digest, _lines(snapshot))
+                        again.setdefault(segment.name, {})[snapshot.batch] = printed, digest
                         continue
                     if archive is not None:
                         draft = draft or archive.draft()
@@ -167,8 +170,7 @@ class Keeper:
             raise
         name = None if segment is None else segment.name
         changed = await self._trimmed(prints, name, letters)
-        for known, some in again.items():
-            await self._trimmed(some, known, letters)
+        await self._trimmed_again(archive, again, letters)
         if archive is not None and segment is not None and changed:
             # Somebody decided a letter meanwhile: it goes on, and is archived when it has ended.
             await _ended(_without, archive, segment, changed)
@@ -202,6 +204,23 @@ class Keeper:
             ids = [one for one in ids if correction_id(one, number) in refs]
             number += 1
         return False
+
+    async def _trimmed_again(
+        self, archive: Archive | None, known: Mapping[str, Mapping[int, tuple[bytes, bytes]]], letters: int | None
+    ) -> None:
+        """Trim what an earlier round archived and did not trim: by segment and batch, prints and digest of the records.
+
+        Whatever is not as it was then, since somebody retried a letter, say, is archived anew by the next round.
+        """
+        if archive is None:
+            return
+        for segment in [one for one in archive.segments if one.name in known]:
+            batches = known[segment.name]
+            stale = await _ended(_stale, archive, segment, {batch: digest for batch, (_, digest) in batches.items()})
+            if stale:
+                await _ended(_without, archive, segment, stale)
+            prints = {batch: printed for batch, (printed, _) in batches.items() if batch not in stale}
+            await self._trimmed(prints, segment.name, letters)
 
     async def _trimmed(self, prints: Mapping[int, bytes], segment: str | None, letters: int | None) -> set[int]:
         """Trim, a little at a time: nobody waits long for the writer. Return what is not settled any more."""
@@ -237,6 +256,17 @@ def _lines(snapshot: Snapshot) -> list[bytes]:
     view = View(snapshot)
     placed = {"tenant": snapshot.tenant, "batch": snapshot.batch}
     return [_ENCODER.encode({**placed, "place": n, **view.detail(n)}) for n in range(len(snapshot.events))]
+
+
+def _digest(lines: Iterable[bytes]) -> bytes:
+    return hashlib.blake2b(b"\n".join(lines), digest_size=16).digest()
+
+
+def _stale(archive: Archive, segment: Segment, digests: Mapping[int, bytes]) -> set[int]:
+    """Return the batches whose records in a segment are not those that the digests are of."""
+    by_batch = groupby(archive.read(segment), lambda line: int(msgspec.json.decode(line)["batch"]))
+    kept = {batch: _digest(lines) for batch, lines in by_batch if batch in digests}
+    return {batch for batch, digest in digests.items() if kept.get(batch) != digest}
 
 
 def _without(archive: Archive, segment: Segment, batches: set[int]) -> None:

@@ -1,56 +1,24 @@
 """What is old is archived and trimmed by itself, and a repeat is still a repeat; a customer can be forgotten."""
 
 import asyncio
-import json
 import signal
 import sys
 import threading
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
+from unittest.mock import AsyncMock
 
 import anyio
-import httpx
 import pytest
-import zstandard
 
 from gateway.archive import Archive
-from gateway.cli import main
-from gateway.ledger.check import add_up
-from tests.gateway.conftest import Asking, House, MovableClock, event
+from gateway.errors import LedgerUnavailable
+from tests.gateway.conftest import House, MovableClock, event
+from tests.gateway.keeping import adds_up, archived, erase, keeping, kept
 
 ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.anyio
-
-
-def keeping(tmp_path: Path, **members: object) -> dict[str, Any]:
-    return {"retention": {"events": "1d", "ids": "10d", "archive": str(tmp_path / "archive"), **members}}
-
-
-def archived(tmp_path: Path) -> list[dict[str, Any]]:
-    """Return every record of the archive, by what its manifest says."""
-    manifest = json.loads((tmp_path / "archive" / "manifest.json").read_bytes())
-    lines: list[dict[str, Any]] = []
-    for segment in manifest["segments"]:
-        with (tmp_path / "archive" / segment["file"]).open("rb") as file:
-            body = zstandard.ZstdDecompressor().stream_reader(file).read()
-        lines += [json.loads(line) for line in body.splitlines()]
-    return lines
-
-
-def adds_up(tmp_path: Path) -> dict[str, Any]:
-    sums = add_up(tmp_path / "ledger.db")
-    assert [] == sums["problems"]
-    return sums
-
-
-async def kept(asking: Asking) -> None:
-    """Do what is to be done until there is nothing left to do."""
-    for _ in range(50):
-        now = asking.gateway.clock.now()
-        if await asking.gateway.keeper.step() - now > timedelta(minutes=1):
-            return
-    raise AssertionError("there is no end to it")
 
 
 async def test_an_old_record_goes_to_the_archive_and_a_repeat_is_still_a_repeat(
@@ -271,119 +239,6 @@ async def test_killed_at_any_step_no_record_is_archived_twice_or_lost(
     raise AssertionError("it has more steps than that")
 
 
-async def erase(asking: Asking, customer: str = "acme", **members: object) -> Any:
-    body = {"reason": "asked for", **members}
-    return await asking.client.post(f"/v1/customers/{customer}/erase", json=body)
-
-
-async def test_an_erased_customer_is_nowhere_and_quantities_are_still_there(
-    house: House, clock: MovableClock, tmp_path: Path
-) -> None:
-    secret = {"properties": {"who": "acme-person"}, "source": "acme-erp", "subscription": "acme-eu"}
-    async with house(keeping(tmp_path)) as asking:
-        await asking.one(event("old", quantity=7, **secret))
-        await asking.one(event("other", customer="globex", meter="jobs"))
-        clock.ahead = timedelta(days=2)
-        await kept(asking)
-        await asking.one(event("new", quantity=5, **secret))
-        answer = await erase(asking)
-        assert 200 == answer.status_code, answer.text
-        told = answer.json()
-        assert (1, 1, {}, True) == (told["events"], told["archived"], told["abandoned"], told["configured"])
-
-        shown = await asking.get("/v1/events/new")
-        assert (True, told["pseudonym"], "5") == (
-            shown["erased"],
-            shown["event"]["customer"],
-            shown["event"]["quantity"],
-        )
-        by_name = {record["id"]: record for record in archived(tmp_path)}
-        assert (told["pseudonym"], "7") == (by_name["old"]["event"]["customer"], by_name["old"]["event"]["quantity"])
-        assert "globex" == by_name["other"]["event"]["customer"]
-        assert by_name["old"]["event"]["subscription"] == shown["event"]["subscription"]
-        calls = asking.calls
-        for name, quantity in (("old", 7), ("new", 5)):
-            assert (await asking.one(event(name, quantity=quantity, **secret)))["replayed"]
-            assert "conflict" == (await asking.one(event(name, quantity=1, **secret)))["status"]
-        assert calls == asking.calls
-        (audited,) = [row for row in (await asking.get("/v1/audit"))["data"] if row["action"] == "erase"]
-        assert (told["pseudonym"], "asked for") == (audited["target"], audited["reason"])
-        assert (0, told["pseudonym"]) == ((again := (await erase(asking)).json())["events"], again["pseudonym"])
-    adds_up(tmp_path)
-    everything = b"".join(path.read_bytes() for path in (tmp_path / "archive").iterdir() if path.suffix != ".zst")
-    everything += json.dumps(archived(tmp_path)).encode()
-    assert b"acme" not in everything
-
-
-async def test_an_erased_name_is_not_left_in_the_reasons_of_corrections(
-    house: House, clock: MovableClock, tmp_path: Path
-) -> None:
-    async with house(keeping(tmp_path)) as asking:
-        for name in ("old", "new"):
-            await asking.one(event(name, meter="jobs"))
-            body = {"reason": f"acme complained of {name}", "quantity": 2}
-            assert 200 == (await asking.client.post(f"/v1/events/{name}/correct", json=body)).status_code
-            if name == "old":
-                clock.ahead = timedelta(days=2)
-                await kept(asking)
-        alias = (await erase(asking, reason="acme asked for it")).json()["pseudonym"]
-        reasons = [row["reason"] for row in (await asking.get("/v1/audit"))["data"]]
-        assert [f"{alias} asked for it", f"{alias} complained of new", f"{alias} complained of old"] == reasons
-        assert f"{alias} complained of new" == (await asking.get("/v1/events/new~c1"))["event"]["corrects"]["reason"]
-        by_name = {record["id"]: record for record in archived(tmp_path)}
-        assert f"{alias} complained of old" == by_name["old~c1"]["event"]["corrects"]["reason"]
-
-
-async def test_what_could_still_be_billed_is_refused_by_number_and_given_up_on_demand(
-    house: House, tmp_path: Path
-) -> None:
-    async with house() as asking:
-        await asking.one(event("e1", quantity="2.5"))
-        await asking.one(event("e2", meter="nobody_knows"))
-        answer = await erase(asking)
-        assert 409 == answer.status_code
-        detail = answer.json()["detail"]
-        assert "2 rejected, 1 unrouted" in detail
-        assert "abandon" in detail
-        assert "acme" not in detail
-        assert "acme" == (await asking.get("/v1/events/e1"))["event"]["customer"]
-
-        told = (await erase(asking, unsettled="abandon")).json()
-        assert (2, {"rejected": 2, "unrouted": 1}) == (told["events"], told["abandoned"])
-        assert "partial" == (await asking.get("/v1/events/e1"))["status"]
-        body = {"filter": {"status": "rejected"}, "reason": "again", "remap": True}
-        retried = (await asking.client.post("/v1/deliveries/retry", json=body)).json()
-        assert ([], []) == (retried["retried"], retried["skipped"])
-    adds_up(tmp_path)
-
-
-async def test_who_may_not_or_gives_no_reason_erases_nothing(house: House) -> None:
-    async with house() as asking:
-        await asking.one(event())
-        assert 400 == (await asking.client.post("/v1/customers/acme/erase", json={})).status_code
-        assert 400 == (await erase(asking, unsettled="both")).status_code
-        assert "acme" == (await asking.get("/v1/events/e1"))["event"]["customer"]
-
-
-async def test_a_customer_is_erased_from_the_command_line(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The command asks what its options say, and tells what came of it."""
-    asked: list[tuple[str, str, Any]] = []
-
-    def ask(url: str, key: str | None, method: str, path: str, body: Any) -> httpx.Response:
-        asked.append((method, path, body))
-        told = {"pseudonym": "erased_1", "events": 2, "archived": 1, "abandoned": {"dead": 3}, "configured": True}
-        return httpx.Response(200, json=told)
-
-    monkeypatch.setattr("gateway.cli.ledger.ask", ask)
-    assert 0 == main(["ledger", "erase", "a/b c", "--reason", "law", "--abandon"])
-    assert 2 == main(["ledger", "erase", "acme"])
-    assert [("POST", "/v1/customers/a%2Fb%20c/erase", {"reason": "law", "unsettled": "abandon"})] == asked
-    async with house() as asking:
-        await asking.one(event("e1", customer="a/b c", meter="jobs"))
-        answer = await erase(asking, "a%2Fb%20c")
-        assert 1 == answer.json()["events"]
-
-
 async def test_what_is_trimmed_or_erased_cannot_be_corrected(house: House, clock: MovableClock, tmp_path: Path) -> None:
     async with house(keeping(tmp_path)) as asking:
         await asking.one(event("old"))
@@ -418,4 +273,31 @@ async def test_what_is_still_to_be_corrected_stays_as_long_as_its_correction_wai
         assert "accepted" == found["deliveries"]["flexprice"]["status"]
         await kept(asking)
         assert {"e1", "e2", "e1~c1", "e1~c2"} == {record["id"] for record in archived(tmp_path)}
+    adds_up(tmp_path)
+
+
+async def test_what_changed_since_it_was_archived_is_archived_as_it_is_now(
+    house: House, clock: MovableClock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As where the process ends between the two: until the next round a person may have a letter sent again."""
+    async with house(keeping(tmp_path, letters="4d")) as asking:
+        asking.vendors["flowglad"].refuse("e1")
+        assert "rejected" == (await asking.one(event("e1")))["deliveries"]["flowglad"]["status"]
+        await asking.one(event("e2"))
+        clock.ahead = timedelta(days=5)
+        with monkeypatch.context() as patch:
+            patch.setattr(asking.gateway.ledger, "trim", AsyncMock(side_effect=LedgerUnavailable("away")))
+            with pytest.raises(LedgerUnavailable):
+                await asking.gateway.keeper.step()
+        assert ["e1", "e2"] == [record["id"] for record in archived(tmp_path)]
+        asking.vendors["flowglad"].clear()
+        answer = await asking.client.post("/v1/deliveries/retry", json={"ids": ["e1"]})
+        assert 1 == len(answer.json()["retried"])
+        await asking.settled("e1")
+        for _ in range(2):
+            await kept(asking)
+        records = {record["id"]: record for record in archived(tmp_path)}
+        assert ["e1", "e2"] == sorted(record["id"] for record in archived(tmp_path))
+        assert "accepted" == records["e1"]["deliveries"]["flowglad"]["status"]
+        assert (await asking.get("/v1/events/e1"))["trimmed"]
     adds_up(tmp_path)
