@@ -54,6 +54,8 @@ def _tell(report: Mapping[str, Any]) -> None:
     say(f"{report['period']} ({report['timezone']}): {state}", "bold green" if report["complete"] else "bold red")
     if not report["ended"]:
         say(f"  it ends at {report['to']}")
+    if trimmed := report.get("trimmed_batches"):  # reports are kept, and older ones do not say
+        say(f"  {trimmed:,} batches since its start are trimmed from the ledger: figures lack them", "yellow")
     for one in report["settled"]:
         say(f"  {one['destination']} {one['meter']}: {one['events']:,} {one['status']}, {_quantities(one)}")
     for one in report["open"][:SHOWN]:

@@ -146,6 +146,7 @@ class Closing:
                     if period.holds(when):
                         before = await self._before(view, index)
                         tally.add(view, index, before, late=received >= period.end, waits=index in here)
+        trimmed = await self._gateway.ledger.trimmed(tenant, to_micros(period.start))
         problems = len(tally.open) + len(tally.unrouted) + tally.twice_count
         return {
             "object": "period",
@@ -155,6 +156,7 @@ class Closing:
             "to": format_time(period.end),
             "at": format_time(now),
             **({} if tally.since is None else {"records_since": format_time(tally.since)}),
+            "trimmed_batches": trimmed,
             "ended": now >= period.end,
             "complete": now >= period.end and not problems,
             "settled": _listed(tally.settled, ("destination", "meter", "status"), len(tally.settled)),

@@ -70,6 +70,18 @@ async def close(asking: Asking, month: Month, **asked: Any) -> dict[str, Any]:
     return answer.json()
 
 
+async def test_what_is_trimmed_of_a_month_is_told_with_its_figures(house: House, month: Month) -> None:
+    async with house({"retention": {"events": "5d", "trim": "always"}}) as asking:
+        await asking.send(month.event("e1"))
+        assert 0 == (await asking.get(f"/v1/periods/{month.name}"))["trimmed_batches"]
+        month.clock.ahead += timedelta(days=6)
+        await asking.send(event("e2"))
+        await asking.gateway.keeper.step()
+        report = await asking.get(f"/v1/periods/{month.name}")
+        assert ([], 1) == (report["settled"], report["trimmed_batches"])
+        assert 1 == (await close(asking, month))["trimmed_batches"]
+
+
 async def test_a_month_that_is_settled_is_closed_and_its_report_never_changes(asking: Asking, month: Month) -> None:
     await asking.send([month.event("e1", quantity=3), month.event("e2", quantity=4), month.event("e3", month.next)])
     report = await close(asking, month)
