@@ -26,6 +26,9 @@ def explain(
 
 
 def _one(catalogue: Catalogue, tenant: str, position: int, event: Event | Bad, now: datetime) -> dict[str, Any]:
+    if isinstance(event, Bad) and event.untimely is not None:  # where it goes then is asked before a route begins
+        told = _one(catalogue, tenant, position, event.untimely, now)
+        return {"index": position, "id": told["id"], "error": event.error} | told
     if isinstance(event, Bad):
         named = {} if event.event_id is None else {"id": event.event_id}
         return {"index": position, **named, "error": event.error, "deliveries": {}}

@@ -35,6 +35,8 @@ class Bad(msgspec.Struct, frozen=True):
 
     error: ErrorItem
     event_id: str | None = None
+    untimely: Event | None = None
+    """The event itself, where nothing but its time is wrong with it."""
 
 
 def decoded(body: bytes, encoding: str, limit: int) -> bytes:
@@ -173,7 +175,7 @@ def admit(
             yield event
             continue
         why = _inadmissible(event, catalogue, intake, now, oldest, horizon)
-        yield event if why is None else Bad(why, event.id)
+        yield event if why is None else Bad(why, event.id, event if why.get("field") == "timestamp" else None)
 
 
 def impossible(event: Event, catalogue: Catalogue, now: datetime) -> ErrorItem | None:

@@ -43,6 +43,24 @@ async def test_every_digit_stands_in_the_body(asking: Asking) -> None:
     assert "9999999999.99999990" == properties["quantity"]
 
 
+async def test_where_an_event_goes_is_shown_before_its_time_has_come(house: House) -> None:
+    turn = "2030-12-01T00:00:00Z"
+    routes = [{"destination": "flowglad", "until": turn}, {"destination": "paygentic", "from": turn}]
+    group = {"flowglad": {"group": "billing"}, "paygentic": {"group": "billing"}}
+    meters = {"logins": None, "llm_call": None, "jobs": None}
+    async with house({"destinations": group, "routes": routes, "meters": meters}) as asking:
+        early, late = "2030-11-30T23:59:59Z", turn
+        told = await explained(asking, [event("e1", timestamp=early), event("e2", timestamp=late, quantity="0.5")])
+        assert ["timestamp", "timestamp"] == [one["error"]["field"] for one in told]
+        routed = [
+            {name: one["deliveries"][name]["route"] for name in group if "route" in one["deliveries"][name]}
+            for one in told
+        ]
+        assert [{"flowglad": "live", "paygentic": "filtered"}, {"flowglad": "filtered", "paygentic": "live"}] == routed
+        (problem,) = told[1]["deliveries"]["paygentic"]["problems"]
+        assert "quantity_not_representable" == problem["code"]
+
+
 async def test_nothing_is_sent_and_nothing_is_stored(asking: Asking) -> None:
     await explained(asking, [event(), event("e2", customer="nobody"), event("e3", meter="unheard")])
     assert {0} == set(asking.calls.values())
