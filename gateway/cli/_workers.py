@@ -93,7 +93,8 @@ class _Supervisor:
         try:
             for one in _HEARD:
                 signal.signal(one, signal.SIG_DFL)
-            signal.pthread_sigmask(signal.SIG_UNBLOCK, _HEARD)
+            # A SIGHUP is kept for whoever hears it once the worker is there: as it begins it would end it.
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, _HEARD - {signal.SIGHUP})
             if sys.platform == "linux":  # a worker does not outlive the one who watches it
                 ctypes.CDLL(None).prctl(1, signal.SIGTERM)
             time.sleep(pause)

@@ -44,6 +44,24 @@ def serve(index):
 print(_workers.supervised(2, serve, print))
 """
 
+BEGINS = """
+import os, signal, sys, time
+from gateway.cli._workers import supervised
+
+def serve(index):
+    with open(sys.argv[1], "ab+") as begun:
+        begun.write(b".")
+        times = begun.tell()
+    if times == 1:
+        os.kill(os.getppid(), signal.SIGHUP)
+        time.sleep(0.5)  # what a worker needs takes a while to import
+    heard = signal.SIGHUP in signal.sigpending()
+    os.kill(os.getppid(), signal.SIGTERM)
+    return 0 if heard else 1
+
+print(supervised(1, serve, lambda: None))
+"""
+
 NEVER = """
 from gateway.cli._workers import supervised
 print(supervised(2, lambda index: 1, print))
@@ -68,6 +86,12 @@ def test_a_worker_that_ends_while_all_are_told_to_stop_keeps_nobody() -> None:
 def test_a_worker_that_cannot_begin_again_is_tried_until_it_can_and_ends_nobody_else(tmp_path: Path) -> None:
     begun = tmp_path / "begun"
     assert ("0", 5) == (said(FAILS, str(begun)), begun.stat().st_size)
+
+
+@forked
+def test_a_worker_that_begins_keeps_what_it_is_told_until_it_can_hear_it(tmp_path: Path) -> None:
+    begun = tmp_path / "begun"
+    assert ("0", 1) == (said(BEGINS, str(begun)), begun.stat().st_size)
 
 
 @forked
