@@ -40,6 +40,8 @@ class Manners:
     too_many: Reply = field(default_factory=lambda: text(413, "Payload Too Large"))
     """For more rows than the declared bound. Where the vendor states none, ours is kept all the same."""
     too_large: Reply = field(default_factory=lambda: text(413, "Payload Too Large"))
+    bare_key: bool = False
+    """Whether a key is taken without the word `Bearer`, too."""
     json_only: bool = False
     """Whether another content type is answered 415."""
     empty: bool = False
@@ -61,6 +63,7 @@ INVALID: Row = {"code": "validation_error", "http_status_code": 400}
 
 _MANNERS: Mapping[str, Manners] = {
     "flowglad": Manners(
+        bare_key=True,
         unauthorized=text(401, "API key not found or invalid"),
         unreadable=answer(400, {"error": "Invalid JSON in request body", "request_id": "51f7a0c2"}),
         json_only=True,

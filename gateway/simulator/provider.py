@@ -200,6 +200,8 @@ class SimulatedProvider:
     def _authorized(self, headers: Mapping[str, str]) -> bool:
         ((name, wanted),) = self.spec.auth.headers(self.api_key or "").items()
         given = headers.get(name.lower(), "")
+        if self._manners.bare_key and not given.startswith("Bearer "):
+            given = f"Bearer {given}"
         if self.api_key is not None:
             return given == wanted
         return given.startswith(wanted) and bool(given[len(wanted) :].strip())
