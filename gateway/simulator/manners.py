@@ -37,6 +37,8 @@ class Manners:
     not_found: Reply = field(default_factory=lambda: text(404, "Not Found"))
     unreadable: Reply = field(default_factory=lambda: answer(400, {"message": "Invalid JSON in request body"}))
     """For a body that is no JSON, or has another shape than the door's, and no list of faults to say so."""
+    rowless: Reply | None = None
+    """For a JSON object in which the list of rows is not there, where the vendor tells that apart."""
     too_many: Reply = field(default_factory=lambda: text(413, "Payload Too Large"))
     """For more rows than the declared bound. Where the vendor states none, ours is kept all the same."""
     too_large: Reply = field(default_factory=lambda: text(413, "Payload Too Large"))
@@ -54,6 +56,10 @@ class Manners:
     """Roles that a row may leave out, by profile."""
     also: Mapping[str, tuple[str, ...]] = field(default_factory=dict[str, tuple[str, ...]])
     """Members that a row must have beside its roles, by profile."""
+    either: str | None = None
+    """Which of several meters an issue is about where not exactly one is given; absent: the first."""
+    coerced: bool = False
+    """Whether a time in milliseconds is read as JavaScript does: from text too, and null is the year 1970."""
     absolute: str | None = None
     """The member that makes a row state the running value."""
 
@@ -61,14 +67,27 @@ class Manners:
 INVALID: Row = {"code": "validation_error", "http_status_code": 400}
 """How Flexprice begins to say that it cannot read something."""
 
+_FLOWGLAD: Row = {"code": "BAD_REQUEST", "request_id": "51f7a0c2"}
+
 _MANNERS: Mapping[str, Manners] = {
     "flowglad": Manners(
         bare_key=True,
         unauthorized=text(401, "API key not found or invalid"),
         unreadable=answer(400, {"error": "Invalid JSON in request body", "request_id": "51f7a0c2"}),
+        rowless=answer(
+            400,
+            {
+                **_FLOWGLAD,
+                "error": [
+                    {"path": ["usageEvents"], "message": "Invalid input: expected array", "code": "invalid_type"}
+                ],
+            },
+        ),
         json_only=True,
         empty=True,
-        issues={"code": "BAD_REQUEST", "request_id": "51f7a0c2"},
+        either="priceId",
+        coerced=True,
+        issues=_FLOWGLAD,
         optional={"bulk": frozenset({"timestamp"})},
     ),
     "paygentic": Manners(

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from threading import Lock
 from urllib.parse import urlsplit
@@ -16,7 +16,7 @@ from adapters._values import JsonValue
 from canonical_schema import ErrorCode
 from gateway.simulator.faults import Answer, Armed, Script, When, picks
 from gateway.simulator.manners import answer, manners
-from gateway.simulator.reading import Flaw, Incoming, Properties, label, raw_rows, understand
+from gateway.simulator.reading import EPOCH, Flaw, Incoming, Properties, label, lacks_rows, raw_rows, understand
 from gateway.simulator.reads import Look, month_of, queried, read
 from gateway.simulator.transport import SimulatedTransport, respond
 from gateway.simulator.withdrawing import Withdrawal, withdrawal
@@ -246,6 +246,8 @@ class SimulatedProvider:
             return answer(415, said)
         if len(body) > door[1].max_bytes:
             return habits.too_large
+        if raw is None and habits.rowless is not None and lacks_rows(door[1], body):
+            return habits.rowless
         if raw is None or (not raw and not habits.empty):
             return habits.unreadable
         if len(raw) > door[1].max_rows:
@@ -287,7 +289,7 @@ class SimulatedProvider:
             name = found.key if isinstance(found, Incoming) else label(door, row) or f"row_{index}"
             key = name if name not in used else f"{name}#{index}"
             used.add(key)
-            sent.append(Sent(key=key, row=row if isinstance(row, Mapping) else {}))
+            sent.append(Sent(key=key, row=self._echoed(door, row, found)))
             refused = self._judge(door, index, found, partial, now)
             truth[key] = refused or Outcome(state=State.ACCEPTED)
         bad = [index for index, row in enumerate(sent) if truth[row.key].state is State.REJECTED]
@@ -300,6 +302,14 @@ class SimulatedProvider:
                     truth[row.key] = Outcome(state=State.DUPLICATE)
                     sent[index] = Sent(key=row.key, row=repeat.row) if door.dedupe.repeat == "same" else row
         return door.dialect.render(door, sent, truth)
+
+    def _echoed(self, door: Door, row: JsonValue, found: Incoming | list[Flaw]) -> Row:
+        """Return a row as an answer tells of it: a time that was read from something else is told as it was read."""
+        shown: Row = row if isinstance(row, Mapping) else {}
+        member = door.roles.timestamp
+        if not self._manners.coerced or isinstance(found, list) or isinstance(shown.get(member), int):
+            return shown
+        return {**shown, member: (found.timestamp - EPOCH) // timedelta(milliseconds=1)}
 
     def _store(self, profile: str, door: Door, found: Incoming, now: datetime) -> StoredRow | None:
         self.rows_taken += 1

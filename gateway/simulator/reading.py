@@ -14,13 +14,13 @@ from adapters._values import JsonValue
 from gateway.simulator.manners import Manners
 from gateway.simulator.world import Charge
 
-__all__ = ["Flaw", "Incoming", "Properties", "label", "raw_rows", "understand"]
+__all__ = ["EPOCH", "Flaw", "Incoming", "Properties", "label", "lacks_rows", "raw_rows", "understand"]
 
 Properties = str | None | Sequence[str]
 """Where a meter's quantity stands in an open set of properties: one, several, or `None` to count rows."""
 
 _DECODER = msgspec.json.Decoder(float_hook=Decimal)
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _RFC3339 = re.compile(r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d:\d\d(\.\d+)?([Zz]|[+-]\d\d:\d\d)")
 _NUMBER = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d{1,4})?")
 
@@ -50,10 +50,7 @@ class Incoming:
 
 def raw_rows(door: Door, body: bytes) -> list[JsonValue] | None:
     """Return the rows of a body, or `None` where it has not the door's shape."""
-    try:
-        decoded = cast("JsonValue", _DECODER.decode(body))
-    except (msgspec.DecodeError, InvalidOperation, RecursionError):
-        return None
+    decoded = _decoded(body)
     match door.rows:
         case "one":
             return [decoded]
@@ -62,6 +59,19 @@ def raw_rows(door: Door, body: bytes) -> list[JsonValue] | None:
         case (under,):
             found = decoded.get(under) if isinstance(decoded, Mapping) else None
     return found if isinstance(found, list) else None
+
+
+def lacks_rows(door: Door, body: bytes) -> bool:
+    """Return whether a body is an object in which the list of rows is not there."""
+    decoded = _decoded(body)
+    return isinstance(door.rows, tuple) and isinstance(decoded, Mapping) and decoded.get(door.rows[0]) is None
+
+
+def _decoded(body: bytes) -> JsonValue:
+    try:
+        return cast("JsonValue", _DECODER.decode(body))
+    except (msgspec.DecodeError, InvalidOperation, RecursionError):
+        return None
 
 
 def label(door: Door, row: JsonValue) -> str:
@@ -90,18 +100,18 @@ def understand(
     flaws += _text_flaws(row, door.roles.customer, needed=True)
     walks = "[]" in door.roles.meter[0]
     if not walks and sum(row.get(path) is not None for path in door.roles.meter) > 1:
-        flaws.append(Flaw((door.roles.meter[0],), "Exactly one of these must be given"))
+        flaws.append(Flaw((habits.either or door.roles.meter[0],), "Exactly one of these must be given"))
     charges: list[Charge] = []
     if walks:
         charges = _walked(door, row, flaws)
     else:
-        flaws += _text_flaws(row, door.roles.meter, needed=True)
+        flaws += _text_flaws(row, door.roles.meter, needed=True, about=habits.either)
         meter = _first(row, door.roles.meter)
         if "{quantity}" in door.roles.quantity:
             charges = list(_open(door, row, meter, properties.get(meter, "quantity")))
         else:
             charges = [Charge(meter, meter, _strict(door.quantity, row, door.roles.quantity, flaws))]
-    stamp = _timestamp(door, row, now, "timestamp" not in optional, flaws)
+    stamp = _timestamp(door, row, now, "timestamp" not in optional, habits, flaws)
     if flaws:
         return flaws
     absolute = habits.absolute is not None and row.get(habits.absolute) is True
@@ -115,11 +125,11 @@ def understand(
     )
 
 
-def _text_flaws(row: Row, paths: Sequence[str], *, needed: bool) -> Iterator[Flaw]:
+def _text_flaws(row: Row, paths: Sequence[str], *, needed: bool, about: str | None = None) -> Iterator[Flaw]:
     hits = [(where, hit) for path in paths for where, hit in _at(row, path) if hit is not None]
     if not hits or all(hit == "" for _, hit in hits):
         if needed:
-            yield Flaw((paths[0],), "Required", missing=True)
+            yield Flaw((about or paths[0],), "Required", missing=True)
     else:
         yield from (Flaw(where, "Invalid input: expected string") for where, hit in hits if not isinstance(hit, str))
 
@@ -209,17 +219,20 @@ def _fixed(number: Decimal, places: int) -> Decimal:
         return number.quantize(Decimal(1).scaleb(-places), rounding=ROUND_DOWN)
 
 
-def _timestamp(door: Door, row: Row, now: datetime, needed: bool, flaws: list[Flaw]) -> datetime:
+def _timestamp(door: Door, row: Row, now: datetime, needed: bool, habits: Manners, flaws: list[Flaw]) -> datetime:
     path = door.roles.timestamp
     value = row.get(path)
+    if value is None and habits.coerced and path in row:
+        return EPOCH
     if value is None:
         if needed:
             flaws.append(Flaw((path,), "Required", missing=True))
         return _floored(now, door.time.resolution)
     try:
         if door.time.style == "epoch_ms" and isinstance(value, int) and not isinstance(value, bool):
-            return _EPOCH + timedelta(milliseconds=value)
-        if isinstance(value, str) and _RFC3339.fullmatch(value):
+            return EPOCH + timedelta(milliseconds=value)
+        textual = door.time.style == "rfc3339" or habits.coerced
+        if textual and isinstance(value, str) and _RFC3339.fullmatch(value):
             return _floored(datetime.fromisoformat(value.upper()).astimezone(UTC), door.time.resolution)
     except (ValueError, OverflowError):
         pass
@@ -228,7 +241,7 @@ def _timestamp(door: Door, row: Row, now: datetime, needed: bool, flaws: list[Fl
 
 
 def _floored(instant: datetime, resolution: timedelta) -> datetime:
-    return instant - (instant - _EPOCH) % resolution
+    return instant - (instant - EPOCH) % resolution
 
 
 def _first(row: Row, paths: Sequence[str]) -> str:

@@ -1,6 +1,7 @@
 """How the simulated vendors take what other clients send than ours: as their own servers do."""
 
 import json
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -36,3 +37,37 @@ def test_flowglad_takes_its_key_without_the_word_before_it_as_its_own_client_sen
 def test_others_want_the_word_before_the_key() -> None:
     vendor = SimulatedProvider("paygentic", api_key="k")
     assert 401 == told(vendor, "/v0/events", {}, authorization="k")[0]
+
+
+@pytest.mark.parametrize(
+    ("given", "read"),
+    [
+        ("2026-11-23T11:00:00Z", 1_795_431_600_000),
+        ("2026-11-23T12:00:00.5+01:00", 1_795_431_600_500),
+        (None, 0),
+        (5, 5),
+    ],
+)
+def test_flowglad_reads_a_time_from_text_and_null_as_1970(given: object, read: int) -> None:
+    vendor = SimulatedProvider("flowglad")
+    status, body = flowglad(vendor, {**EVENT, "usageDate": given})
+    assert (200, [read]) == (status, [event["usageDate"] for event in body["usageEvents"]])
+    assert [datetime.fromtimestamp(read / 1000, UTC)] == [row.timestamp for row in vendor.stored]
+
+
+@pytest.mark.parametrize("given", [True, "", "x", [], 10**20])
+def test_flowglad_refuses_what_is_no_time(given: object) -> None:
+    status, body = flowglad(SimulatedProvider("flowglad"), {**EVENT, "usageDate": given})
+    assert (400, [["usageEvents", 0, "usageDate"]]) == (status, [issue["path"] for issue in body["error"]])
+
+
+@pytest.mark.parametrize("meters", [{"priceSlug": None}, {"priceSlug": "a", "usageMeterId": "b"}])
+def test_flowglad_says_of_the_price_id_that_one_meter_must_be_named(meters: dict[str, object]) -> None:
+    status, body = flowglad(SimulatedProvider("flowglad"), {**EVENT, **meters})
+    assert (400, [["usageEvents", 0, "priceId"]]) == (status, [issue["path"] for issue in body["error"]])
+
+
+@pytest.mark.parametrize("body", [{}, {"events": [EVENT]}, {"usageEvents": None}])
+def test_flowglad_names_the_list_that_is_missing(body: object) -> None:
+    status, said = told(SimulatedProvider("flowglad"), "/usage-events/bulk", body)
+    assert (400, "BAD_REQUEST", [["usageEvents"]]) == (status, said["code"], [issue["path"] for issue in said["error"]])
