@@ -3,14 +3,16 @@
 Nothing here is needed to send or to settle. A provider without an entry has plain manners.
 """
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Literal
 
 import msgspec
 
 from adapters import Reply, Row
 
-__all__ = ["INVALID", "Manners", "answer", "manners", "text"]
+__all__ = ["INVALID", "Manners", "Shape", "answer", "manners", "text", "unvalidated"]
 
 _ENCODER = msgspec.json.Encoder(decimal_format="number")
 
@@ -29,6 +31,10 @@ def text(status: int, body: str, headers: Mapping[str, str] | None = None, kind:
     )
 
 
+Shape = Literal["object", "string"] | re.Pattern[str]
+"""What a member has to be; a pattern: text of that form."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Manners:
     """How a vendor refuses what never reaches its usage logic."""
@@ -39,6 +45,8 @@ class Manners:
     """For a body that is no JSON, or has another shape than the door's, and no list of faults to say so."""
     rowless: Reply | None = None
     """For a JSON object in which the list of rows is not there, where the vendor tells that apart."""
+    too_few: Reply | None = None
+    """For a list without rows; absent: as a body that is unreadable."""
     too_many: Reply = field(default_factory=lambda: text(413, "Payload Too Large"))
     """For more rows than the declared bound. Where the vendor states none, ours is kept all the same."""
     too_large: Reply = field(default_factory=lambda: text(413, "Payload Too Large"))
@@ -56,6 +64,10 @@ class Manners:
     """Roles that a row may leave out, by profile."""
     also: Mapping[str, tuple[str, ...]] = field(default_factory=dict[str, tuple[str, ...]])
     """Members that a row must have beside its roles, by profile."""
+    shapes: Mapping[str, Mapping[str, Shape]] = field(default_factory=dict[str, Mapping[str, Shape]])
+    """What other members of a row have to be where they are there, by profile."""
+    required: Mapping[str, str] = field(default_factory=dict[str, str])
+    """What a vendor calls the members that a row lacks, where it says so in `details`."""
     either: str | None = None
     """Which of several meters an issue is about where not exactly one is given; absent: the first."""
     coerced: bool = False
@@ -67,6 +79,14 @@ class Manners:
 INVALID: Row = {"code": "validation_error", "http_status_code": 400}
 """How Flexprice begins to say that it cannot read something."""
 
+
+def unvalidated(model: str, member: str, tag: str) -> Row:
+    """Return what Flexprice says of a member that breaks a rule."""
+    said = f"Key: '{model}.{member}' Error:Field validation for '{member}' failed on the '{tag}' tag"
+    return {**INVALID, "message": "Request validation failed", "details": {member: said}}
+
+
+_NAME = re.compile(r"[a-zA-Z0-9_-]{1,255}")
 _FLOWGLAD: Row = {"code": "BAD_REQUEST", "request_id": "51f7a0c2"}
 
 _MANNERS: Mapping[str, Manners] = {
@@ -98,26 +118,24 @@ _MANNERS: Mapping[str, Manners] = {
         dotted=True,
         optional={"events": frozenset({"key", "timestamp"})},
         also={"events": ("source", "data"), "usage-v0": ("merchantId",)},
+        shapes={
+            "events": {"source": "string", "data": "object", "externalSubject": _NAME, "externalId": _NAME},
+            "usage-v0": {"merchantId": "string", "entitlementId": "string", "metadata": "object"},
+        },
     ),
     "flexprice": Manners(
         unauthorized=answer(401, {"error": "Unauthorized"}),
         not_found=text(404, "404 page not found"),
         unreadable=answer(400, {**INVALID, "message": "Invalid request payload"}),
-        too_many=answer(
-            400,
-            {
-                **INVALID,
-                "message": "Request validation failed",
-                "details": {
-                    "Events": "Key: 'BulkIngestEventRequest.Events' "
-                    "Error:Field validation for 'Events' failed on the 'max' tag"
-                },
-            },
-        ),
+        rowless=answer(400, unvalidated("BulkIngestEventRequest", "Events", "required")),
+        too_few=answer(400, unvalidated("BulkIngestEventRequest", "Events", "min")),
+        too_many=answer(400, unvalidated("BulkIngestEventRequest", "Events", "max")),
         too_large=answer(
             400, {**INVALID, "message": "Request body exceeds the maximum size; split the batch into smaller requests"}
         ),
         optional={"bulk": frozenset({"key", "timestamp"})},
+        shapes={"bulk": {"properties": "object", "source": "string", "customer_id": "string"}},
+        required={"event_name": "EventName", "external_customer_id": "ExternalCustomerID"},
     ),
     "wingback": Manners(
         unauthorized=answer(401, {"feedback": {"token": {"type": "error", "value": "Invalid API token"}}}),

@@ -15,7 +15,7 @@ from adapters._facts import Refusal
 from adapters._values import JsonValue
 from canonical_schema import ErrorCode
 from gateway.simulator.faults import Answer, Armed, Script, When, picks
-from gateway.simulator.manners import answer, manners
+from gateway.simulator.manners import answer, manners, unvalidated
 from gateway.simulator.reading import EPOCH, Flaw, Incoming, Properties, label, lacks_rows, raw_rows, understand
 from gateway.simulator.reads import Look, month_of, queried, read
 from gateway.simulator.transport import SimulatedTransport, respond
@@ -248,8 +248,10 @@ class SimulatedProvider:
             return habits.too_large
         if raw is None and habits.rowless is not None and lacks_rows(door[1], body):
             return habits.rowless
-        if raw is None or (not raw and not habits.empty):
+        if raw is None:
             return habits.unreadable
+        if not raw and not habits.empty:
+            return habits.too_few or habits.unreadable
         if len(raw) > door[1].max_rows:
             return habits.too_many
         return self._take(*door, raw, partial)
@@ -301,7 +303,14 @@ class SimulatedProvider:
                 if repeat is not None and door.dedupe is not None:
                     truth[row.key] = Outcome(state=State.DUPLICATE)
                     sent[index] = Sent(key=row.key, row=repeat.row) if door.dedupe.repeat == "same" else row
-        return door.dialect.render(door, sent, truth)
+        lacking = self._lacking(read[bad[0]]) if bad and not named else None
+        return lacking or door.dialect.render(door, sent, truth)
+
+    def _lacking(self, first: Incoming | list[Flaw]) -> Reply | None:
+        """Return what the vendor says of the first row that it refuses, where that lacks something which it names."""
+        member = str(first[0].path[0]) if isinstance(first, list) else ""
+        called = self._manners.required.get(member)
+        return None if called is None else answer(400, unvalidated("IngestEventRequest", called, "required"))
 
     def _echoed(self, door: Door, row: JsonValue, found: Incoming | list[Flaw]) -> Row:
         """Return a row as an answer tells of it: a time that was read from something else is told as it was read."""

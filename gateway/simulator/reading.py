@@ -11,7 +11,7 @@ import msgspec
 
 from adapters import Door, QuantityRule, Row
 from adapters._values import JsonValue
-from gateway.simulator.manners import Manners
+from gateway.simulator.manners import Manners, Shape
 from gateway.simulator.world import Charge
 
 __all__ = ["EPOCH", "Flaw", "Incoming", "Properties", "label", "lacks_rows", "raw_rows", "understand"]
@@ -94,6 +94,7 @@ def understand(
         return [Flaw((), "Invalid input: expected object")]
     optional = habits.optional.get(profile, frozenset())
     flaws = [Flaw((name,), "Required", missing=True) for name in habits.also.get(profile, ()) if row.get(name) is None]
+    flaws += _shape_flaws(row, habits.shapes.get(profile, {}))
     key = label(door, row) or fallback
     if door.roles.key is not None:
         flaws += _text_flaws(row, (door.roles.key,), needed="key" not in optional)
@@ -123,6 +124,18 @@ def understand(
         row=row,
         absolute=absolute,
     )
+
+
+def _shape_flaws(row: Row, shapes: Mapping[str, Shape]) -> Iterator[Flaw]:
+    for name, shape in shapes.items():
+        value = row.get(name)
+        if value is None:
+            continue
+        if isinstance(shape, re.Pattern):
+            if isinstance(value, str) and not shape.fullmatch(value):
+                yield Flaw((name,), f"Invalid string: must match pattern /^{shape.pattern}$/")
+        elif not isinstance(value, Mapping if shape == "object" else str):
+            yield Flaw((name,), f"Invalid input: expected {shape}")
 
 
 def _text_flaws(row: Row, paths: Sequence[str], *, needed: bool, about: str | None = None) -> Iterator[Flaw]:

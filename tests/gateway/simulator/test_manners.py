@@ -71,3 +71,54 @@ def test_flowglad_says_of_the_price_id_that_one_meter_must_be_named(meters: dict
 def test_flowglad_names_the_list_that_is_missing(body: object) -> None:
     status, said = told(SimulatedProvider("flowglad"), "/usage-events/bulk", body)
     assert (400, "BAD_REQUEST", [["usageEvents"]]) == (status, said["code"], [issue["path"] for issue in said["error"]])
+
+
+USAGE = {
+    "event_id": "e1",
+    "event_name": "calls",
+    "external_customer_id": "acme",
+    "timestamp": "2026-11-23T11:00:00Z",
+    "properties": {"quantity": "5"},
+}
+INVALID = {"code": "validation_error", "http_status_code": 400}
+
+
+def flexprice(vendor: SimulatedProvider, *events: object) -> tuple[int, Any]:
+    return told(vendor, "/events/bulk", {"events": events})
+
+
+@pytest.mark.parametrize("wrong", [{"properties": "5"}, {"properties": [5]}, {"source": 5}, {"customer_id": {}}])
+def test_flexprice_takes_nothing_of_a_request_with_a_member_of_another_type(wrong: dict[str, object]) -> None:
+    vendor = SimulatedProvider("flexprice")
+    said = {**INVALID, "message": "Invalid request payload"}
+    assert ((400, said), []) == (flexprice(vendor, USAGE, {**USAGE, **wrong, "event_id": "e2"}), vendor.stored)
+
+
+@pytest.mark.parametrize(
+    ("member", "called"), [("event_name", "EventName"), ("external_customer_id", "ExternalCustomerID")]
+)
+def test_flexprice_says_what_a_row_lacks_and_keeps_those_before_it(member: str, called: str) -> None:
+    vendor = SimulatedProvider("flexprice")
+    status, body = flexprice(vendor, USAGE, {**USAGE, member: "", "event_id": "e2"}, {**USAGE, "event_id": "e3"})
+    why = f"Key: 'IngestEventRequest.{called}' Error:Field validation for '{called}' failed on the 'required' tag"
+    assert (400, {**INVALID, "message": "Request validation failed", "details": {called: why}}) == (status, body)
+    assert ["e1"] == [row.key for row in vendor.stored]
+
+
+@pytest.mark.parametrize(("body", "tag"), [({}, "required"), ({"rows": [USAGE]}, "required"), ({"events": []}, "min")])
+def test_flexprice_says_that_there_are_no_events(body: object, tag: str) -> None:
+    why = f"Key: 'BulkIngestEventRequest.Events' Error:Field validation for 'Events' failed on the '{tag}' tag"
+    said = {**INVALID, "message": "Request validation failed", "details": {"Events": why}}
+    assert (400, said) == told(SimulatedProvider("flexprice"), "/events/bulk", body)
+
+
+@pytest.mark.parametrize(
+    ("member", "wrong"),
+    [("data", "5"), ("data", []), ("source", 5), ("externalSubject", "a@example.com"), ("externalId", "a b")],
+)
+def test_paygentic_refuses_what_its_description_excludes(member: str, wrong: object) -> None:
+    vendor = SimulatedProvider("paygentic")
+    event = {"type": "calls", "source": "t", "externalSubject": "acme", "data": {"quantity": 5}}
+    assert 202 == told(vendor, "/v0/events", event)[0]
+    status, body = told(vendor, "/v0/events", {**event, member: wrong})
+    assert (400, "validation_error", [member]) == (status, body["error"], [one["field"] for one in body["errors"]])
