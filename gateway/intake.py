@@ -3,6 +3,7 @@
 import asyncio
 import gzip
 import io
+import re
 import zlib
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from datetime import datetime, timedelta
@@ -131,7 +132,10 @@ def _members(body: bytes, *, wrapped: bool) -> list[_Piece]:
             return list(_raws.decode(body))
         members = _wrapper.decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise _unreadable(f"the body is not valid JSON: {error}") from None
+        masked = _SURROGATE.sub(rb"\\u0041", body)
+        if masked == body:
+            raise _unreadable(f"the body is not valid JSON: {error}") from None
+        return _unmasked(_members(masked, wrapped=wrapped), masked, body)
     except RecursionError:
         raise _unreadable("the body is nested too deeply") from None
     if not wrapped or "events" not in members:
@@ -145,6 +149,22 @@ def _members(body: bytes, *, wrapped: bool) -> list[_Piece]:
         return list(_raws.decode(listed))
     except msgspec.ValidationError:
         raise _unreadable("'events' must be an array of events") from None
+
+
+# Half of a surrogate pair is what is left of a character in a text that was cut. msgspec will not step over it, and
+# one such event must not spoil its neighbours.
+_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F][0-9a-fA-F]{2}")
+
+
+def _unmasked(pieces: Sequence[_Piece], masked: bytes, body: bytes) -> list[_Piece]:
+    """Return pieces of a masked body as they were sent: a mask is as long as what it hides."""
+    found: list[_Piece] = []
+    end = 0
+    for piece in map(bytes, pieces):
+        start = masked.index(piece, end)
+        end = start + len(piece)
+        found.append(body[start:end])
+    return found
 
 
 def _unreadable(message: str) -> RequestRefused:

@@ -204,3 +204,31 @@ def test_an_old_timestamp_is_told_the_horizon(horizon: timedelta, words: str) ->
     (found,) = admit(read, Catalogue(configuration), configuration.intake, NOW, horizon)
     assert isinstance(found, Bad)
     assert f"older than the {words} for which ids are remembered" in found.error["message"]
+
+
+HALF = '{"id": "cut", "customer": "acme", "meter": "api_calls", "quantity": 1, "properties": {"title": "\\ud83d"}}'
+
+
+@pytest.mark.parametrize("form", ["{}", "[{}]", '{{"events": [{}]}}', '[{{"id": "n1"}}, {}, {{"id": "n2\\\\ud83d"}}]'])
+def test_a_text_that_was_cut_inside_a_character_spoils_its_own_event_alone(form: str) -> None:
+    found = parse(form.format(HALF).encode(), "application/json", 10)
+    (cut,) = (one for one in found if isinstance(one, Bad) and one.event_id == "cut")
+    assert cut.error == {
+        "code": "invalid_event",
+        "message": "properties.title: must be Unicode: it holds half of a surrogate pair",
+        "field": "properties.title",
+    }
+
+
+def test_whole_characters_beside_one_that_was_cut_stay_as_they_were_sent() -> None:
+    whole = event(customer="\U0001f600 acme", properties={"title": "\\ud800"})
+    found = parse(f"[{HALF}, {json.dumps(whole)}]".encode(), "application/json", 10)
+    sent = found[1]
+    assert isinstance(sent, Event)
+    assert ("\U0001f600 acme", {"title": "\\ud800"}) == (sent.customer, sent.properties)
+
+
+@pytest.mark.parametrize("body", [b'["\\ud8"]', b'[{"id": "\\ud800"]', b'["\\ud800', b'{"a": \\ud800}'])
+def test_what_is_no_json_beside_half_of_a_character_is_still_none(body: bytes) -> None:
+    with pytest.raises(RequestRefused, match="the body is not valid JSON"):
+        parse(body, "application/json", 10)
