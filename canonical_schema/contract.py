@@ -20,6 +20,7 @@ from pydantic import (
     PlainSerializer,
     PlainValidator,
     ValidationError,
+    ValidationInfo,
     WithJsonSchema,
     field_validator,
     model_validator,
@@ -180,8 +181,8 @@ class UsageEvent(BaseModel):
 
     @field_validator("*", mode="before")
     @classmethod
-    def _never_null(cls, value: object) -> object:
-        if value is None:
+    def _never_null(cls, value: object, info: ValidationInfo) -> object:
+        if value is None and not cls.model_fields[str(info.field_name)].is_required():
             raise ValueError("must not be null: leave it out instead")
         return value
 
@@ -250,14 +251,14 @@ def load_object(body: bytes, identify: Callable[[Mapping[str, object]], str | No
     What is no number of JSON (`NaN`) becomes a NaN, for the member's own rule to refuse. Raises InvalidEvent,
     with the id that `identify` finds in the members, where a name appears twice or is not Unicode.
     """
-    faults: list[tuple[str, str]] = []
+    faults: list[tuple[dict[str, object], str, str]] = []
 
     def members(pairs: list[tuple[str, object]]) -> dict[str, object]:
         found = dict(pairs)
         if len(found) != len(pairs):
             twice, _ = Counter(name for name, _ in pairs).most_common(1)[0]
-            faults.append((_shorten(twice), "appears more than once"))
-        faults.extend((_shorten(name), _UNICODE) for name in found if not is_writable(name))
+            faults.append((found, _shorten(twice), "appears more than once"))
+        faults.extend((found, _shorten(name), _UNICODE) for name in found if not is_writable(name))
         return found
 
     try:
@@ -278,7 +279,9 @@ def load_object(body: bytes, identify: Callable[[Mapping[str, object]], str | No
         raise InvalidEvent("the event must be one JSON object")
     found = cast("dict[str, object]", loaded)
     if faults:
-        name, fault = faults[0]
+        holder, name, fault = faults[0]
+        outer = next((_shorten(member) for member, value in found.items() if value is holder), None)
+        name = name if outer is None else f"{outer}.{name}"
         raise InvalidEvent(f"{name}: {fault}", name, identify(found))
     return found
 

@@ -157,14 +157,15 @@ NUMBER = "must be a finite decimal, as a JSON number or a string"
 WRITTEN = 'must be a finite decimal, written like "12.5" or "1e-3"'
 LIMITS = "must be a finite decimal of at most 38 significant digits, with an exponent of -38 to 38"
 NAME = "must be a string of 1 to 255 characters"
+NEEDED = ("id", "customer", "meter")
 WORDS: list[tuple[str, str, list[object]]] = [
     (
         "id",
         "must be a string of 1 to 128 printable ASCII characters without blanks",
-        ["", "a b", "é", "x" * 129, "a\n", "\x7f", 1],
+        ["", "a b", "é", "x" * 129, "a\n", "\x7f", 1, None],
     ),
-    ("customer", NAME, ["", "x" * 256, 7]),
-    ("meter", NAME, ["", "x" * 256, []]),
+    ("customer", NAME, ["", "x" * 256, 7, None]),
+    ("meter", NAME, ["", "x" * 256, [], None]),
     ("subscription", NAME, ["", "x" * 256]),
     ("source", "must be a string of at most 2048 characters", ["x" * 2049, 1]),
     ("quantity", WRITTEN, ["NaN", "Infinity", "1_000", " 1", "+1", ""]),
@@ -189,7 +190,7 @@ WORDS: list[tuple[str, str, list[object]]] = [
     ("properties", "must be at most 16 KiB of JSON: leave out what is not billed by", [{"a": "x" * 16_377}]),
     ("quantty", "unknown member, did you mean `quantity`?", [1, None]),
     ("zzz", "unknown member", [1]),
-    *[(name, "must not be null: leave it out instead", [None]) for name in SOUND],
+    *[(name, "must not be null: leave it out instead", [None]) for name in SOUND if name not in NEEDED],
 ]
 REFUSED: list[tuple[str, str, dict[str, object]]] = [
     *[(name, rule, {name: value}) for name, rule, values in WORDS for value in values],
@@ -250,9 +251,9 @@ def test_an_unknown_name_is_told_before_the_one_that_is_missing_for_it() -> None
     [
         ("quantity", b'{"id":"evt_1","customer":"c","meter":"m","quantity":1,"quantity":2}'),
         ("quantity", b'{"id":"evt_1","customer":"c","meter":"m","quantity":1, "quantity" :1}'),
-        ("a", b'{"id":"evt_1","customer":"c","meter":"m","properties":{"a":1,"b":2,"a":1}}'),
-        ('""', b'{"id":"evt_1","customer":"c","meter":"m","properties":{"":1,"":1}}'),
-        ("a", b'{"id":"evt_1","customer":"c","meter":"m","quantities":{"a":1,"\\u0061":2}}'),
+        ("properties.a", b'{"id":"evt_1","customer":"c","meter":"m","properties":{"a":1,"b":2,"a":1}}'),
+        ('properties.""', b'{"id":"evt_1","customer":"c","meter":"m","properties":{"":1,"":1}}'),
+        ("quantities.a", b'{"id":"evt_1","customer":"c","meter":"m","quantities":{"a":1,"\\u0061":2}}'),
     ],
 )
 def test_a_name_that_appears_twice_is_refused(name: str, body: bytes) -> None:
@@ -282,8 +283,8 @@ def test_what_is_no_json_object_is_refused_as_a_whole(message: str, body: bytes)
     [
         ("customer", {"customer": "\ud800"}),
         ("properties.a", {"properties": {"a": "\ud800"}}),
-        ("?", {"properties": {"\ud800": "a"}}),
-        ("?", {"quantities": {"\ud800": 1}}),
+        ("properties.?", {"properties": {"\ud800": "a"}}),
+        ("quantities.?", {"quantities": {"\ud800": 1}}),
         ("?", {"\ud800": 1}),
     ],
 )
