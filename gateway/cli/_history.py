@@ -9,6 +9,7 @@ import gzip
 import heapq
 import io
 import tempfile
+import zlib
 from collections.abc import Generator, Iterable, Iterator
 from datetime import datetime
 from importlib import import_module
@@ -36,6 +37,8 @@ _SUFFIXES: dict[str, HistoryFormat] = {
 }
 CHUNK = 100_000
 """Events that are sorted in memory."""
+PIECE = 16 * 1024
+"""Bytes that are decompressed at once."""
 
 
 class Unreadable(NamedTuple):
@@ -144,6 +147,10 @@ def _lines(path: Path, given: HistoryFormat | None) -> Iterator[Line]:
         raise CommandFailed(f"{path}: {NO_TEXT}") from None
     except zstandard.ZstdError:
         raise CommandFailed(f"{path}: is not valid zstd") from None
+    except zlib.error:
+        raise CommandFailed(f"{path}: is not valid gzip") from None
+    except EOFError:
+        raise CommandFailed(f"{path}: is cut off: its end is missing") from None
 
 
 @contextlib.contextmanager
@@ -154,11 +161,41 @@ def _opened(path: Path, packed: str) -> Generator[IO[bytes]]:
                 with gzip.open(file) as plain:
                     yield cast("IO[bytes]", plain)
             case ".zst":
-                reader = zstandard.ZstdDecompressor().stream_reader(file, read_across_frames=True)
-                with io.BufferedReader(cast("Any", reader)) as buffered:
+                with io.BufferedReader(_Frames(file)) as buffered:
                     yield buffered
             case _:
                 yield file
+
+
+class _Frames(io.RawIOBase):
+    """What frames of zstd hold, one after the other.
+
+    Raises EOFError where the last one is cut off: zstd's own reader takes that for the end.
+    """
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file = file
+        self._frame: zstandard.ZstdDecompressionObj | None = None
+        self._rest = b""
+        self._ready = memoryview(b"")
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, into: Any, /) -> int:
+        while not self._ready:
+            piece = self._rest or self._file.read(PIECE)
+            if not piece and self._frame is not None:
+                raise EOFError
+            if not piece:
+                return 0
+            frame = self._frame or zstandard.ZstdDecompressor().decompressobj()
+            self._ready = memoryview(frame.decompress(piece))
+            self._frame, self._rest = (None, frame.unused_data) if frame.eof else (frame, b"")
+        some = self._ready[: len(into)]
+        into[: len(some)] = some
+        self._ready = self._ready[len(some) :]
+        return len(some)
 
 
 def _parquet(stream: IO[bytes]) -> Iterator[Line]:

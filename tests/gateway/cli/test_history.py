@@ -93,6 +93,19 @@ def test_a_file_that_is_not_what_its_name_says_ends_with_a_clear_message(
         list(read(tmp_path / name, None, "default"))
 
 
+@pytest.mark.parametrize(("name", "pack"), [("h.ndjson.zst", zstandard.compress), ("h.ndjson.gz", gzip.compress)])
+def test_a_file_that_is_cut_off_is_not_taken_for_whole(
+    tmp_path: Path, name: str, pack: Callable[[bytes], bytes]
+) -> None:
+    path, first, second = tmp_path / name, pack(LINE.encode() + b"\n"), pack(LINE.replace("e1", "e2").encode())
+    path.write_bytes(first + second)
+    assert 2 == len(list(read(path, None, "default")))
+    for missing in (1, len(second) // 2, len(second) + 1):
+        path.write_bytes((first + second)[:-missing])
+        with pytest.raises(CommandFailed, match=f"{name}: is cut off"):
+            list(read(path, None, "default"))
+
+
 @given(st.lists(st.integers(0, 50), max_size=60))
 def test_events_come_oldest_first_and_of_one_instant_as_they_stood(minutes: list[int]) -> None:
     events = [
