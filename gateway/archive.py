@@ -8,6 +8,7 @@ import fcntl
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator
+from datetime import datetime
 from hashlib import sha256
 from io import BufferedWriter
 from pathlib import Path
@@ -49,11 +50,15 @@ class Segment(msgspec.Struct, frozen=True, kw_only=True):
     erased: int = 0
     """Events whose customer was erased after they were archived."""
 
-    def holds(self, batch: int) -> bool:
-        """Return whether a batch is in it."""
+    def holds(self, batch: int, received: datetime) -> bool:
+        """Return whether a batch that was received then is in it.
+
+        A ledger that was put back from a disk's copy may give numbers again: those came later than any that is here.
+        """
         if not self.batches or not self.batches[0][0] <= batch <= self.batches[-1][1]:
             return False
-        return any(first <= batch <= last for first, last in self.batches)
+        first, last = map(datetime.fromisoformat, self.received)
+        return first <= received <= last and any(low <= batch <= high for low, high in self.batches)
 
 
 class _Manifest(msgspec.Struct, kw_only=True):
@@ -158,10 +163,10 @@ class Archive:
         if self._lock is not None:
             self._lock.close()
 
-    def where(self, batch: int) -> Segment | None:
-        """Return the segment that has a batch of this ledger."""
+    def where(self, batch: int, received: datetime) -> Segment | None:
+        """Return the segment that has a batch of this ledger, which was received then."""
         own = (segment for segment in reversed(self.segments) if segment.ledger == self._ledger)
-        return next((segment for segment in own if segment.holds(batch)), None)
+        return next((segment for segment in own if segment.holds(batch, received)), None)
 
     def draft(self) -> Draft:
         """Begin a segment."""

@@ -142,7 +142,8 @@ class Keeper:
                     if snapshot is None or await self._outlived(snapshot, prints) or await self._awaited(snapshot):
                         continue
                     printed = await _ended(_printed, snapshot)
-                    segment = None if archive is None else archive.where(snapshot.batch)
+                    came = from_micros(snapshot.received)
+                    segment = None if archive is None else archive.where(snapshot.batch, came)
                     if segment is not None:  # archived by a process that died before it could trim
                         digest = await _ended(_digest, _lines(snapshot))
                         again.setdefault(segment.name, {})[snapshot.batch] = printed, digest

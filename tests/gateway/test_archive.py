@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Generator
+from datetime import datetime
 from hashlib import sha256
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from gateway.archive import Archive, ArchiveUnusable, Segment, runs
 
 ROOT = Path(__file__).parents[2]
 RECEIVED = ("2026-01-01T00:00:00Z", "2026-01-02T00:00:00Z")
-
+WHEN = datetime.fromisoformat(RECEIVED[0])
 
 Open = Callable[..., Archive]
 
@@ -85,11 +86,11 @@ def test_it_is_found_again_and_batches_are_those_of_one_ledger(opened: Open, tmp
     with pytest.raises(ArchiveUnusable, match="in use by another"):
         opened(tmp_path, "two")
     assert ["000001", "000001", None, "000002"] == [
-        None if (found := again.where(batch)) is None else found.name for batch in (1, 2, 3, 4)
+        None if (found := again.where(batch, WHEN)) is None else found.name for batch in (1, 2, 3, 4)
     ]
     again.close()
     other = opened(tmp_path, "two")
-    assert None is other.where(1)
+    assert None is other.where(1, WHEN)
     assert "000003" == filled(other, 1).name
     assert [1, 2, 4, 1] == contents(other)
 
@@ -104,7 +105,7 @@ def test_what_is_taken_out_leaves_the_segment_its_name_and_no_old_file(opened: O
         )
         assert ("000001", f"segment-000001.r{expected - 1}.ndjson.zst") == (made.name, made.file)
     assert [2, 3, 4] == contents(archive)
-    assert None is archive.where(1)
+    assert None is archive.where(1, WHEN)
     assert {segment.file, "segment-000001.r2.ndjson.zst", "manifest.json", ".lock"} == set(os.listdir(tmp_path))
 
 

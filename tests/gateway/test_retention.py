@@ -301,3 +301,25 @@ async def test_what_changed_since_it_was_archived_is_archived_as_it_is_now(
         assert "accepted" == records["e1"]["deliveries"]["flowglad"]["status"]
         assert (await asking.get("/v1/events/e1"))["trimmed"]
     adds_up(tmp_path)
+
+
+async def test_a_number_that_was_given_before_a_disk_was_put_back_is_not_taken_for_archived(
+    house: House, clock: MovableClock, tmp_path: Path
+) -> None:
+    files = [tmp_path / name for name in ("ledger.db", "ledger.db.lock")]
+    async with house(keeping(tmp_path)) as asking:
+        await asking.one(event("e1"))
+    disk = [file.read_bytes() for file in files]
+    async with house(keeping(tmp_path)) as asking:
+        await asking.one(event("e2"))
+        clock.ahead = timedelta(days=2)
+        await kept(asking)
+    assert ["e1", "e2"] == [record["id"] for record in archived(tmp_path)]
+    for file, held in zip(files, disk, strict=True):  # the archive is on another one
+        file.write_bytes(held)
+    async with house(keeping(tmp_path)) as asking:
+        await asking.one(event("e3"))
+        clock.ahead = timedelta(days=4)
+        await kept(asking)
+        assert (await asking.get("/v1/events/e3"))["trimmed"]
+    assert ["e1", "e2", "e3"] == [record["id"] for record in archived(tmp_path)]
