@@ -98,7 +98,7 @@ class Gateway:
         """The lanes' own, of these."""
         self.keeper = Keeper(self.ledger, configuration.retention, self.clock)
         self.chore("retention", self._keep_house)
-        self._strays = Strays(self.ledger, self.catalogue, self.clock, self.wake)
+        strays = self._strays = Strays(self.ledger, self.catalogue, self.clock, self.wake)
         self.chore("strays", self._strays.step)
         for name, destination in configuration.destinations.items():
             if destination.mode == "off":
@@ -121,6 +121,7 @@ class Gateway:
                 rng=self._rng,
                 restored=self.restored,
                 doubts=self.doubts,
+                routed=lambda: strays.done,
             )
 
     @property

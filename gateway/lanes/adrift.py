@@ -43,17 +43,22 @@ class Strays:
         self._catalogue = catalogue
         self._clock = clock
         self._wake = wake
-        self._left = ledger.unrouted()
+        self.again()
 
     def again(self) -> None:
         """Begin anew: there may be more by now."""
         self._left = self._ledger.unrouted()
+        self.done = False
+        """Whether all that was there when this began has its way, as far as there is one."""
 
     async def step(self) -> datetime | None:
         """Look at some; return when to go on, `None` when all were looked at."""
         try:
             for _ in range(BATCHES):
                 if (some := await anext(self._left, None)) is None:
+                    self.done = True
+                    for name in self._catalogue.destinations:  # running values wait for this
+                        self._wake(name)
                     return None
                 await self._route(some)
         except BaseException:

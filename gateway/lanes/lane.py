@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import random
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from datetime import datetime, timedelta
 from functools import partial
 from typing import TypeVar
@@ -71,8 +71,12 @@ class Lane:
         rng: random.Random | None = None,
         restored: Restored | None = None,
         doubts: Doubts | None = None,
+        routed: Callable[[], bool] = lambda: True,
     ) -> None:
-        """`restored`: whether the ledger is one from a copy; absent: it is not. `doubts` are told what is parked."""
+        """`restored`: whether the ledger is one from a copy; absent: it is not. `doubts` are told what is parked.
+
+        `routed`: whether what had no way has one by now, as far as there is one: running values wait for older ones.
+        """
         self.name = name
         self._restored = restored or Restored()
         self._adapter = catalogue.destinations[name].adapter
@@ -100,6 +104,7 @@ class Lane:
         self._stepping = asyncio.Lock()
         self._absolutes = Absolutes(name, ledger, clock, wake=self.wake)
         self._transport = transport
+        self._routed = routed
         self._holding = self._stranded = False
         self._lapses = ledger.lapses  # when nothing was in flight
         self._settling = Settling(
@@ -295,7 +300,7 @@ class Lane:
                 raise
         if waiting:
             return pace.not_before
-        if self._adapter.allows_absolute and not await self._absolutes.alone(self._take_up):
+        if self._adapter.allows_absolute and not (self._routed() and await self._absolutes.alone(self._take_up)):
             return now + FENCED
         return await (self._probe(now) if pace.shut else self._fill(now))
 

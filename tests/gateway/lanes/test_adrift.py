@@ -41,8 +41,9 @@ async def test_all_are_given_their_way_some_batches_a_step(
         walk = Strays(ledger, LINKED["flexprice"], clock, woken.append)
         for rest in (COUNT + 4, COUNT + 1):
             assert (clock.now(), rest) == (await walk.step(), await left(ledger))
+        assert (["flexprice"] * 6, False) == (woken, walk.done)
         assert (None, COUNT) == (await walk.step(), await left(ledger)), "those that still have none"
-        assert ["flexprice"] * COUNT == woken
+        assert (["flexprice"] * (COUNT + 1), True) == (woken, walk.done), "the last is for what waits for this"
         assert {WorkState.READY: [0]} == await places(ledger, 1, "flexprice")
         assert await walk.step() is None
 

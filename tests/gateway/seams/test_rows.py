@@ -6,9 +6,11 @@ from typing import Any
 
 import pytest
 
-from gateway.ledger import WorkState
+from gateway.configuration.file import loads
+from gateway.lanes.adrift import Strays
+from gateway.ledger import Unrouted, WorkState
 from gateway.reconciling.confirming import Confirming, Doubt
-from tests.gateway.conftest import House, event
+from tests.gateway.conftest import House, configured, event
 from tests.gateway.seams.conftest import corrected, posted, standing
 
 pytestmark = pytest.mark.anyio
@@ -105,3 +107,29 @@ async def test_a_running_value_that_is_found_to_have_arrived_lets_the_next_one_g
         assert await Confirming(asking.gateway).settle("wingback", doubt)
         await asking.settled("a1")
         assert "accepted" == (await standing(asking, "a1", "wingback"))["status"]
+
+
+async def test_a_running_value_that_gets_its_way_late_is_not_sent_after_a_newer_one(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the vendor goes by what comes last, the older value would be the bill."""
+    before = {"destinations": {"wingback": {"settings": {"allow_absolute": True}}}}
+    after = {**before, "meters": {"seats": {"bindings": {"wingback": {"feature_slug": "SEATS"}}}}}
+    value: dict[str, Any] = {"meter": "seats", "kind": "absolute"}
+    route, go = Strays._route, asyncio.Event()
+
+    async def later(self: Strays, some: Unrouted) -> None:
+        await go.wait()
+        await route(self, some)
+
+    async with house(before) as asking:
+        await asking.one(event("a0", quantity=10, **value))
+        monkeypatch.setattr(Strays, "_route", later)
+        await asking.gateway.reload(loads(configured(after), {}))
+        await asking.send(event("a1", quantity=12, **value), query="?ack=stored")
+        for _ in range(100):
+            await asyncio.sleep(0.001)
+        go.set()
+        for one in ("a1", "a0"):
+            await asking.settled(one)
+        assert [10, 12] == [row.quantity for row in asking.vendors["wingback"].stored]
