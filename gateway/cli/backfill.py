@@ -189,6 +189,8 @@ def _tell(job: Mapping[str, Any]) -> None:
     say(f"{job['id']} to {job['to']}: {job['state']}" + (f": {job['why']}" if job.get("why") else ""), "bold")
     for what, count in counts.items():
         say(f"  {count:,} {what.replace('_', ' ')}")
+    if job["state"] == "done" and not counts:
+        say("  nothing: the ledger has no event that was asked for", "yellow")
     if job.get("invalid", {}).get("count"):
         say(f"  {job['invalid']['count']:,} rows are no events", "red")
     if "records_since" in job:
@@ -198,4 +200,4 @@ def _tell(job: Mapping[str, Any]) -> None:
     for one in job.get("problems", ()):
         hint(f"  {one['id']}: {one['problem']}: {one['why']}")
     if job["state"] == "done":
-        hint("  What was fed is stored; `usage-gateway deliveries` and GET /v1/destinations tell how far the lane is.")
+        hint(f"  What was fed is stored; GET /v1/destinations/{job['to']} tells how far the lane is.")

@@ -104,6 +104,8 @@ def test_the_commands_do_what_the_guide_says(service: Service, vendors: dict[str
         "--json",
     )
     assert 0 == code, compared
+    code, told = ran(service, named("backfill"), "--meter", "api_call")
+    assert (0, True) == (code, "the ledger has no event that was asked for" in told), "a name that was mistyped"
     code, _ = ran(service, named("links coverage"))
     assert 0 == code
     month = f"{now:%Y-%m}"
