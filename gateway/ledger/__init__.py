@@ -3,12 +3,12 @@
 from gateway.ledger._claims import Claim, ClaimKind, Run
 from gateway.ledger._events import StoredEvents
 from gateway.ledger._kept import AuditRow, Document, Erasure, Remains
+from gateway.ledger._limits import Flow, Limits, Standing
 from gateway.ledger._model import (
     PLACES,
     AttemptRow,
     Change,
     Code,
-    Flow,
     Group,
     Moved,
     Part,
@@ -18,7 +18,6 @@ from gateway.ledger._model import (
     Rendered,
     Sheet,
     Snapshot,
-    Standing,
     Track,
     Unrouted,
     Work,
@@ -27,7 +26,7 @@ from gateway.ledger._model import (
     some_of,
     split_ref,
 )
-from gateway.ledger._protocol import Ledger, Limits
+from gateway.ledger._protocol import Ledger
 from gateway.ledger._restored import RESTORE, RestoredAt
 from gateway.ledger.sqlite import SqliteLedger
 

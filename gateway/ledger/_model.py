@@ -7,9 +7,8 @@ Delivered events leave nothing but their byte and the attempts. Times are micros
 """
 
 from collections.abc import Sequence
-from datetime import timedelta
 from enum import IntEnum, StrEnum
-from typing import NamedTuple, overload
+from typing import overload
 
 import msgspec
 
@@ -22,7 +21,6 @@ __all__ = [
     "AttemptRow",
     "Change",
     "Code",
-    "Flow",
     "Group",
     "Moved",
     "Part",
@@ -32,7 +30,6 @@ __all__ = [
     "Rendered",
     "Sheet",
     "Snapshot",
-    "Standing",
     "Track",
     "Work",
     "WorkState",
@@ -378,23 +375,3 @@ class QueueDepth(msgspec.Struct, kw_only=True):
 
 class Moved(GatewayError):
     """Raised when work changed hands between looking and deciding: look again."""
-
-
-class Flow(NamedTuple):
-    """One limit, and what a request takes of it."""
-
-    name: str
-    """Tells it from the destination's other limits, and stays when its figures change."""
-    capacity: float
-    """How much may be spent at once; the rest flows in."""
-    a_second: float
-    amount: float
-
-
-class Standing(NamedTuple):
-    """How a destination stands for all processes that send to it."""
-
-    faults: int
-    """Requests in a row without a usable answer, as far as they were told; 0: all is well."""
-    wait: timedelta
-    """For how long this process may not try, because nobody may or another one tries."""

@@ -1,50 +1,15 @@
 """What every ledger does, whatever it is kept in."""
 
 from collections.abc import AsyncIterator, Mapping, Sequence
-from datetime import timedelta
 from typing import Protocol
 
 from canonical_schema import DeliveryStatus, ErrorItem, Event
 from gateway.ledger._claims import Claim
 from gateway.ledger._kept import AuditRow, Document, Erasure
-from gateway.ledger._model import (
-    AttemptRow,
-    Change,
-    Flow,
-    Plan,
-    Portion,
-    QueueDepth,
-    Snapshot,
-    Standing,
-    Unrouted,
-    Work,
-    WorkState,
-)
+from gateway.ledger._limits import Limits
+from gateway.ledger._model import AttemptRow, Change, Plan, Portion, QueueDepth, Snapshot, Unrouted, Work, WorkState
 
-__all__ = ["Ledger", "Limits"]
-
-
-class Limits(Protocol):
-    """Where requests are counted against a vendor's rate limits, for all processes that send to it."""
-
-    async def spend(self, destination: str, flows: Sequence[Flow], *, queues: bool = True) -> timedelta:
-        """Count a request that leaves now, or return how long it has to wait and count nothing.
-
-        Of the processes that have to wait the first goes first, so that a large request gets its turn; one that does
-        not queue goes when it can. Never counts less than what leaves. Raises nothing: where nobody can say, it has
-        to wait.
-        """
-        ...
-
-    async def agree(
-        self, destination: str, heard: tuple[int, timedelta] | None = None, *, tries: bool = False
-    ) -> Standing | None:
-        """Tell the others what was heard, and hear how the destination stands; `None` where nobody can say.
-
-        `heard`: how many requests in a row came to nothing, and for how long nobody may try; or 0, and how long ago
-        a request began that was answered. `tries`: while there are faults one process tries, and the others wait.
-        """
-        ...
+__all__ = ["Ledger"]
 
 
 class Ledger(Protocol):

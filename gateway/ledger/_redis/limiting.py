@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from datetime import timedelta
 
 from gateway.errors import LedgerUnavailable
-from gateway.ledger._model import Flow, Standing
+from gateway.ledger._limits import Flow, Standing
 from gateway.ledger._redis.base import Base
 
 __all__ = ["Limiting"]
