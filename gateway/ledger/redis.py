@@ -121,8 +121,8 @@ class RedisLedger(Aging, Working, Routing, Checking, Receiving, Limiting):
         """
         try:
             masters = await self._topology.masters()
-            standing = await examined(masters, self._replicas, alone=self._address.shape == "single")
-            self.durability = standing.durability
+            promises = await examined(masters, self._replicas, alone=self._address.shape == "single")
+            self.durability = promises.durability
             usual = min(PARTITIONS, 2 * len(masters)) if self._address.shape == "cluster" else 1
             partitions = await self._begun(self._wanted or usual)
             self._links = [
@@ -135,7 +135,7 @@ class RedisLedger(Aging, Working, Routing, Checking, Receiving, Limiting):
                 for number in range(partitions)
             ]
             for link in self._links:
-                link.replicas = standing.replicas
+                link.replicas = promises.replicas
             if not self._observer:
                 if await self._links[0].ask("HGET", ":m", "copying") == b"1":
                     raise LedgerUnavailable("a copy into this ledger has not ended: run `ledger copy` again")

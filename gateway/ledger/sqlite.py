@@ -22,6 +22,7 @@ from gateway.ledger import _documents, _keeping, _reading, _settling
 from gateway.ledger._checkpoint import Checkpoints
 from gateway.ledger._claims import Claim
 from gateway.ledger._events import EventCache, StoredEvents
+from gateway.ledger._files import OpenedFiles, without_another_log
 from gateway.ledger._ids import DIGEST, Ids
 from gateway.ledger._keeping import Content
 from gateway.ledger._kept import AuditRow, Document, Erasure
@@ -30,7 +31,6 @@ from gateway.ledger._recording import Entry, Recorder, prepare, verified
 from gateway.ledger._restored import begun_anew, moved, recognised
 from gateway.ledger._rows import digests, unpack_events
 from gateway.ledger._schema import connect, upgrade
-from gateway.ledger._standing import Standing, without_another_log
 from gateway.ledger._trail import note
 from gateway.ledger._waiting import count_waiting, waiting
 from gateway.ledger._writer import Writer
@@ -109,7 +109,7 @@ class SqliteLedger:
                 checkpoints = Checkpoints(self.path, connection)
                 held.callback(checkpoints.stop)
                 self._reader = held.enter_context(contextlib.closing(connect(self.path)))
-                standing = Standing(self.path)
+                files = OpenedFiles(self.path)
             except BlockingIOError:
                 raise LedgerUnavailable(f"{self.path} is in use by another gateway process") from None
             except (OSError, sqlite3.Error) as error:
@@ -122,7 +122,7 @@ class SqliteLedger:
             log.warning(
                 "ledger.restored", taken=format_time(from_micros(taken)), hint="what it had not sent is in doubt"
             )
-        self._writer = Writer(connection, recorder, checkpoints.flushed, standing.check)
+        self._writer = Writer(connection, recorder, checkpoints.flushed, files.check)
 
     async def close(self) -> None:
         """Finish what was asked for, then let go of the file."""

@@ -10,7 +10,7 @@ from gateway.errors import ConfigurationError, LedgerUnavailable
 from gateway.ledger._redis.link import Replicas
 from gateway.ledger._redis.topology import commanded, turned_away
 
-__all__ = ["Standing", "examined"]
+__all__ = ["Promises", "examined"]
 
 OLDEST = (7, 0)
 WAITS_FOR_DISKS = (7, 2)
@@ -19,14 +19,14 @@ PATIENCE_MS = 1000
 _WEAKEST_FIRST = ("memory", "snapshot", "os", "everysec", "always")
 
 
-class Standing(NamedTuple):
+class Promises(NamedTuple):
     """How far the servers can be trusted, by the weakest of them."""
 
     durability: str
     replicas: Replicas | None
 
 
-async def examined(masters: Sequence[tuple[str, Redis]], replicas: int, *, alone: bool) -> Standing:
+async def examined(masters: Sequence[tuple[str, Redis]], replicas: int, *, alone: bool) -> Promises:
     """Read what the servers do with what they are given. `alone`: nobody puts another in the place of this one.
 
     Raises ConfigurationError for one that may throw it away or lacks what is needed, LedgerUnavailable where one
@@ -66,7 +66,7 @@ async def examined(masters: Sequence[tuple[str, Redis]], replicas: int, *, alone
     if replicas:
         waiting = Replicas(replicas, synced=disks and durability == "always", milliseconds=PATIENCE_MS)
         durability += f"+{replicas} replica{'' if replicas == 1 else 's'}"
-    return Standing(durability, waiting)
+    return Promises(durability, waiting)
 
 
 def _class(facts: dict[str, str], fsync: str | None, saves: str | None) -> str:

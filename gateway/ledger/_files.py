@@ -5,7 +5,7 @@ import os
 import sqlite3
 from pathlib import Path
 
-__all__ = ["Standing", "without_another_log"]
+__all__ = ["OpenedFiles", "without_another_log"]
 
 _NO_LOG = b"\x01\x01"
 """What a file says of itself that was never written to by way of a log: a backup, until a gateway opens it."""
@@ -13,7 +13,7 @@ _SAYS = 18
 """Where it says so. https://www.sqlite.org/fileformat.html#file_format_version_numbers"""
 
 
-class Standing:
+class OpenedFiles:
     """The files that were opened. What is written once they are gone is in no file that anybody can open again."""
 
     def __init__(self, path: Path) -> None:
