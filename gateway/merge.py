@@ -24,12 +24,11 @@ from canonical_schema import (
     event_status,
     format_time,
 )
-from gateway.ledger import AttemptRow, Code, Group, Part, Plan, Snapshot, Track
+from gateway.ledger import NO_WAY, AttemptRow, Code, Group, Part, Plan, Snapshot, Track
 from gateway.times import from_micros
 
 __all__ = ["View", "batch_result", "closing", "fresh", "refused", "summed"]
 
-_NOT_COUNTED = frozenset({Code.NONE, Code.NO_BINDING, Code.NO_ROUTE})
 _CODES = {int(code): code for code in Code}
 """By the byte that the ledger keeps: an enum's own look-up costs as much as the rest of an entry."""
 
@@ -172,7 +171,7 @@ _OPEN = frozenset({Code.PENDING, Code.RETRYING})
 @lru_cache(4096)
 def _status(codes: bytes) -> EventStatus:
     """Return what an event is whose live deliveries have these codes."""
-    return event_status(Code(code).status for code in codes if code not in _NOT_COUNTED)
+    return event_status(Code(code).status for code in codes if code not in NO_WAY)
 
 
 def _tell(made: DeliveryResult | PartResult, code: Code) -> None:

@@ -5,6 +5,8 @@ from gateway.ledger._events import StoredEvents
 from gateway.ledger._kept import AuditRow, Document, Erasure, Remains
 from gateway.ledger._limits import Flow, Limits, Standing
 from gateway.ledger._model import (
+    BILLS,
+    NO_WAY,
     PLACES,
     AttemptRow,
     Change,
@@ -31,6 +33,8 @@ from gateway.ledger._restored import RESTORE, RestoredAt
 from gateway.ledger.sqlite import SqliteLedger
 
 __all__ = [
+    "BILLS",
+    "NO_WAY",
     "PLACES",
     "RESTORE",
     "AttemptRow",

@@ -17,6 +17,8 @@ from gateway.errors import GatewayError
 from gateway.ledger._kept import Remains
 
 __all__ = [
+    "BILLS",
+    "NO_WAY",
     "PLACES",
     "AttemptRow",
     "Change",
@@ -115,6 +117,12 @@ _REASON: dict[Code, FilterReason] = {
     Code.ZERO: "zero",
     Code.VOIDED: "voided",
 }
+
+
+NO_WAY = frozenset({Code.NONE, Code.NO_BINDING, Code.NO_ROUTE})
+"""No delivery, or none for want of a way: one may be given yet, and none of these counts."""
+BILLS = frozenset(Code) - NO_WAY - {Code.ZERO, Code.VOIDED, Code.REJECTED, Code.DEAD}
+"""The provider bills the event, or may, or will once it has it."""
 
 
 class Plan(msgspec.Struct, frozen=True, kw_only=True):

@@ -12,7 +12,19 @@ from gateway.ledger._deliveries import enqueue, times
 from gateway.ledger._keeping import remains
 from gateway.ledger._kept import AuditRow
 from gateway.ledger._looking import Looking, sides
-from gateway.ledger._model import AttemptRow, Change, Code, Group, Moved, Plan, Portion, Rendered, WorkState, some_of
+from gateway.ledger._model import (
+    NO_WAY,
+    AttemptRow,
+    Change,
+    Code,
+    Group,
+    Moved,
+    Plan,
+    Portion,
+    Rendered,
+    WorkState,
+    some_of,
+)
 from gateway.ledger._recording import Load
 from gateway.ledger._rows import (
     pack_attempt,
@@ -255,14 +267,11 @@ def _still_unrouted(connection: sqlite3.Connection, batch: int, left: Iterable[i
         connection.execute("INSERT INTO unrouted VALUES (?, ?)", (batch, pack_members(members)))
 
 
-_NO_DELIVERY = frozenset({Code.NONE, Code.NO_BINDING, Code.NO_ROUTE})
-
-
 def unless_there(plan: Plan, known: Mapping[str, bytes], index: int) -> Plan:
     """Return a plan without the destinations where the event has a delivery, as shadow."""
 
     def missing(name: str) -> bool:
-        return name not in known or known[name][index] in _NO_DELIVERY
+        return name not in known or known[name][index] in NO_WAY
 
     return Plan(
         live=tuple(filter(missing, plan.live)),

@@ -17,7 +17,7 @@ from gateway.chain import Look
 from gateway.errors import RequestRefused
 from gateway.intake import slices
 from gateway.lanes.correcting import Situation, difference, saying, situation
-from gateway.ledger import AuditRow, Code, Document, split_ref
+from gateway.ledger import BILLS, NO_WAY, AuditRow, Document, split_ref
 from gateway.merge import View
 from gateway.periods import KIND, Period
 from gateway.repair import Actor
@@ -79,10 +79,10 @@ class _Tally:
         """
         event = view.snapshot.events[index]
         live = view.live(index)
-        if (live or waits) and not any(code not in _NO_WAY for code in live.values()):
+        if (live or waits) and not any(code not in NO_WAY for code in live.values()):
             self.unrouted.setdefault((event.customer, event.meter), _Sum()).add(event)
         for name, code in live.items():
-            if code in _NO_WAY:
+            if code in NO_WAY:
                 continue
             status = code.status
             if status in _OPEN:
@@ -91,7 +91,7 @@ class _Tally:
                 self.settled.setdefault((name, event.meter, status), _Sum()).add(before.brought.get(name, event))
             if late:
                 self.late.setdefault((name, event.customer, event.meter), _Sum()).add(event)
-        bills = {name for name, code in live.items() if code in _BILLS}
+        bills = {name for name, code in live.items() if code in BILLS}
         self._once(event, bills | before.bills if bills else bills)
 
     def _once(self, event: Event, bills: Collection[str]) -> None:
@@ -182,7 +182,7 @@ class Closing:
         for ref in chain.refs:
             batch, place = split_ref(ref)
             if (snapshot := await look.snapshot(batch)) is not None:
-                made.bills |= {name for name, code in View(snapshot).live(place).items() if code in _BILLS}
+                made.bills |= {name for name, code in View(snapshot).live(place).items() if code in BILLS}
         for name, code in view.live(index).items():
             if code.status.success:
                 found = situation(await look.stands(chain, name), event, self._gateway.clock.now())
@@ -266,6 +266,4 @@ def _listed(sums: Mapping[Any, _Sum], names: tuple[str, ...], most: int = NAMED)
     return [dict(zip(names, key, strict=True)) | one.shown() for key, one in largest[:most]]
 
 
-_NO_WAY = frozenset({Code.NONE, Code.NO_BINDING, Code.NO_ROUTE})
-_BILLS = frozenset(Code) - _NO_WAY - {Code.ZERO, Code.VOIDED, Code.REJECTED, Code.DEAD}
 _OPEN = frozenset(DeliveryStatus) - {DeliveryStatus.ACCEPTED, DeliveryStatus.DUPLICATE, DeliveryStatus.FILTERED}

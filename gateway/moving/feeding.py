@@ -12,7 +12,7 @@ from gateway.catalogue import Catalogue
 from gateway.chain import LONGEST_ID, Chain, Look, correction_id
 from gateway.intake import AHEAD, impossible
 from gateway.lanes.rendering import Turned, render
-from gateway.ledger import ClaimKind, Code, Plan, split_ref
+from gateway.ledger import BILLS, NO_WAY, ClaimKind, Code, Plan, split_ref
 from gateway.merge import View
 from gateway.moving.job import Job
 from gateway.retention import FORGOTTEN
@@ -21,8 +21,6 @@ from gateway.times import from_micros, to_micros
 
 __all__ = ["Feeding"]
 
-_BILLS = frozenset(Code) - {Code.NONE, Code.NO_BINDING, Code.NO_ROUTE, Code.ZERO, Code.VOIDED, Code.REJECTED, Code.DEAD}
-_NO_WAY = frozenset({Code.NONE, Code.NO_BINDING, Code.NO_ROUTE})
 _NOT_KEPT = "it was corrected, and what it says since is not kept any more: bill it there by hand"
 _GONE = (
     "{name} has billed it, or may have, and is not configured any more: where both are to bill it,"
@@ -122,7 +120,7 @@ class Feeding:
             job.count("erased")
         elif await self._gateway.ledger.find(job.tenant, correction_id(event.id, 1)) is not None:
             job.problem("correction_not_kept", event, _NOT_KEPT)
-        elif view.codes(index).get(job.to, Code.NONE) not in _NO_WAY:
+        elif view.codes(index).get(job.to, Code.NONE) not in NO_WAY:
             job.count("there_already")
         elif not (plan.live and self._elsewhere(job, event, view.live(index))):
             return True
@@ -196,7 +194,7 @@ class Feeding:
         destinations = self._gateway.catalogue.destinations
         group = destinations[job.to].group
         for name, code in live.items():
-            if name == job.to or code not in _BILLS:
+            if name == job.to or code not in BILLS:
                 continue
             if name not in destinations:
                 job.problem("billed_elsewhere", event, _GONE.format(name=name))
