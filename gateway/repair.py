@@ -7,7 +7,7 @@ import msgspec
 
 from canonical_schema import ErrorCode, ErrorItem, Kind
 from gateway.errors import RequestRefused
-from gateway.ledger import AuditRow, Change, Code, Group, Ledger, Moved, Part, Work, WorkState, split_ref
+from gateway.ledger import AuditRow, Change, Code, Group, Ledger, Moved, Part, Work, WorkState, by_batch, split_ref
 from gateway.listing import Filter, matches
 from gateway.merge import View
 
@@ -289,8 +289,6 @@ async def _targets(
                 found.append((batch, destination, indexes))
         return found
     refs = [ref for event_id in wanted if (ref := await ledger.find(tenant, event_id)) is not None]
-    by_batch: dict[int, set[int]] = {}
-    for batch, index in map(split_ref, refs):
-        by_batch.setdefault(batch, set()).add(index)
-    snapshots = await ledger.snapshots(list(by_batch))
-    return [(batch, track.destination, by_batch[batch]) for batch, one in snapshots.items() for track in one.tracks]
+    sought = by_batch(refs)
+    snapshots = await ledger.snapshots(list(sought))
+    return [(batch, track.destination, sought[batch]) for batch, one in snapshots.items() for track in one.tracks]

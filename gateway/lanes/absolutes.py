@@ -8,7 +8,7 @@ import msgspec
 from canonical_schema import Event, Kind
 from gateway.errors import LedgerUnavailable
 from gateway.lanes.order import Order
-from gateway.ledger import Change, Code, Ledger, Moved, Work, WorkState, ref_of, some_of, split_ref
+from gateway.ledger import Change, Code, Ledger, Moved, Work, WorkState, by_batch, ref_of, some_of
 from gateway.times import Clock, to_micros
 
 __all__ = ["Absolutes"]
@@ -96,7 +96,7 @@ class Absolutes:
         if not (self._alone and self._ledger.shared):
             return
         ended: list[int] = []
-        for batch, members in _by_batch(self._order.awaited).items():
+        for batch, members in by_batch(self._order.awaited).items():
             for work in await self._ledger.pieces(batch, self._destination):
                 if work.group.state in _OPEN:
                     members.difference_update(work.members)
@@ -135,7 +135,7 @@ class Absolutes:
             return
         try:
             async with self._releasing:
-                await self._let_go(_by_batch(refs))
+                await self._let_go(by_batch(refs))
         except (LedgerUnavailable, Moved):
             self._owing = True
         self._wake()
@@ -149,13 +149,6 @@ class Absolutes:
                     changes.append(_going(work, places, now))
         if changes:
             await self._ledger.settle(changes, [])
-
-
-def _by_batch(refs: Iterable[int]) -> dict[int, set[int]]:
-    found: dict[int, set[int]] = {}
-    for batch, index in map(split_ref, refs):
-        found.setdefault(batch, set()).add(index)
-    return found
 
 
 def _going(work: Work, places: Sequence[int], now: int) -> Change:

@@ -13,7 +13,7 @@ from gateway.chain import Look, Stand, correction_id, has_corrections
 from gateway.lanes.correcting import SOON, Rows, Situation, Waits, named_since, needs_rows, rendered, situation
 from gateway.lanes.rendering import Turned
 from gateway.lanes.restored import Restored
-from gateway.ledger import AttemptRow, Change, Code, Ledger, Moved, Part, Work, WorkState, ref_of, some_of
+from gateway.ledger import AttemptRow, Change, Code, Ledger, Moved, Part, Work, WorkState, ref_of
 from gateway.times import from_micros, to_micros
 
 __all__ = ["Corrector", "withdrawing"]
@@ -210,13 +210,7 @@ def _some(work: Work, places: Sequence[int], parts: Mapping[int, list[Part]] | N
     """Return some members of a piece of work, with their rows; those that it has where `parts` is None."""
     if not places:
         return []
-    has = None if work.parts is None else some_of(work.parts, places)
-    return [
-        msgspec.structs.replace(
-            work,
-            members=[work.members[place] for place in places],
-            events=[work.events[place] for place in places],
-            parts=has if parts is None else [parts[place] for place in places],
-            receipts=[work.receipts[place] for place in places] if work.receipts else (),
-        )
-    ]
+    some = work.some(places)
+    if parts is not None:
+        some.parts = [parts[place] for place in places]
+    return [some]

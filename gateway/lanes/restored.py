@@ -11,7 +11,7 @@ import msgspec
 
 from gateway.chain import Chain, Stand
 from gateway.lanes.verdict import LOST_ANSWER
-from gateway.ledger import RESTORE, Group, Ledger, RestoredAt, Work, some_of
+from gateway.ledger import RESTORE, Group, Ledger, RestoredAt, Work
 from gateway.ledger._restored import why
 from gateway.times import to_micros
 
@@ -72,14 +72,7 @@ def _doubted(work: Work, last: RestoredAt) -> Work:
     places = [place for place in range(len(work.events)) if _when(work, place) < last.at]
     if not places:
         return work
-    return msgspec.structs.replace(
-        work,
-        members=[work.members[place] for place in places],
-        events=[work.events[place] for place in places],
-        parts=None if work.parts is None else some_of(work.parts, places),
-        receipts=[work.receipts[place] for place in places] if work.receipts else (),
-        group=_in_doubt(group, last),
-    )
+    return msgspec.structs.replace(work.some(places), group=_in_doubt(group, last))
 
 
 def _when(work: Work, place: int) -> int:

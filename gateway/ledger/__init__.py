@@ -7,7 +7,6 @@ from gateway.ledger._limits import Flow, Limits, Standing
 from gateway.ledger._model import (
     BILLS,
     NO_WAY,
-    PLACES,
     AttemptRow,
     Change,
     Code,
@@ -24,11 +23,10 @@ from gateway.ledger._model import (
     Unrouted,
     Work,
     WorkState,
-    ref_of,
     some_of,
-    split_ref,
 )
 from gateway.ledger._protocol import Ledger
+from gateway.ledger._refs import PLACES, by_batch, ref_of, split_ref
 from gateway.ledger._restored import RESTORE, RestoredAt
 from gateway.ledger.sqlite import SqliteLedger
 
@@ -67,6 +65,7 @@ __all__ = [
     "Unrouted",
     "Work",
     "WorkState",
+    "by_batch",
     "ref_of",
     "some_of",
     "split_ref",

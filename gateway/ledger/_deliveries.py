@@ -9,7 +9,8 @@ from typing import NamedTuple
 import msgspec
 
 from canonical_schema import Event
-from gateway.ledger._model import PLACES, Code, Plan, WorkState
+from gateway.ledger._model import Code, Plan, WorkState
+from gateway.ledger._refs import PLACES
 from gateway.ledger._rows import pack_members
 from gateway.times import to_micros
 

@@ -12,7 +12,7 @@ from array import array
 from bisect import bisect_right
 from collections.abc import Iterable
 
-from gateway.ledger._model import ref_of
+from gateway.ledger._refs import ref_of
 
 __all__ = ["DIGEST", "Ids"]
 

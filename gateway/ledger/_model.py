@@ -19,7 +19,6 @@ from gateway.ledger._kept import Remains
 __all__ = [
     "BILLS",
     "NO_WAY",
-    "PLACES",
     "AttemptRow",
     "Change",
     "Code",
@@ -35,23 +34,8 @@ __all__ = [
     "Track",
     "Work",
     "WorkState",
-    "ref_of",
     "some_of",
-    "split_ref",
 ]
-
-PLACES = 1 << 16
-"""Places in a batch; a ref is `batch * PLACES + index`."""
-
-
-def ref_of(batch: int, index: int) -> int:
-    """Return the ref of an event."""
-    return batch * PLACES + index
-
-
-def split_ref(ref: int) -> tuple[int, int]:
-    """Return batch and index of a ref."""
-    return divmod(ref, PLACES)
 
 
 class Code(IntEnum):
@@ -274,6 +258,16 @@ class Work(msgspec.Struct, kw_only=True):
     def received_at(self, place: int) -> int:
         """Return when the event at this place of `members` was received."""
         return self.receipts[place] if self.receipts else self.received
+
+    def some(self, places: Sequence[int]) -> "Work":
+        """Return those at some places of `members` alone, with their rows."""
+        return msgspec.structs.replace(
+            self,
+            members=[self.members[place] for place in places],
+            events=[self.events[place] for place in places],
+            parts=None if self.parts is None else some_of(self.parts, places),
+            receipts=[self.receipts[place] for place in places] if self.receipts else (),
+        )
 
 
 class Portion(msgspec.Struct, kw_only=True):

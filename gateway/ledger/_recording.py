@@ -11,7 +11,8 @@ from gateway.ledger._events import StoredEvents
 from gateway.ledger._ids import DIGEST, Ids
 from gateway.ledger._keeping import Content
 from gateway.ledger._kept import AuditRow
-from gateway.ledger._model import Plan, ref_of, split_ref
+from gateway.ledger._model import Plan
+from gateway.ledger._refs import ref_of, split_ref
 from gateway.ledger._rows import pack_text, pack_times
 from gateway.ledger._trail import note
 

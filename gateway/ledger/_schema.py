@@ -7,7 +7,7 @@ from pathlib import Path
 
 from gateway.errors import LedgerUnavailable
 from gateway.ledger import _keeping
-from gateway.ledger._model import split_ref
+from gateway.ledger._refs import split_ref
 
 __all__ = ["UPGRADES", "VERSION", "connect", "upgrade"]
 

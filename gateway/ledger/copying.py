@@ -16,9 +16,10 @@ from gateway.ledger._ids import DIGEST as LONG_DIGEST
 from gateway.ledger._keeping import remains
 from gateway.ledger._kept import AuditRow, Document, Remains
 from gateway.ledger._looking import Looking
-from gateway.ledger._model import PLACES, Group, Rendered, some_of
+from gateway.ledger._model import Group, Rendered, some_of
 from gateway.ledger._redis.deliveries import tally
 from gateway.ledger._redis.layout import DIGEST, pack_head, pack_rendered, pack_runs
+from gateway.ledger._refs import PLACES
 from gateway.ledger._restored import MOVED, Taken
 from gateway.ledger._rows import (
     pack_attempt,

@@ -10,7 +10,7 @@ import structlog
 
 from adapters import Unread, UnreadKind
 from gateway.lanes.pace import Breaker
-from gateway.ledger import WorkState, ref_of, split_ref
+from gateway.ledger import WorkState, by_batch, ref_of
 from gateway.reconciling.confirming import Confirming, Doubt
 from gateway.service import Gateway
 from gateway.times import to_micros
@@ -93,11 +93,8 @@ class Finding:
 
     async def _parked(self, destination: str, refs: Iterable[int]) -> list[tuple[int, Doubt]]:
         """Return those that are still in doubt, and can be recognised."""
-        by_batch: dict[int, set[int]] = {}
-        for batch, index in map(split_ref, refs):
-            by_batch.setdefault(batch, set()).add(index)
         made: list[tuple[int, Doubt]] = []
-        for batch, indexes in by_batch.items():
+        for batch, indexes in by_batch(refs).items():
             for work in await self._gateway.ledger.pieces(batch, destination):
                 if work.group.state is WorkState.UNKNOWN:
                     doubts = await self._confirming.doubts_of(work, indexes)

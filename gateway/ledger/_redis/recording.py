@@ -12,7 +12,7 @@ from gateway.ledger._deliveries import earliest, times
 from gateway.ledger._events import StoredEvents
 from gateway.ledger._kept import AuditRow
 from gateway.ledger._looking import Looking
-from gateway.ledger._model import AttemptRow, Plan, Snapshot, Track, ref_of, split_ref
+from gateway.ledger._model import AttemptRow, Plan, Snapshot, Track
 from gateway.ledger._redis.base import pairs, remains, together
 from gateway.ledger._redis.batches import Batch
 from gateway.ledger._redis.deliveries import alike, planned, ready, tracked
@@ -20,6 +20,7 @@ from gateway.ledger._redis.keeping import Keeping, audited
 from gateway.ledger._redis.layout import DIGEST, unpack_head
 from gateway.ledger._redis.link import Argument, Link
 from gateway.ledger._redis.owners import Owners
+from gateway.ledger._refs import ref_of, split_ref
 from gateway.ledger._rows import digests as digests_of
 from gateway.ledger._rows import pack_text, pack_times, unpack_attempt, unpack_events, unpack_parts, unpack_times
 
