@@ -8,8 +8,8 @@ from itertools import repeat
 import msgspec
 
 from canonical_schema import ErrorItem
-from gateway.lanes.verdict import LOST_ANSWER, Next
-from gateway.ledger import Change, Code, Group, Part, Rendered, Sheet, Work, WorkState, some_of
+from gateway.lanes.verdict import Next
+from gateway.ledger import LOST_ANSWER, Change, Code, Group, Part, Rendered, Sheet, Work, WorkState, some_of
 from gateway.times import to_micros
 
 __all__ = ["FRAME", "STATES", "Item", "Lot", "closing", "deadline_of", "kept", "moved", "packed", "regroup", "shelved"]

@@ -10,9 +10,7 @@ from datetime import datetime, timedelta
 import msgspec
 
 from gateway.chain import Chain, Stand
-from gateway.lanes.verdict import LOST_ANSWER
-from gateway.ledger import RESTORE, Group, Ledger, RestoredAt, Work
-from gateway.ledger._restored import why
+from gateway.ledger import LOST_ANSWER, RESTORE, Group, Ledger, RestoredAt, Work, sent_since
 from gateway.times import to_micros
 
 __all__ = ["Restored"]
@@ -59,14 +57,14 @@ def _may_be_there(group: Group, last: RestoredAt) -> bool:
 
 def _in_doubt(group: Group, last: RestoredAt) -> Group:
     # An attempt that nobody remembers counts as one: what a person sends again is not doubted again.
-    return msgspec.structs.replace(group, attempts=1, doubt=LOST_ANSWER, sent=last.taken, error=why(last.taken))
+    return msgspec.structs.replace(group, attempts=1, doubt=LOST_ANSWER, sent=last.taken, error=sent_since(last.taken))
 
 
 def _doubted(work: Work, last: RestoredAt) -> Work:
     group = work.group
     if group.doubt and group.sent is not None and last.taken <= group.sent < last.at:
         # Nothing was sent then that the ledger knows of. What was said of earlier attempts is that none arrived.
-        return msgspec.structs.replace(work, group=msgspec.structs.replace(group, error=why(group.sent)))
+        return msgspec.structs.replace(work, group=msgspec.structs.replace(group, error=sent_since(group.sent)))
     if not _may_be_there(group, last):
         return work
     places = [place for place in range(len(work.events)) if _when(work, place) < last.at]

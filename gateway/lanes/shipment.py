@@ -18,7 +18,7 @@ from gateway.lanes.lots import STATES, Item, Lot, closing, kept, regroup
 from gateway.lanes.pace import Pace
 from gateway.lanes.slots import Slots
 from gateway.lanes.verdict import Next, combined, error_item
-from gateway.ledger import AttemptRow, Change, Code, Group, Part, Sheet
+from gateway.ledger import NO_DOUBT, REFUSED_BATCH, AttemptRow, Change, Code, Group, Part, Sheet
 from gateway.times import Clock, to_micros
 from gateway.transport import Transport
 
@@ -164,7 +164,7 @@ class Shipper:
         for item, part in rows:
             outcome = outcomes[part.key]
             if part.key in waiting:
-                doubt = max(item.group.doubt, int(outcome.may_be_stored))
+                doubt = max(item.group.doubt, REFUSED_BATCH if outcome.may_be_stored else NO_DOUBT)
                 item.group = msgspec.structs.replace(item.group, doubt=doubt)
             else:
                 item.verdicts[part.key] = self._judge(outcome, item.group, now)
@@ -267,7 +267,7 @@ class Shipper:
             item.verdicts = {}
             state = STATES.get(following.code)
             # What certainly never arrived may be rendered anew.
-            untouched = following.doubt == 0 and all(part.code is Code.PENDING for part in item.parts)
+            untouched = following.doubt == NO_DOUBT and all(part.code is Code.PENDING for part in item.parts)
             anew = untouched and following.code in {Code.BLOCKED, Code.PENDING}
             keep = (state is not None and not anew) or len(item.parts) > 1
             why = msgspec.json.encode(following.error)

@@ -8,16 +8,10 @@ import msgspec
 from adapters import Dedupe, Outcome, State
 from canonical_schema import DeliveryStatus, ErrorCode, ErrorItem, worst
 from gateway.configuration.sections import Retry
-from gateway.ledger import Code, Group, Part
+from gateway.ledger import LOST_ANSWER, NO_DOUBT, REFUSED_BATCH, Code, Group, Part
 from gateway.times import from_micros
 
 __all__ = ["Next", "backoff", "combined", "doubtful", "error_item", "may_resend", "next_step"]
-
-NO_DOUBT = 0
-REFUSED_BATCH = 1
-"""A refused batch may have stored it, had it been good. Its own refusal, alone, settles that."""
-LOST_ANSWER = 2
-"""A request without an answer may have stored it. Only the provider's dedupe, or reading back, settles that."""
 
 SET_BACK = timedelta(minutes=1)
 """By how much a clock may be behind what was seen before it counts as set back: several are not quite alike."""

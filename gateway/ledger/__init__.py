@@ -6,7 +6,10 @@ from gateway.ledger._kept import AuditRow, Document, Erasure, Remains
 from gateway.ledger._limits import Flow, Limits, Standing
 from gateway.ledger._model import (
     BILLS,
+    LOST_ANSWER,
+    NO_DOUBT,
     NO_WAY,
+    REFUSED_BATCH,
     AttemptRow,
     Change,
     Code,
@@ -27,13 +30,16 @@ from gateway.ledger._model import (
 )
 from gateway.ledger._protocol import Ledger
 from gateway.ledger._refs import PLACES, by_batch, ref_of, split_ref
-from gateway.ledger._restored import RESTORE, RestoredAt
+from gateway.ledger._restored import RESTORE, RestoredAt, sent_since
 from gateway.ledger.sqlite import SqliteLedger
 
 __all__ = [
     "BILLS",
+    "LOST_ANSWER",
+    "NO_DOUBT",
     "NO_WAY",
     "PLACES",
+    "REFUSED_BATCH",
     "RESTORE",
     "AttemptRow",
     "AuditRow",
@@ -67,6 +73,7 @@ __all__ = [
     "WorkState",
     "by_batch",
     "ref_of",
+    "sent_since",
     "some_of",
     "split_ref",
 ]

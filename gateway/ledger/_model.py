@@ -18,7 +18,10 @@ from gateway.ledger._kept import Remains
 
 __all__ = [
     "BILLS",
+    "LOST_ANSWER",
+    "NO_DOUBT",
     "NO_WAY",
+    "REFUSED_BATCH",
     "AttemptRow",
     "Change",
     "Code",
@@ -217,14 +220,22 @@ class WorkState(StrEnum):
     DEAD = "dead"
 
 
+NO_DOUBT = 0
+"""Certainly not stored."""
+REFUSED_BATCH = 1
+"""A refused batch may have stored it, had it been good. Its own refusal, alone, settles that."""
+LOST_ANSWER = 2
+"""A request without an answer may have stored it. Only the provider's dedupe, or reading back, settles that."""
+
+
 class Group(msgspec.Struct, kw_only=True):
     """What a group of deliveries shares."""
 
     state: WorkState
     due: int
     attempts: int = 0
-    doubt: int = 0
-    """0 certainly not stored, 1 perhaps by a refused batch, 2 perhaps by a request without an answer."""
+    doubt: int = NO_DOUBT
+    """Whether the provider may have it: `NO_DOUBT`, `REFUSED_BATCH` or `LOST_ANSWER`. The greater outweighs."""
     since: int
     """When the oldest of them was recorded."""
     sent: int | None = None

@@ -14,14 +14,13 @@ import msgspec
 from canonical_schema import ErrorCode, ErrorItem, format_time
 from gateway.ledger._documents import keep
 from gateway.ledger._kept import AuditRow, Document
-from gateway.ledger._model import WorkState
+from gateway.ledger._model import LOST_ANSWER, WorkState
 from gateway.ledger._rows import pack_error
 from gateway.times import from_micros
 
 __all__ = [
     "BACKUP",
     "LETTERS",
-    "LOST_ANSWER",
     "MOVED",
     "OPEN",
     "RESTORE",
@@ -31,7 +30,7 @@ __all__ = [
     "doubted",
     "moved",
     "recognised",
-    "why",
+    "sent_since",
 ]
 
 BACKUP = "backup"
@@ -42,7 +41,6 @@ RESTORE = "restore"
 """Kind of the document that says since when a ledger is one from a copy: `last`."""
 OPEN = (WorkState.READY, WorkState.SENDING, WorkState.WAITING, WorkState.BLOCKED, WorkState.HELD)
 LETTERS = (WorkState.REJECTED, WorkState.DEAD)
-LOST_ANSWER = 2
 _OPENING = "opening"
 _TOKEN = 32
 """Digits of the number of an opening; the lock has room for two."""
@@ -68,7 +66,7 @@ class _Opening(msgspec.Struct):
     at: int
 
 
-def why(taken: int) -> ErrorItem:
+def sent_since(taken: int) -> ErrorItem:
     """Return what is told of a delivery that may have been made since the copy."""
     message = f"the ledger was restored from a backup of {format_time(from_micros(taken))}: it may have been sent since"
     return ErrorItem(code=ErrorCode.PROVIDER_UNAVAILABLE, message=message, retryable=True)
@@ -79,7 +77,7 @@ def doubted(connection: sqlite3.Connection, taken: int, now: int, how: str) -> d
 
     `how`: by what the ledger is known to be one from a copy.
     """
-    error = pack_error(why(taken))
+    error = pack_error(sent_since(taken))
     found = dict(connection.execute("SELECT state, sum(length(members) / 2) FROM work GROUP BY state").fetchall())
     connection.execute(
         "UPDATE work SET doubt = ?1, sent = min(coalesce(sent, ?2), ?2), error = coalesce(error, ?3)"

@@ -9,9 +9,9 @@ import msgspec
 
 from canonical_schema import format_time
 from gateway.ledger._kept import AuditRow, Document
-from gateway.ledger._model import Change, Code, Group, Work, WorkState
+from gateway.ledger._model import LOST_ANSWER, Change, Code, Group, Work, WorkState
 from gateway.ledger._protocol import Ledger
-from gateway.ledger._restored import BACKUP, LOST_ANSWER, MOVED, OPEN, RESTORE, RestoredAt, why
+from gateway.ledger._restored import BACKUP, MOVED, OPEN, RESTORE, RestoredAt, sent_since
 from gateway.times import from_micros
 
 __all__ = ["doubt"]
@@ -69,6 +69,6 @@ def _in_doubt(work: Work, taken: int) -> Change:
         destination=work.destination,
         members=work.members,
         code=Code.BLOCKED if group.state in {WorkState.BLOCKED, WorkState.HELD} else code,
-        group=msgspec.structs.replace(group, doubt=LOST_ANSWER, sent=sent, error=group.error or why(taken)),
+        group=msgspec.structs.replace(group, doubt=LOST_ANSWER, sent=sent, error=group.error or sent_since(taken)),
         parts=work.parts,
     )

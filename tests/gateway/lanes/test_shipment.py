@@ -17,8 +17,7 @@ from hypothesis import strategies as st
 
 from adapters import Door, provider
 from gateway.lanes.lots import FRAME, Lot, packed
-from gateway.lanes.verdict import REFUSED_BATCH
-from gateway.ledger import Code, Group, Part, Sheet, WorkState
+from gateway.ledger import REFUSED_BATCH, Code, Group, Part, Sheet, WorkState
 from gateway.times import to_micros
 from tests.gateway.clocks import START
 from tests.gateway.lanes.world import World, names, used

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from adapters import Dedupe, Outcome, State
 from canonical_schema import DeliveryStatus, ErrorCode, worst
 from gateway.configuration.sections import Retry
-from gateway.lanes.verdict import LOST_ANSWER, NO_DOUBT, REFUSED_BATCH, Next, backoff, combined, may_resend, next_step
-from gateway.ledger import Code, Group, Part, WorkState
+from gateway.lanes.verdict import Next, backoff, combined, may_resend, next_step
+from gateway.ledger import LOST_ANSWER, NO_DOUBT, REFUSED_BATCH, Code, Group, Part, WorkState
 from gateway.times import from_micros, to_micros
 from tests.gateway.clocks import START
 
