@@ -3,8 +3,9 @@
 from collections.abc import Sequence
 from itertools import product
 
-from canonical_schema import ErrorCode, ErrorItem, Quantities
+from canonical_schema import Quantities
 from gateway.corrections.steps import Step
+from gateway.lanes.adrift import gone
 from gateway.lanes.corrector import Corrector
 from gateway.ledger import AttemptRow, AuditRow, Change, ClaimKind, split_ref
 from gateway.merge import View
@@ -90,9 +91,7 @@ async def carry_out(gateway: Gateway, refs: Sequence[int], steps: Sequence[Step]
 
         corrector = Corrector(name, gateway.catalogue, gateway.ledger, write, gateway.restored)
         await corrector.prepared(await gateway.ledger.pieces(batch, name), gateway.clock.now())
-        message = f"destination {name} is switched off or removed: configure it again, and this goes on"
-        error = ErrorItem(code=ErrorCode.PROVIDER_UNAVAILABLE, message=message, retryable=True)
-        for held, members in (await gateway.ledger.hold(name, error)).items():
+        for held, members in (await gateway.ledger.hold(name, gone(name))).items():
             gateway.board.post(held, name, members)
 
 

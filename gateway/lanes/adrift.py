@@ -13,7 +13,7 @@ from gateway.lanes.unheard import attempted
 from gateway.ledger import Ledger, Moved, Unrouted, WorkState
 from gateway.times import Clock, from_micros, to_micros
 
-__all__ = ["Strays", "shelve"]
+__all__ = ["Strays", "gone", "shelve"]
 
 log = structlog.get_logger("gateway.service")
 
@@ -21,12 +21,17 @@ BATCHES = 16
 """Looked at in a step: a chore that is told to stop finishes the one under way."""
 
 
+def gone(destination: str) -> ErrorItem:
+    """Return why nothing is sent to a destination that has no lane."""
+    message = f"destination {destination} is switched off or removed: configure it again, and this goes on"
+    return ErrorItem(code=ErrorCode.PROVIDER_UNAVAILABLE, message=message, retryable=True)
+
+
 async def shelve(ledger: Ledger, lanes: Container[str], now: datetime) -> None:
     """Show the work of destinations that are switched off or gone as blocked."""
     for name in await ledger.depth():
         if name not in lanes:
-            message = f"destination {name} is switched off or removed: configure it again, and this goes on"
-            error = ErrorItem(code=ErrorCode.PROVIDER_UNAVAILABLE, message=message, retryable=True)
+            error = gone(name)
             await ledger.release(name, WorkState.WAITING, to_micros(now))
             await ledger.hold(name, error)
             for work in await ledger.held(name, WorkState.SENDING):  # nobody is left to hear the answer

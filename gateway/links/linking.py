@@ -5,11 +5,12 @@ from datetime import datetime, timedelta
 from typing import Protocol
 
 from adapters import Link
+from gateway.asking import Asker
 from gateway.chores import Chore, Step
 from gateway.configuration import Configuration
 from gateway.ledger import Ledger
 from gateway.links.book import Book, Change
-from gateway.links.lookups import Asker, Key, Lookups
+from gateway.links.lookups import Key, Lookups
 from gateway.links.unblocking import Unblocking
 from gateway.times import Clock
 from gateway.turns import Turns
