@@ -70,7 +70,7 @@ class Catalogue:
         made: list[Fixed | Choice] = []
         bindings = self._configuration.meters[meter].bindings
         for name, destination in self.destinations.items():
-            if destination.mode == "off" or (destination.tenants and tenant not in destination.tenants):
+            if destination.mode == "off" or not destination.serves(tenant):
                 continue
             past = destination.adapter.door.time.past
             window = None if past is None else past // timedelta(microseconds=1)

@@ -39,7 +39,7 @@ async def coverage(
         name: one
         for name, one in catalogue.destinations.items()
         if (name == only if only is not None else one.mode != "off")
-        and (not one.tenants or tenant in one.tenants)
+        and one.serves(tenant)
         and one.adapter.door.link.default is None
     }
     seen: set[int] = set()

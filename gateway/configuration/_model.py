@@ -130,6 +130,10 @@ class Destination(Section):
         """The provider's adapter with these settings."""
         return provider(self.provider)(self.settings)
 
+    def serves(self, tenant: str) -> bool:
+        """Return whether a tenant's events come here."""
+        return self.tenants is None or tenant in self.tenants
+
     def rows(self, meter: str, given: object, *, named: bool) -> tuple[BindingRow, ...]:
         """Return how a meter is named here. `named`: the binding was written, if perhaps with nothing in it."""
         model = self.adapter.door.binding

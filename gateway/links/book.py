@@ -149,7 +149,7 @@ class Book:
             destination = destinations.get(name)
             if destination is None:
                 findings.append(((name,), nearest("destination", name, destinations)))
-            elif destination.tenants and tenant not in destination.tenants:
+            elif not destination.serves(tenant):
                 findings.append(((name,), f"takes no events of tenant {tenant}"))
             else:
                 try:

@@ -64,7 +64,7 @@ def scope_of(
             raise RequestRefused(400, ErrorCode.INVALID_REQUEST, f"destination: {name[:64]!r} is not configured")
     asked = [meters[meter]] if meter is not None else list(meters.values())
     bound = {name for one in asked for name in one.bindings}
-    serves = {name for name, one in catalogue.destinations.items() if one.tenants is None or tenant in one.tenants}
+    serves = {name for name, one in catalogue.destinations.items() if one.serves(tenant)}
     chosen = destinations or tuple(name for name in catalogue.destinations if name in bound & serves)
     return Scope(
         tenant=tenant,
