@@ -1,19 +1,19 @@
 """What endpoints share: the path as it was sent, a body read against a model, an answer, and who asked."""
 
-from collections.abc import Collection
+from collections.abc import AsyncIterator, Collection
 from decimal import Decimal, InvalidOperation
 from typing import TypeVar, cast
 
 import msgspec
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from starlette.requests import Request
-from starlette.responses import Response
+from starlette.responses import Response, StreamingResponse
 
 from canonical_schema import ErrorCode
 from gateway.configuration.findings import keys_of, saying
 from gateway.errors import RequestRefused
 
-__all__ = ["LONGEST_REASON", "Asked", "Reason", "answer", "body_of", "key_name", "path_of", "query_of"]
+__all__ = ["LONGEST_REASON", "Asked", "Reason", "answer", "body_of", "key_name", "lines", "path_of", "query_of"]
 
 MAX_BODY = 2**20
 LONGEST_REASON = 500
@@ -71,6 +71,19 @@ async def body_of(request: Request, model: type[Model], *, exact: bool = False) 
 def answer(body: object, status: int = 200) -> Response:
     """Return a JSON answer, every digit kept."""
     return Response(_ENCODER.encode(body), status_code=status, media_type="application/json")
+
+
+async def lines(told: AsyncIterator[object]) -> Response:
+    """Return an answer that is streamed as NDJSON. What fails before the first line is answered in words."""
+    first = await anext(told, None)
+
+    async def encoded() -> AsyncIterator[bytes]:
+        if first is not None:
+            yield _ENCODER.encode(first) + b"\n"
+        async for one in told:
+            yield _ENCODER.encode(one) + b"\n"
+
+    return StreamingResponse(encoded(), media_type="application/x-ndjson")
 
 
 def query_of(

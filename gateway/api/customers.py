@@ -1,18 +1,17 @@
 """`/v1/customers`: how each destination names a customer, put and taken away while the gateway runs."""
 
-from collections.abc import AsyncIterator, Awaitable, Mapping
+from collections.abc import Awaitable, Mapping
 from typing import Any, TypeVar
 from urllib.parse import unquote
 
-import msgspec
 from pydantic import Field, ValidationError
 from starlette.requests import Request
-from starlette.responses import Response, StreamingResponse
+from starlette.responses import Response
 from starlette.routing import Route
 
 from canonical_schema import ErrorCode
 from gateway.api.access import tenant_of
-from gateway.api.asked import LONGEST_REASON, Asked, answer, body_of, key_name, path_of, query_of
+from gateway.api.asked import LONGEST_REASON, Asked, answer, body_of, key_name, lines, path_of, query_of
 from gateway.api.coverage import coverage
 from gateway.configuration.findings import nearest
 from gateway.errors import RequestRefused
@@ -108,8 +107,7 @@ class _Customers:
         if only is not None and only not in catalogue.destinations:
             says = nearest("destination", only, catalogue.destinations)
             raise RequestRefused(400, ErrorCode.INVALID_REQUEST, f"destination: {says}")
-        told = coverage(self._gateway.ledger, catalogue, tenant, only)
-        return StreamingResponse(_lines(told), media_type="application/x-ndjson")
+        return await lines(coverage(self._gateway.ledger, catalogue, tenant, only))
 
     async def put(self, request: Request) -> Response:
         """Have exactly these links for a customer, in the place of all that were put before."""
@@ -170,11 +168,6 @@ async def _put(write: Awaitable[T], *, whole: bool) -> T:
     several = [] if whole else ["customers"]
     says = "; ".join(f"{_path(several, place[1:] if whole else place)}: {what}" for place, what in found[:20])
     raise RequestRefused(400, ErrorCode.INVALID_REQUEST, says + more)
-
-
-async def _lines(told: AsyncIterator[dict[str, Any]]) -> AsyncIterator[bytes]:
-    async for one in told:
-        yield msgspec.json.encode(one) + b"\n"
 
 
 def _path(before: list[str], place: tuple[str | int, ...]) -> str:

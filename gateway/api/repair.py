@@ -1,21 +1,20 @@
 """The endpoints by which people repair: resolve, retry, dead letters as lines, and the audit trail of it all."""
 
-from collections.abc import AsyncIterator
 from typing import Any
 
 import msgspec
 from pydantic import Field, model_validator
 from starlette.requests import Request
-from starlette.responses import Response, StreamingResponse
+from starlette.responses import Response
 from starlette.routing import Route
 
 from canonical_schema import DeliveryStatus, ErrorCode, format_time
 from gateway.api.access import tenant_of
-from gateway.api.asked import Asked, Reason, answer, body_of, key_name, query_of
+from gateway.api.asked import Asked, Reason, answer, body_of, key_name, lines, query_of
 from gateway.configuration.findings import nearest
 from gateway.errors import RequestRefused
 from gateway.ledger import AuditRow, Code, split_ref
-from gateway.listing import Filter, letters, read_filter, read_whole_filter
+from gateway.listing import letters, read_filter, read_whole_filter
 from gateway.repair import Actor, Resolution, resolve, resolve_many, retry
 from gateway.service import Gateway
 from gateway.times import from_micros, to_micros
@@ -24,7 +23,6 @@ __all__ = ["routes"]
 
 _EVENTS = frozenset({"customer", "meter", "from", "to"})
 """What events can be told apart by whose deliveries are decided together."""
-_ENCODER = msgspec.json.Encoder(decimal_format="number")
 
 
 class _Resolve(Asked):
@@ -128,11 +126,7 @@ class _Repair:
         if status not in set(DeliveryStatus):
             detail = f"status: there is no {status[:32]!r}; one of {', '.join(DeliveryStatus)}"
             raise RequestRefused(400, ErrorCode.INVALID_REQUEST, detail)
-        return StreamingResponse(self._lines(tenant, read_whole_filter(query)), media_type="application/x-ndjson")
-
-    async def _lines(self, tenant: str, wanted: Filter) -> AsyncIterator[bytes]:
-        async for letter in letters(self._gateway.ledger, tenant, wanted):
-            yield _ENCODER.encode(letter) + b"\n"
+        return await lines(letters(self._gateway.ledger, tenant, read_whole_filter(query)))
 
     async def audit(self, request: Request) -> Response:
         tenant = tenant_of(request, self._gateway.keyring, "admin")
