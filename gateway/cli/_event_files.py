@@ -3,7 +3,7 @@
 import csv
 import io
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from hashlib import sha256
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -99,19 +99,26 @@ def _utf8(content: bytes) -> str:
 
 def csv_lines(text: Iterable[str]) -> Iterator[Line]:
     """Yield rows: columns are named like fields, `properties.NAME` and `quantities.NAME`. An empty cell is absent."""
-    reader = csv.DictReader(text, restkey="")
-    for column in reader.fieldnames or ():
-        group, dot, name = column.partition(".")
-        if column not in _FIELDS and not (group in _GROUPS and dot and name):
-            known = ", ".join(sorted(_FIELDS))
-            raise CommandFailed(f"column {column!r}: there is {known}, properties.NAME and quantities.NAME")
+    reader = csv.DictReader(text, restkey="", strict=True)
     try:
+        _check_head(reader.fieldnames or ())
         for row in reader:
             if "" in row:
                 raise CommandFailed(f"line {reader.line_num}: has more cells than there are columns")
             yield Line(reader.line_num, msgspec.json.encode(event_of(row)))
     except csv.Error as error:
-        raise CommandFailed(f"line {reader.line_num}: {error}") from None
+        # The row that cannot be read begins behind the last one that could: a quote left open takes all that follows.
+        raise CommandFailed(f"line {reader.line_num + 1}: is no CSV: {error}") from None
+
+
+def _check_head(columns: Sequence[str]) -> None:
+    for column in columns:
+        group, dot, name = column.partition(".")
+        if column not in _FIELDS and not (group in _GROUPS and dot and name):
+            known = ", ".join(sorted(_FIELDS))
+            raise CommandFailed(f"column {column!r}: there is {known}, properties.NAME and quantities.NAME")
+        if columns.count(column) > 1:
+            raise CommandFailed(f"column {column!r}: is there twice")
 
 
 def event_of(row: Mapping[str, object]) -> dict[str, object]:

@@ -282,6 +282,9 @@ def test_a_json_file_may_be_one_event(tmp_path: Path) -> None:
         ("e.json", "[{]", "e.json: is no JSON array or object of events"),
         ("e.csv", "id,custmer\na,b\n", "e.csv: column 'custmer': there is customer, id"),
         ("e.csv", "id,customer\na,b,c\n", "e.csv: line 2: has more cells than there are columns"),
+        ("e.csv", "id,customer,quantity,quantity\na,b,1,2\n", "e.csv: column 'quantity': is there twice"),
+        ("e.csv", 'id,"cust\na,b\n', "e.csv: line 1: is no CSV: unexpected end of data"),
+        ("e.csv", 'id,customer\na,b\nc,"d\ne,f\n', "e.csv: line 3: is no CSV: unexpected end of data"),
     ],
 )
 def test_a_file_that_cannot_be_read_is_one_line(
