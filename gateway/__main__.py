@@ -7,13 +7,19 @@ from collections.abc import Generator
 
 __all__ = ["main"]
 
+INTERRUPTED = 130
+"""As `gateway.cli` has it, which is not there yet."""
+
 
 def main() -> int:
     """Run the command that the process was given; return its exit code."""
-    with _hangups_wait() if sys.argv[1:2] == ["serve"] else contextlib.nullcontext():
-        from gateway.cli import main as run  # which takes a while, and a SIGHUP would end the process meanwhile
+    try:
+        with _hangups_wait() if sys.argv[1:2] == ["serve"] else contextlib.nullcontext():
+            from gateway.cli import main as run  # which takes a while, and a SIGHUP would end the process meanwhile
 
-        return run()
+            return run()
+    except KeyboardInterrupt:  # in that while; later ones are the command's own
+        return INTERRUPTED
 
 
 @contextlib.contextmanager

@@ -12,7 +12,9 @@ from cyclopts import App
 
 from adapters import providers
 from gateway import __version__
+from gateway.__main__ import main as started
 from gateway.cli import app, main
+from gateway.cli._out import Exit
 from gateway.configuration.file import loads
 from gateway.configuration.keys import sha256
 
@@ -92,6 +94,14 @@ def commands(of: App, before: tuple[str, ...] = ()) -> list[tuple[str, ...]]:
 def test_every_command_has_help_and_json(run: Run, command: tuple[str, ...]) -> None:
     done = run(*command, "--help")
     assert (0, "", True) == (done.code, done.err, "--json" in done.out)
+
+
+def test_an_interrupt_before_the_command_has_begun_is_130(monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted() -> int:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("gateway.cli.main", interrupted)
+    assert Exit.INTERRUPTED == started()
 
 
 def test_the_version_is_the_packages(run: Run) -> None:
