@@ -71,9 +71,7 @@ async def _demo(folder: Path, listener: socket.socket, *, once: bool, as_json: b
                 _welcome(configuration, url, vendors_at)
                 began = time.perf_counter()
                 sending = asyncio.create_task(_send(url, lines))
-                await asyncio.wait({sending, serving}, return_when=asyncio.FIRST_COMPLETED)
-                if not sending.done():
-                    sending.cancel()
+                if not await _sent(sending, server, serving):
                     return server.exit_code
                 result = world.merged(sending.result())
                 seconds = time.perf_counter() - began
@@ -102,6 +100,19 @@ async def _serving(server: Server, listener: socket.socket) -> AsyncGenerator[tu
     finally:
         server.should_exit = True
         await serving
+
+
+async def _sent(sending: asyncio.Task[list[BatchResult]], server: Server, serving: asyncio.Task[None]) -> bool:
+    """Wait until all is sent, and return whether it was. Where the service ends first, the rest would find nobody."""
+    ended = True
+    try:
+        await asyncio.wait({sending, serving}, return_when=asyncio.FIRST_COMPLETED)
+        ended = server.should_exit or serving.done()
+    finally:
+        if ended:
+            sending.cancel()
+            await asyncio.gather(sending, return_exceptions=True)
+    return not ended
 
 
 async def _send(url: str, batches: Sequence[Sequence[bytes]]) -> list[BatchResult]:

@@ -118,6 +118,14 @@ def test_it_keeps_serving_beside_a_taken_port_until_ctrl_c(serving: "subprocess.
     assert [] == list((tmp_path / "here" / "tmp").iterdir())
 
 
+def test_ctrl_c_while_it_sends_is_no_fault(serving: "subprocess.Popen[bytes]", tmp_path: Path) -> None:
+    assert serving.stderr is not None
+    next(line for line in iter(serving.stderr.readline, b"") if b"wingback" in line)  # the last of the welcome
+    serving.send_signal(signal.SIGINT)
+    assert (130, b"") == (serving.wait(30), serving.stderr.read())
+    assert [] == list((tmp_path / "here" / "tmp").iterdir())
+
+
 def test_a_taken_port_is_said_and_another_one_is_used(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
