@@ -28,6 +28,11 @@ RELINKED = "relinked"
 LOOKED_UP = "looked up"
 """Of the documents: tenant, and as name the customer; what each destination answered last, and since when."""
 
+LATEST = "named"
+"""Of the documents: by destination, a digest of the one of `KIND`, which may be large."""
+NEVER = 2**62
+"""Since when a destination names something as it does, where others know of another name by now."""
+
 LATER = timedelta(seconds=30)
 """After the grace, until all processes that were told of another configuration go by it."""
 PAGE = 1000
@@ -69,6 +74,7 @@ class Naming:
         self._configuration = configuration
         self._ledger = ledger
         self._names: dict[str, _Names] = {}
+        self._marks: dict[str, bytes] = {}
         self._key = b""
 
     async def take(self, now: datetime) -> None:
@@ -87,10 +93,12 @@ class Naming:
                 meters=_noted({} if before is None else before.meters, self._meters(name, destination), since, until),
                 customers=_noted({} if before is None else before.customers, self._seeds(name), since, until),
             )
-            self._names[name] = made
+            body = msgspec.json.encode(made, order="deterministic")
+            self._names[name], mark = made, blake2b(body, digest_size=9).digest()
+            self._marks[name] = mark
             if made != before:
-                document = Document(kind=KIND, tenant="", name=name, body=msgspec.json.encode(made))
-                await self._ledger.keep([document])
+                latest = Document(kind=LATEST, tenant="", name=name, body=mark)
+                await self._ledger.keep([Document(kind=KIND, tenant="", name=name, body=body), latest])
 
     async def check(self) -> None:
         """Raise ConfigurationError where a destination is not what the deliveries there were made for.
@@ -120,15 +128,28 @@ class Naming:
 
     async def since(self, destination: str, tenant: str, customer: str, meter: str) -> int:
         """Return since when a destination names both as it does, in microseconds; 0: as far as is known, always."""
-        names = self._names.get(destination, _Names())
-        _, metered = names.meters.get(meter, ("", 0))
-        _, seeded = names.customers.get(self._hidden(customer), ("", 0))
+        names, hidden = self._names.get(destination, _Names()), self._hidden(customer)
+        named, metered = names.meters.get(meter, ("", 0))
+        linked, seeded = names.customers.get(hidden, ("", 0))
+        latest = await self._latest(destination)
+        if latest is not None and (
+            latest.meters.get(meter, (named, 0))[0] != named or latest.customers.get(hidden, (linked, 0))[0] != linked
+        ):
+            return NEVER
         body = await self._ledger.document(RELINKED, tenant, customer)
         put: Mapping[str, int] = {} if body is None else msgspec.json.decode(body, type=dict[str, int])
         body = await self._ledger.document(LOOKED_UP, tenant, customer)
         found: _Since = {} if body is None else msgspec.json.decode(body, type=_Since)
         _, answered = found.get(destination, ("", 0))
         return max(metered, seeded, put.get(destination, 0), answered)
+
+    async def _latest(self, destination: str) -> _Names | None:
+        """Return how a destination names things by the configuration that was read last; `None`: by this one."""
+        mark = await self._ledger.document(LATEST, "", destination) if self._ledger.shared else None
+        if mark is None or mark == self._marks.get(destination):
+            return None
+        body = await self._ledger.document(KIND, "", destination)
+        return None if body is None else msgspec.json.decode(body, type=_Names)
 
     async def relinked(self, tenant: str, after: int) -> Relinked:
         """Return what has other names since some time after an instant; what came to have its first is among it."""

@@ -277,3 +277,17 @@ async def test_a_correction_does_not_go_by_a_binding_that_the_one_who_sent_had_n
         said = await corrected(one, "e1", quantity=1)
         assert "rejected" == said["deliveries"]["wingback"]["status"]
         assert {(CONTRACT, "API_CALLS"): 3} == one.vendors["wingback"].billed()
+
+
+async def test_one_that_has_not_read_a_binding_corrects_nothing_that_another_sent_by_it(sharing: Sharing) -> None:
+    before = {"destinations": {"wingback": {"settings": {"allow_negative": True}}}}
+    after = {**before, "meters": {"api_calls": {"bindings": {"wingback": {"feature_slug": "CALLS"}}}}}
+    async with sharing(before) as (one, other):
+        await one.gateway.reload(loads(configured(after), {}))
+        await one.one(event("e1"))
+        await one.one(event("e2", meter="jobs"))
+        said = await corrected(other, "e1", quantity=1)
+        assert "rejected" == said["deliveries"]["wingback"]["status"]
+        assert {(CONTRACT, "CALLS"): 3} == one.vendors["wingback"].billed()
+        said = await corrected(other, "e2", quantity=1)
+        assert "accepted" == said["deliveries"]["flexprice"]["status"], "that is named as before"
