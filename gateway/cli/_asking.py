@@ -10,7 +10,7 @@ from cyclopts import Parameter
 
 from gateway.cli._out import CommandFailed, Exit
 
-__all__ = ["LOCAL", "Key", "Reason", "Url", "ask", "bearer", "in_path"]
+__all__ = ["LOCAL", "Key", "Reason", "Url", "ask", "bearer", "in_path", "refused"]
 
 
 def _is_address(_: object, url: str) -> None:
@@ -59,10 +59,14 @@ def ask(url: str, key: str | None, method: str, path: str, body: Mapping[str, An
             " again"
         ) from None
     if answer.is_error:
-        try:
-            problem = answer.json()
-            said = f"{problem['code']}: {problem['detail']}"
-        except (ValueError, KeyError, TypeError):  # a proxy's own words, say
-            raise CommandFailed(f"{url}: {answer.status_code}, and not in a gateway's words: is it one?") from None
-        raise CommandFailed(said)
+        raise refused(url, answer)
     return answer
+
+
+def refused(url: str, answer: httpx.Response) -> CommandFailed:
+    """Return what a refusal says, in its own words."""
+    try:
+        problem = answer.json()
+        return CommandFailed(f"{problem['code']}: {problem['detail']}")
+    except (ValueError, KeyError, TypeError):  # a proxy's own words, say
+        return CommandFailed(f"{url}: {answer.status_code}, and not in a gateway's words: is it one?")

@@ -13,7 +13,7 @@ from cyclopts import Parameter
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from canonical_schema import Event, encode_event
-from gateway.cli._asking import LOCAL, Key, Reason, Url, ask, bearer
+from gateway.cli._asking import LOCAL, Key, Reason, Url, ask, bearer, refused
 from gateway.cli._history import HistoryFormat, in_order, read
 from gateway.cli._out import CommandFailed, Exit, Json, complain, hint, machine, people, say
 from gateway.cli.preflight import Customer, Format, From, Meter, Rate, Since, To, Until, filters
@@ -125,10 +125,15 @@ def _sent(
     waiting = islice(events, done, None)
     with _progress() as progress:
         task = progress.add_task("events", total=total, completed=done)
+        size, held = BATCH, list[Event]()
         while job["state"] == "running":
-            some = list(islice(waiting, BATCH))
-            job = _put(url, key, job, done, some, last=done + len(some) >= total)
-            done += len(some)
+            held += islice(waiting, max(0, size - len(held)))
+            some = held[:size]
+            answer = _put(url, key, job, done, some, last=done + len(some) >= total)
+            if answer is None:
+                size = (len(some) + 1) // 2
+                continue
+            job, held, done = answer, held[len(some) :], done + len(some)
             progress.update(task, completed=done)
     return {**job, "invalid": {"count": invalid}}
 
@@ -145,8 +150,11 @@ def _good(path: Path, given: HistoryFormat | None, tenant: str) -> Iterator[Even
 
 def _put(
     url: str, key: str | None, job: Mapping[str, Any], first: int, events: list[Event], *, last: bool
-) -> Mapping[str, Any]:
-    """Send some events, and wait where live traffic comes first. A repeat is harmless: every event has an id."""
+) -> Mapping[str, Any] | None:
+    """Send some events, and wait where live traffic comes first. A repeat is harmless: every event has an id.
+
+    `None`: they are more than the gateway takes at once.
+    """
     headers = {"content-type": "application/x-ndjson"} | bearer(key)
     params = {"first": str(first), "last": str(last).lower()}
     body = b"\n".join(encode_event(event) for event in events)
@@ -172,9 +180,10 @@ def _put(
             silent = time.monotonic() + PATIENCE
             time.sleep(min(60.0, float(answer.headers.get("retry-after", "1"))))
             continue
+        if answer.status_code == 413 and len(events) > 1:
+            return None
         if answer.is_error:
-            problem = answer.json()
-            raise CommandFailed(f"{problem['code']}: {problem['detail']}")
+            raise refused(url, answer)
         return answer.json()
 
 

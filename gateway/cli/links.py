@@ -12,7 +12,7 @@ import httpx
 from cyclopts import App, Parameter
 from rich.text import Text
 
-from gateway.cli._asking import LOCAL, Key, Reason, Url, ask, bearer
+from gateway.cli._asking import LOCAL, Key, Reason, Url, ask, bearer, refused
 from gateway.cli._out import CommandFailed, Exit, Json, hint, machine, people, say
 from gateway.links.table import COLUMNS, Entry, lines, read
 
@@ -141,8 +141,8 @@ def _streamed(url: str, key: str | None, path: str) -> Iterator[dict[str, Any]]:
     try:
         with httpx.stream("GET", url.rstrip("/") + path, headers=headers, timeout=60, trust_env=False) as answer:
             if answer.is_error:
-                problem = json.loads(answer.read())
-                raise CommandFailed(f"{problem['code']}: {problem['detail']}")
+                answer.read()
+                raise refused(url, answer)
             ended = False
             for line in answer.iter_lines():
                 told = json.loads(line)

@@ -127,3 +127,19 @@ def test_a_row_of_a_history_that_is_no_event_is_something_left_out(
     service.settled()
     assert ["h1"] == [row.key for row in vendors["flexprice"].stored]
     service.stop()
+
+
+def test_a_history_goes_in_the_pieces_that_the_gateway_takes(
+    service: Service, vendors: dict[str, SimulatedProvider], tmp_path: Path
+) -> None:
+    service.configuration["intake"] = {"max_events": 3}
+    when = (datetime.now(UTC) - timedelta(days=60)).isoformat()
+    history = tmp_path / "history.csv"
+    rows = [f"h{number},acme,api_calls,3,{when}" for number in range(8)]
+    history.write_text("\n".join(["id,customer,meter,quantity,timestamp", *rows]))
+    service.start()
+    code, job = ran(service, f'usage-gateway backfill --to flexprice --from {history} --reason "we move"', "--json")
+    assert (0, "done", {"fed": 8}) == (code, job["state"], job["counts"])
+    service.settled()
+    assert 8 == len({row.key for row in vendors["flexprice"].stored})
+    service.stop()
