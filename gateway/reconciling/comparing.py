@@ -158,8 +158,9 @@ class _Destination:
         if side.unread is not None:
             for cell in side.cells.values():
                 _unread(cell, side.unread)
-        for label, why in side.missing.items():
-            self._leave_out(label.rpartition("#")[0], why)
+        for place, cell in side.cells.items():
+            if (why := self._labels.missing(side.missing, place.meter, place.part)) is not None:
+                _unread(cell, why)
 
     async def _read(self, take: Take) -> None:
         """Read every customer's usage, or one's by each of the links that there are for it."""

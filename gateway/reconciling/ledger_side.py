@@ -6,7 +6,7 @@ from decimal import Decimal
 
 import msgspec
 
-from adapters import Amend, Binding, Deltas, Link, TakeBack
+from adapters import Amend, Binding, Deltas, Link, TakeBack, Unread
 from canonical_schema import DeliveryStatus, ErrorCode, Event, Kind
 from gateway.chain import Look
 from gateway.configuration.bindings import BindingRow
@@ -63,6 +63,10 @@ class Labels:
                     self.places[label, measure] = (meter, part, row.scale)
                     self.scales[meter, part] = row.scale
                     self.reads[meter, part] = (label, measure)
+
+    def missing(self, found: Mapping[str, Unread], meter: str, part: str) -> Unread | None:
+        """Return why one figure could not be read. `found`: what could not, by meter, or by label where a row alone."""
+        return found.get(meter) or found.get(self.reads.get((meter, part), ("", ""))[0])
 
 
 def labels_of(meters: Mapping[str, Mapping[str, tuple[BindingRow, ...]]], name: str) -> Labels:

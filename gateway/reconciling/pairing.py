@@ -103,7 +103,7 @@ _FLIPPED = {Why.ONLY_HERE: Why.ONLY_THERE, Why.ONLY_THERE: Why.ONLY_HERE}
 def _empty(side: Side, labels: Labels, place: Place) -> Cell:
     """Return the figure of what neither the ledger nor the provider has anything of."""
     cell = Cell(labels.scales.get((place.meter, place.part), Decimal(1)), window=side.window)
-    cell.unread = side.unread or side.missing.get(place.meter)
+    cell.unread = side.unread or labels.missing(side.missing, place.meter, place.part)
     if cell.unread is not None:
         cell.provider = None
     return cell

@@ -87,6 +87,19 @@ async def test_what_is_everywhere_matches(asking: Asking, day: Day) -> None:
     assert {"5", "7"} == {one["right"] for one in report["comparisons"][0]["figures"] if one["meter"] == "llm_call"}
 
 
+async def test_what_the_vendor_has_no_name_for_hides_nothing_beside_it(asking: Asking, day: Day) -> None:
+    tokens: dict[str, Any] = {"meter": "llm_call", "quantity": None}
+    await asking.send(
+        [day.event("e1", quantities={"input": 5}, **tokens), day.event("e2", quantities={"input": 2}, **tokens)]
+    )
+    asking.vendors["flowglad"].tamper(lambda stock: stock.forget(lambda row: row.quantity == 2))
+    day.later()
+    report = await day.reconcile(asking, destinations=["flowglad"], meter="llm_call")
+    ((one,), (missing,)) = (report["comparisons"][0]["figures"], report["destinations"][0]["missing"])
+    assert ("llm_call", "Flowglad lists no price_slug 'tokens_out'") == (missing["meter"], missing["why"].split(":")[0])
+    assert ("input", "7", "5", False) == (one["part"], one["left"], one["right"], one["explained"])
+
+
 @pytest.mark.parametrize("name", LISTING)
 async def test_an_event_that_was_lost_there_is_only_here(asking: Asking, day: Day, name: str) -> None:
     await asking.send([day.event("e1"), day.event("lost", quantity=4)])
