@@ -53,6 +53,8 @@ app.command("gateway.cli.simulate:simulate", name="simulate", help="Run simulate
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code. `argv` leaves out the program's name; absent: the process's own."""
     given = list(sys.argv[1:] if argv is None else argv)
+    if (recode := getattr(sys.stdout, "reconfigure", None)) is not None:
+        recode(encoding="utf-8")  # what machines read is, whatever the terminal speaks
     try:
         code = app(given, exit_on_error=False, print_error=False, result_action="return_value")
         sys.stdout.flush()

@@ -1,5 +1,6 @@
 """The command line: what stands on which stream, how commands end, and what is said of wrong input."""
 
+import io
 import json
 import re
 from collections.abc import Callable
@@ -102,6 +103,14 @@ def test_an_interrupt_before_the_command_has_begun_is_130(monkeypatch: pytest.Mo
 
     monkeypatch.setattr("gateway.cli.main", interrupted)
     assert Exit.INTERRUPTED == started()
+
+
+def test_machines_read_utf8_whatever_the_terminal_speaks(monkeypatch: pytest.MonkeyPatch) -> None:
+    written = io.BytesIO()
+    with io.TextIOWrapper(written, encoding="ascii") as terminal:
+        monkeypatch.setattr("sys.stdout", terminal)
+        assert 0 == main(["keys", "new", "--name", "é", "--json"])
+        assert "é" == json.loads(written.getvalue())["configuration"]["name"]
 
 
 def test_the_version_is_the_packages(run: Run) -> None:
