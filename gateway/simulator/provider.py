@@ -215,7 +215,8 @@ class SimulatedProvider:
         """Answer a read of what the vendor holds; `None` where it has no such page, or will not show it."""
         if not self._authorized(headers):
             return None
-        period = month_of(self.clock())
+        now = self.clock()
+        period = month_of(now)
         look = Look(
             method=method,
             path=path,
@@ -224,6 +225,7 @@ class SimulatedProvider:
             rows=list(self._stock),
             meters=None if self.known_meters is None else frozenset(self.known_meters),
             billed=self._stock.billed(self.known_customers, self.known_meters, period),
+            now=now,
             period=period,
         )
         return read(self.name, look)

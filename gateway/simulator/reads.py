@@ -25,6 +25,8 @@ __all__ = ["Look", "read"]
 
 _DECODER = msgspec.json.Decoder()
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_USUAL = timedelta(days=7)
+"""How far back Flexprice looks unless it is told."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,6 +42,7 @@ class Look:
     meters: frozenset[str] | None
     """Those that the vendor has from the start; `None`: it makes them as they come."""
     billed: Mapping[tuple[str, str], Decimal]
+    now: datetime
     period: tuple[datetime, datetime]
     """The current billing period."""
 
@@ -144,7 +147,9 @@ def _flexprice(look: Look) -> Reply | None:
         case "/customers/search":
             limit = number(asked.get("limit") or 50, "limit", 1, 1000)
             first = number(asked.get("offset") or 0, "offset")
-            items = [{"id": f"cust_{name}", "external_id": name} for name in look.customers()]
+            wanted = word(asked, "external_id") or None
+            known = (name for name in look.customers() if wanted in {None, name})
+            items = [{"id": f"cust_{name}", "external_id": name} for name in known]
             told = {"limit": limit, "offset": first, "total": len(items)}
             return answer(200, {"items": items[first : first + limit], "pagination": told})
         case "/subscriptions/search":
@@ -157,11 +162,14 @@ def _flexprice(look: Look) -> Reply | None:
 
 
 def _events_query(look: Look, asked: Mapping[str, object]) -> Reply:
-    start, end = when(asked, "start_time"), when(asked, "end_time")
+    end = when(asked, "end_time") or look.now
+    start = when(asked, "start_time") or (end - _USUAL if end.year > 1 else end)
+    if end < start:
+        return answer(400, {**INVALID, "message": "end time must be after start time"})
     name, customer, wanted = (word(asked, one) for one in ("event_name", "external_customer_id", "event_id"))
     found: list[tuple[datetime, str, Row]] = []
     for row in look.rows:
-        if (start is not None and row.timestamp < start) or (end is not None and row.timestamp > end):
+        if not start <= row.timestamp <= end:
             continue
         if name not in {None, row.meter} or customer not in {None, row.customer} or wanted not in {None, row.key}:
             continue

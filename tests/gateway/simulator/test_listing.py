@@ -1,6 +1,7 @@
 """What the simulated vendors list of an account, page by page, as who sets up a gateway reads it."""
 
 import json
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -33,6 +34,32 @@ def test_flexprice_lists_its_customers_page_by_page() -> None:
         assert {"limit": 2, "offset": first, "total": 5} == page["pagination"]
         found += [one["external_id"] for one in page["items"]]
     assert [f"c{number}" for number in range(5)] == found
+
+
+def test_flexprice_finds_the_customer_that_is_asked_for() -> None:
+    vendor = SimulatedProvider("flexprice")
+    rows = [{"event_id": f"e{name}", "event_name": "calls", "external_customer_id": name} for name in ("a", "b")]
+    asked(vendor, "/events/bulk", {"events": rows})
+    found = asked(vendor, "/customers/search", {"external_id": "b", "limit": 1})
+    assert (["b"], 1) == ([one["external_id"] for one in found["items"]], found["pagination"]["total"])
+    assert [] == asked(vendor, "/customers/search", {"external_id": "c"})["items"]
+
+
+def test_flexprice_looks_a_week_back_unless_it_is_told() -> None:
+    vendor = SimulatedProvider("flexprice", clock=lambda: datetime(2026, 11, 23, 12, tzinfo=UTC))
+    usage = {"event_name": "calls", "external_customer_id": "acme"}
+    times = {"old": "2026-11-16T11:59:59Z", "week": "2026-11-16T12:00:00Z", "late": "2026-11-23T12:00:00.001Z"}
+    asked(vendor, "/events/bulk", {"events": [usage | {"event_id": key, "timestamp": at} for key, at in times.items()]})
+
+    def found(**window: str) -> list[str]:
+        return [one["id"] for one in asked(vendor, "/events/query", window)["events"]]
+
+    assert ["week"] == found()
+    assert ["week", "old"] == found(start_time="2026-11-01T00:00:00Z")
+    assert ["old"] == found(end_time="2026-11-16T11:59:59Z")
+    assert [] == found(end_time="0001-01-01T00:00:00Z")
+    backwards = b'{"start_time": "2026-11-24T00:00:00Z", "end_time": "2026-11-23T00:00:00Z"}'
+    assert 400 == answered(vendor, "POST", "/events/query", backwards)[0]
 
 
 @pytest.mark.parametrize("limit", ["abc", "", "-1", "1e3", "\u0663", "9" * 5000])
