@@ -174,7 +174,7 @@ class Accepting:
             if (lane := self._gateway.lanes.get(name)) is not None:
                 lane.wake()
         if any(not plan.live for plan in going):
-            log.warning("events.unrouted", hint="stored; add a meter or a binding, they go on at the next start")
+            log.warning("events.unrouted", hint="stored; add a meter or a binding, and say SIGHUP: they go on")
 
     async def _awaited(
         self, claims: Sequence[Claim], plans: Sequence[Plan], views: Mapping[int, View], ack: Ack

@@ -7,6 +7,7 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
+import structlog
 
 from gateway.configuration.file import loads
 from gateway.configuration.generation import Generation
@@ -328,7 +329,10 @@ async def test_an_unrouted_event_is_stored_and_goes_on_by_itself_after_a_restart
 
 
 async def test_an_unrouted_event_goes_on_by_itself_after_a_reload(asking: Asking) -> None:
-    await asking.one(event(meter="new_thing"))
+    with structlog.testing.capture_logs() as told:
+        await asking.one(event(meter="new_thing"))
+    (hint,) = [line["hint"] for line in told if line["event"] == "events.unrouted"]
+    assert "SIGHUP" in hint
     await asking.gateway.reload(loads(configured({"meters": {"new_thing": {"bindings": {"flexprice": {}}}}}), {}))
     await asking.routed("e1")
     assert "delivered" == (await asking.one(event(meter="new_thing")))["status"]
