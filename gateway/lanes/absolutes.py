@@ -111,7 +111,8 @@ class Absolutes:
         """
         if any(event.kind is Kind.ABSOLUTE for work in works for event in work.events):
             after = self._seen if self._ledger.in_line else 0
-            self._seen = max([await self._walked(state, after) for state in (WorkState.READY, WorkState.HELD)])
+            # In this order: others may let go what is held while this looks.
+            self._seen = max([await self._walked(state, after) for state in (WorkState.HELD, WorkState.READY)])
 
     async def _look(self) -> None:
         for state in _OPEN:
