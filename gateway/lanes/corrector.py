@@ -81,8 +81,9 @@ class Corrector:
             apart = {place for place in parts if self._withdraws and _void(work.events[place])}
             made += _some(work, [place for place in parts if place not in apart], parts)
             made += _some(work, [place for place in parts if place in apart], parts)
-        if round_.changes:
-            try:
+        if round_.back or round_.changes:
+            try:  # of a ledger in parts one may be written and another not: what is not taken back would be sent
+                await self._write(_together(round_.back), [])
                 await self._write(_together(round_.changes), [])
             except Moved:  # somebody decided about one of them meanwhile: all of them are looked at again
                 return [work for work in made if not has_corrections(work)]
@@ -144,7 +145,7 @@ class Corrector:
                     waiting=True,
                 )
             )
-        round_.changes += changes
+        round_.back += changes
         round_.gone.update(ref_of(stand.batch, stand.index) for stand in unsent)
         return None
 
@@ -154,7 +155,10 @@ class _Round:
 
     def __init__(self, look: Look) -> None:
         self.look = look
+        self.back: list[Change] = []
+        """What takes back; before anything that says so."""
         self.changes: list[Change] = []
+        """What becomes of corrections that are not sent now."""
         self.gone: set[int] = set()
         """Refs that are taken back."""
         self.decided: set[int] = set()
