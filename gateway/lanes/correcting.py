@@ -159,12 +159,7 @@ def rendered(
             said = saying(correction, found.carrier.event.id, target)
             return _made(catalogue, destination, tenant, said, received, now, "amend")
         case Deltas() if aggregation in way.aggregations:
-            delta = difference(have, want)
-            if any(each < 0 for each in delta.values()) and (problem := _negatives(adapter, destination, way)):
-                return _unsupported(adapter, problem)
-            return _made(
-                catalogue, destination, tenant, saying(correction, correction.id, delta), received, now, "delta"
-            )
+            return _added(catalogue, destination, tenant, correction, found, received, now, way)
         case TakeBack() if aggregation in way.aggregations:
             if want:
                 return _unsupported(adapter, f"the {way.word} that has to come first did not succeed; {way.instead}")
@@ -190,6 +185,34 @@ def difference(before: Quantities, after: Quantities) -> Quantities:
     names = [*before, *(name for name in after if name not in before)]
     made = {name: _EXACT.subtract(after.get(name, _NONE), before.get(name, _NONE)) for name in names}
     return {name: each for name, each in made.items() if each}
+
+
+def _added(
+    catalogue: Catalogue,
+    destination: str,
+    tenant: str,
+    correction: Event,
+    found: Situation,
+    received: datetime,
+    now: datetime,
+    way: Deltas,
+) -> Rows | Turned:
+    """Return what is sent where a difference is added to what the provider has."""
+    assert correction.corrects is not None
+    adapter = catalogue.destinations[destination].adapter
+    delta = _billed(catalogue, destination, correction.meter, difference(found.have, correction.corrects.after))
+    if not delta:
+        return Turned(Code.ZERO)
+    if any(each < 0 for each in delta.values()) and (problem := _negatives(adapter, destination, way)):
+        return _unsupported(adapter, problem)
+    return _made(catalogue, destination, tenant, saying(correction, correction.id, delta), received, now, "delta")
+
+
+def _billed(catalogue: Catalogue, destination: str, meter: str, delta: Quantities) -> Quantities:
+    """Return what of a difference a destination bills; all of it where it has no name for the meter any more."""
+    rows = catalogue.rows(destination, meter)
+    names = {name for row in rows for name in row.takes() or (PLAIN,)}
+    return {name: each for name, each in delta.items() if name in names} if rows else delta
 
 
 def saying(correction: Event, event_id: str, quantities: Quantities) -> Event:

@@ -46,6 +46,18 @@ async def test_a_refund_is_held_as_late_as_any_other_row(house: House, clock: Mo
         assert not any(asking.vendors["paygentic"].billed().values())
 
 
+async def test_a_measure_that_a_vendor_does_not_bill_is_corrected_there_as_nothing(house: House) -> None:
+    bindings = {"flowglad": {"price_slug": "tokens_in", "quantity": "input"}, "flexprice": None}
+    async with house({"meters": {"llm_call": {"bindings": bindings}}}) as asking:
+        await asking.one(event(meter="llm_call", quantity=None, quantities={"input": 10, "output": 4}))
+        said = await corrected(asking, "e1", quantities={"input": 10, "output": 3})
+        told = said["deliveries"]["flowglad"]
+        assert ("delivered", "filtered", "zero") == (said["status"], told["status"], told.get("reason"))
+        said = await corrected(asking, "e1", quantities={"input": 12, "output": 2})
+        assert "accepted" == said["deliveries"]["flowglad"]["status"]
+        assert {("sub_acme", "tokens_in"): 12} == asking.vendors["flowglad"].billed()
+
+
 DELTAS: dict[str, Any] = {
     "destinations": {"flowglad": None, "wingback": None, "paygentic": {"settings": {"profile": "events"}},
                      "flexprice": {"settings": {"allow_amend": True}}},
