@@ -12,9 +12,11 @@ import msgspec
 
 from gateway.cli._out import CommandFailed, Exit
 
-__all__ = ["NO_TEXT", "EventFile", "FileFormat", "Line", "csv_lines", "event_of", "opened", "read_json"]
+__all__ = ["MARK", "NO_TEXT", "EventFile", "FileFormat", "Line", "csv_lines", "event_of", "opened", "read_json"]
 
 NO_TEXT = "the CSV is not UTF-8 text"
+MARK = b"\xef\xbb\xbf"
+"""What some programs put before UTF-8."""
 
 FileFormat = Literal["ndjson", "json", "csv"]
 
@@ -47,16 +49,19 @@ def opened(path: Path, given: FileFormat | None) -> EventFile:
 
     Raises CommandFailed where it cannot be read as what it is said to be.
     """
-    content = _content(path).removeprefix(b"\xef\xbb\xbf")
+    content = _content(path).removeprefix(MARK)
     how = given or _SUFFIXES.get(path.suffix.lower()) or ("json" if content.lstrip()[:1] == b"[" else "ndjson")
-    match how:
-        case "ndjson":
-            pieces = enumerate(content.split(b"\n"), 1)
-            lines = [Line(number, piece.strip()) for number, piece in pieces if piece.strip()]
-        case "json":
-            lines = list(read_json(content))
-        case "csv":
-            lines = list(csv_lines(io.StringIO(_utf8(content), newline="")))
+    try:
+        match how:
+            case "ndjson":
+                pieces = enumerate(content.split(b"\n"), 1)
+                lines = [Line(number, piece.strip()) for number, piece in pieces if piece.strip()]
+            case "json":
+                lines = list(read_json(content))
+            case "csv":
+                lines = list(csv_lines(io.StringIO(_utf8(content), newline="")))
+    except CommandFailed as error:
+        raise CommandFailed(f"{path}: {error}", error.code) from None
     if not lines:
         raise CommandFailed(f"{path}: holds no events")
     return EventFile(str(path), lines, sha256(content).hexdigest())

@@ -13,7 +13,7 @@ import zlib
 from collections.abc import Generator, Iterable, Iterator
 from datetime import datetime
 from importlib import import_module
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import IO, Any, Literal, NamedTuple, cast
 
@@ -21,7 +21,7 @@ import msgspec
 import zstandard
 
 from canonical_schema import Event, InvalidEvent, decode_event, encode_event, read_event
-from gateway.cli._event_files import NO_TEXT, Line, csv_lines, event_of, read_json
+from gateway.cli._event_files import MARK, NO_TEXT, Line, csv_lines, event_of, read_json
 from gateway.cli._out import CommandFailed, Exit
 
 __all__ = ["HistoryFormat", "Unreadable", "in_order", "read"]
@@ -132,15 +132,18 @@ def _lines(path: Path, given: HistoryFormat | None) -> Iterator[Line]:
         with _opened(path, packed) as stream:
             match how:
                 case "ndjson":
-                    pieces = ((number, line.strip()) for number, line in enumerate(stream, 1))
+                    unmarked = chain([stream.readline().removeprefix(MARK)], stream)
+                    pieces = ((number, line.strip()) for number, line in enumerate(unmarked, 1))
                     yield from (Line(number, line) for number, line in pieces if line)
                 case "json":
-                    yield from read_json(stream.read())
+                    yield from read_json(stream.read().removeprefix(MARK))
                 case "csv":
                     with io.TextIOWrapper(stream, "utf-8-sig", newline="") as text:
                         yield from csv_lines(text)
                 case "parquet":
                     yield from _parquet(stream)
+    except CommandFailed as error:
+        raise CommandFailed(f"{path}: {error}", error.code) from None
     except OSError as error:
         raise CommandFailed(f"{path}: cannot be read: {error.strerror or error}", Exit.USAGE) from None
     except UnicodeDecodeError:
@@ -205,10 +208,13 @@ def _parquet(stream: IO[bytes]) -> Iterator[Line]:
     except ImportError:
         raise CommandFailed("Parquet needs pyarrow: pip install 'usage-gateway[parquet]'", Exit.USAGE) from None
     number = 0
-    for batch in parquet.ParquetFile(stream).iter_batches():
-        for row in batch.to_pylist():
-            number += 1
-            yield Line(number, _ENCODER.encode(event_of({name: _plain(value) for name, value in row.items()})))
+    try:
+        for batch in parquet.ParquetFile(stream).iter_batches():
+            for row in batch.to_pylist():
+                number += 1
+                yield Line(number, _ENCODER.encode(event_of({name: _plain(value) for name, value in row.items()})))
+    except import_module("pyarrow").ArrowInvalid as error:
+        raise CommandFailed(f"is not valid Parquet: {str(error).partition('.')[0]}") from None
 
 
 def _plain(value: object) -> object:

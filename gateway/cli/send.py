@@ -51,11 +51,7 @@ def send(
     file
         The events; `-` is standard input.
     """
-    try:
-        events = opened(file, format)
-    except CommandFailed as error:
-        named = str(error) if str(error).startswith(str(file)) else f"{file}: {error}"
-        raise CommandFailed(named, error.code) from None
+    events = opened(file, format)
     _need_ids(events)
     if dry_run:
         return _validate(events, as_json=as_json)

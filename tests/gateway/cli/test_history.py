@@ -48,6 +48,8 @@ def _parquet(path: Path) -> None:
         ("h.ndjson", lambda path: path.write_text(LINE + "\n\n")),
         ("h.json", lambda path: path.write_text(f'{{"events":[{LINE}]}}')),
         ("h.csv", lambda path: path.write_text("\ufeff" + ROW)),
+        ("marked.ndjson", lambda path: path.write_text("\ufeff" + LINE)),
+        ("marked.json", lambda path: path.write_text(f"\ufeff[{LINE}]")),
         ("h.ndjson.gz", lambda path: path.write_bytes(gzip.compress(LINE.encode()))),
         ("h.csv.zst", lambda path: path.write_bytes(zstandard.compress(ROW.encode()))),
         ("archive.ndjson", lambda path: path.write_text(f'{{"tenant":"default","event":{LINE},"deliveries":{{}}}}\n')),
@@ -84,7 +86,19 @@ def test_a_row_that_is_no_event_is_told_and_the_next_is_read(tmp_path: Path) -> 
     assert WANTED == whole
 
 
-@pytest.mark.parametrize(("name", "content"), [("h.ndjson.zst", b"no"), ("h.csv", b"id\n\xff"), ("h.ndjson.gz", b"no")])
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("h.ndjson.zst", b"no"),
+        ("h.csv", b"id\n\xff"),
+        ("h.csv", b"id,custmer\n"),
+        ("h.ndjson.gz", b"no"),
+        ("h.json", b"[{]"),
+        ("h.parquet", b"no"),
+        ("h.parquet", b""),
+        ("h.parquet", b"PAR1" + b"no" * 50 + b"PAR1"),
+    ],
+)
 def test_a_file_that_is_not_what_its_name_says_ends_with_a_clear_message(
     tmp_path: Path, name: str, content: bytes
 ) -> None:
