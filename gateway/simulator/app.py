@@ -1,11 +1,13 @@
 """The simulated vendors as an ASGI app: one path prefix each, and a control API under `/_control`.
 
-`/flowglad/usage-events/bulk` mirrors the vendor's path after its base URL. On a server that hands out its
-connections (`gateway.simulator.server`) resets and halves are real; elsewhere they raise.
+`/flowglad/usage-events/bulk` mirrors the vendor's path after its base URL; with the base URL's own path before it
+(`/flowglad/api/v1/usage-events/bulk`) it is the same, for clients that know only the host. On a server that hands out
+its connections (`gateway.simulator.server`) resets and halves are real; elsewhere they raise.
 """
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import cast
+from urllib.parse import urlsplit
 from uuid import uuid4
 
 import anyio
@@ -58,12 +60,15 @@ class _Vendor:
 
     def __init__(self, provider: SimulatedProvider, sleep: Sleep, hang: float) -> None:
         self._provider = provider
+        self._base = urlsplit(provider.spec.base_url).path
         self._sleep = sleep
         self._hang = hang
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         body = await Request(scope, receive).body()
         path = scope["path"].removeprefix(scope.get("root_path", ""))
+        if path.startswith(f"{self._base}/"):
+            path = path.removeprefix(self._base)
         headers = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in scope["headers"]}
         query = scope["query_string"].decode("latin-1")
         result = self._provider.handle(scope["method"], path, headers, body, query)

@@ -45,6 +45,20 @@ async def test_each_vendor_has_its_own_paths_behind_its_name(
 
 
 @pytest.mark.anyio
+@pytest.mark.parametrize(
+    ("path", "key", "body"),
+    [
+        ("/flexprice/v1/events/bulk", KEY, {"events": [ROW]}),
+        ("/flowglad/api/v1/usage-events/bulk", {"authorization": "k"}, {"usageEvents": []}),
+    ],
+)
+async def test_clients_that_know_only_a_host_send_the_whole_path(
+    client: httpx.AsyncClient, path: str, key: dict[str, str], body: object
+) -> None:
+    assert (await client.post(path, json=body, headers=key)).is_success
+
+
+@pytest.mark.anyio
 async def test_the_controls_show_what_a_vendor_holds(client: httpx.AsyncClient) -> None:
     await client.post("/flexprice/events/bulk", json={"events": [ROW]}, headers=KEY)
     (stored,) = (await client.get("/_control/flexprice/stored")).json()["data"]
