@@ -201,7 +201,7 @@ class Script:
         spec = FAULTS.get(name)
         if spec is None:
             near = difflib.get_close_matches(name, FAULTS, n=1)
-            hint = f"; did you mean {near[0]!r}?" if near else ""
+            hint = f"; did you mean {near[0]!r}?" if near else "."
             raise ValueError(f"there is no fault {name!r}{hint} There are: {', '.join(FAULTS)}")
         given = {"stored": stored, "status": status, "seconds": seconds, "retry_after": retry_after, "code": code}
         wrong = sorted(key for key, value in given.items() if value is not None and key not in spec.takes)

@@ -196,6 +196,8 @@ def test_a_refused_row_stays_refused_until_cleared() -> None:
 def test_an_unknown_fault_says_which_exist() -> None:
     with pytest.raises(ValueError, match=r"no fault 'throtled'; did you mean 'throttled'.*unavailable"):
         SimulatedProvider("flexprice").fail("throtled")
+    with pytest.raises(ValueError, match=r"no fault 'zzz'\. There are: crash_after, "):
+        SimulatedProvider("flexprice").fail("zzz")
 
 
 @pytest.mark.parametrize(
