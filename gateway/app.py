@@ -23,13 +23,13 @@ from gateway import __version__
 from gateway.accepting import Accepting, Ack
 from gateway.api import corrections, customers, erasing, migration, periods, reconciling, repair
 from gateway.api.access import tenant_of
-from gateway.api.asked import answer, path_of, query_of
+from gateway.api.asked import answer, path_of, plain_body, query_of
 from gateway.api.destinations import described
 from gateway.api.problems import HANDLERS, cut_off
 from gateway.configuration.keys import Scope as KeyScope
 from gateway.corrections.one import shown
 from gateway.errors import RequestRefused
-from gateway.intake import Bad, decoded, parse_in_slices, too_large
+from gateway.intake import Bad, parse_in_slices
 from gateway.listing import page, read_filter
 from gateway.service import Gateway
 from gateway.tokens import token
@@ -176,19 +176,8 @@ class _Api:
 
     async def _sent(self, request: Request) -> list[Event | Bad]:
         intake = self._gateway.configuration.intake
-        length = request.headers.get("content-length", "0")
-        if length.isdigit() and int(length) > intake.max_bytes:
-            raise too_large(intake.max_bytes)
-        body = bytearray()
-        async for chunk in request.stream():
-            body += chunk
-            if len(body) > intake.max_bytes:
-                raise too_large(intake.max_bytes)
-        encoding = request.headers.get("content-encoding", "").strip().lower()
+        plain = await plain_body(request, intake.max_bytes)
         media_type = request.headers.get("content-type", "application/json")
-        plain = bytes(body)
-        if encoding:
-            plain = await asyncio.to_thread(decoded, plain, encoding, intake.max_bytes)
         return await parse_in_slices(plain, media_type, intake.max_events)
 
 

@@ -1,5 +1,6 @@
 """What endpoints share: the path as it was sent, a body read against a model, an answer, and who asked."""
 
+import asyncio
 from collections.abc import AsyncIterator, Collection
 from decimal import Decimal, InvalidOperation
 from typing import TypeVar, cast
@@ -12,8 +13,20 @@ from starlette.responses import Response, StreamingResponse
 from canonical_schema import ErrorCode
 from gateway.configuration.findings import keys_of, saying
 from gateway.errors import RequestRefused
+from gateway.intake import decoded, too_large
 
-__all__ = ["LONGEST_REASON", "Asked", "Reason", "answer", "body_of", "key_name", "lines", "path_of", "query_of"]
+__all__ = [
+    "LONGEST_REASON",
+    "Asked",
+    "Reason",
+    "answer",
+    "body_of",
+    "key_name",
+    "lines",
+    "path_of",
+    "plain_body",
+    "query_of",
+]
 
 MAX_BODY = 2**20
 LONGEST_REASON = 500
@@ -66,6 +79,23 @@ async def body_of(request: Request, model: type[Model], *, exact: bool = False) 
             for one in found
         )
         raise RequestRefused(400, ErrorCode.INVALID_REQUEST, problems) from None
+
+
+async def plain_body(request: Request, limit: int) -> bytes:
+    """Return a body of events without its `Content-Encoding`, at most `limit` bytes of it.
+
+    It is undone in a thread: others have their turns meanwhile. Raises RequestRefused for more, and for what cannot be.
+    """
+    length = request.headers.get("content-length", "0")
+    if length.isdigit() and int(length) > limit:
+        raise too_large(limit)
+    body = bytearray()
+    async for chunk in request.stream():
+        body += chunk
+        if len(body) > limit:
+            raise too_large(limit)
+    encoding = request.headers.get("content-encoding", "").strip().lower()
+    return await asyncio.to_thread(decoded, bytes(body), encoding, limit) if encoding else bytes(body)
 
 
 def answer(body: object, status: int = 200) -> Response:

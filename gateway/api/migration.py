@@ -11,10 +11,10 @@ from starlette.routing import Route
 from adapters._models import Instant
 from canonical_schema import ErrorCode, Event
 from gateway.api.access import tenant_of
-from gateway.api.asked import Asked, Reason, answer, body_of, key_name, query_of
+from gateway.api.asked import Asked, Reason, answer, body_of, key_name, plain_body, query_of
 from gateway.chain import Look, correction_id
 from gateway.errors import RequestRefused
-from gateway.intake import decoded, parse_in_slices, slices, too_large
+from gateway.intake import parse_in_slices, slices
 from gateway.lanes.correcting import saying
 from gateway.moving.backfill import Backfills
 from gateway.moving.job import Job, Wanted, new_id, shown
@@ -179,12 +179,7 @@ class _Migration:
         query = query_of(request, ("first", "last"))
         first, last = _whole(query, "first"), _true(query, "last")
         intake = self._gateway.configuration.intake
-        body = bytearray()
-        async for chunk in request.stream():
-            body += chunk
-            if len(body) > intake.max_bytes:
-                raise too_large(intake.max_bytes)
-        plain = decoded(bytes(body), request.headers.get("content-encoding", "").strip().lower(), intake.max_bytes)
+        plain = await plain_body(request, intake.max_bytes)
         media_type = request.headers.get("content-type", "application/x-ndjson")
         # Whoever was cut off before the end was told says so again, with nothing more to send.
         sent = await parse_in_slices(plain, media_type, intake.max_events) if plain or not last else []
