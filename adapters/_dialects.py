@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from operator import attrgetter
-from typing import Any, TypeGuard, cast
+from typing import Any, ClassVar, TypeGuard, cast
 
 import msgspec
 
@@ -26,6 +26,7 @@ __all__ = ["EchoedRows", "IndexedFailures", "OneVerdict", "TwoLists", "refuse"]
 class OneVerdict:
     """One status for the whole request, with an object to go with it (Flexprice, Paygentic events)."""
 
+    row_by_row: ClassVar[bool] = False
     success: int
     says: Row
     """The vendor's body on success."""
@@ -65,6 +66,7 @@ class IndexedFailures:
     A success without a body names nobody. Outside success an empty list says nothing.
     """
 
+    row_by_row: ClassVar[bool] = True
     statuses: tuple[int, ...]
     """Where the list was seen or must be expected; the simulator answers with the first.
 
@@ -127,6 +129,7 @@ class IndexedFailures:
 class EchoedRows:
     """The rows that are new, echoed; those that were there before are left out (Flowglad)."""
 
+    row_by_row: ClassVar[bool] = False
     success: int
     under: str
     key: str
@@ -162,6 +165,7 @@ class EchoedRows:
 class TwoLists:
     """A list of what is stored and a list of what is not; a row in neither, or in both, is unknown (Paygentic)."""
 
+    row_by_row: ClassVar[bool] = True
     full: int
     partial: int
     stored: str

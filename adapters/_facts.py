@@ -146,6 +146,8 @@ class Roles:
     """
 
     key: str | None
+    event_id: str | None = None
+    """Where our own id of the event stands, at a door that takes no key."""
     customer: tuple[str, ...]
     meter: tuple[str, ...]
     quantity: str

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol, runtime_checkable
+from typing import ClassVar, Literal, Protocol, runtime_checkable
 
 from adapters._facts import (
     Aggregation,
@@ -29,6 +29,9 @@ __all__ = ["Amend", "CanTakeAll", "Corrections", "Deltas", "Dialect", "Door", "P
 
 class Dialect(Protocol):
     """How a provider reports on the rows of one request."""
+
+    row_by_row: ClassVar[bool]
+    """Whether a refusal is of single rows, and those beside them are stored; else it is of the whole request."""
 
     def read(self, door: "Door", reply: Reply, sent: Sequence[Sent]) -> Mapping[str, Outcome] | None:
         """Return outcomes by key for the rows this reply speaks of, or `None` if it is not understood."""

@@ -69,7 +69,14 @@ BULK = Door(
     max_rows=1000,
     binding=FeatureBinding,
     link=CustomerLink,
-    roles=Roles(key=None, customer=("customer_id",), meter=("feature_slug",), quantity="units", timestamp="timestamp"),
+    roles=Roles(
+        key=None,
+        event_id="metadata.gateway_event_id",
+        customer=("customer_id",),
+        meter=("feature_slug",),
+        quantity="units",
+        timestamp="timestamp",
+    ),
     quantity=QuantityRule(
         places=12, minimum=Decimal(0), maximum=Decimal(10) ** 26, as_string=True, negative="allow_negative"
     ),

@@ -10,7 +10,6 @@ from urllib.parse import urlsplit
 import httpx
 
 from adapters import Door, Outcome, ProviderSpec, Reply, Row, Sent, State, provider
-from adapters._dialects import IndexedFailures, TwoLists
 from adapters._facts import Refusal
 from adapters._values import JsonValue
 from canonical_schema import ErrorCode
@@ -280,7 +279,7 @@ class SimulatedProvider:
             )
             for index, row in enumerate(raw)
         ]
-        named = isinstance(door.dialect, IndexedFailures | TwoLists)
+        named = door.dialect.row_by_row
         flawed = {index: found for index, found in enumerate(read) if isinstance(found, list)}
         if flawed:
             refusal = self._unreadable(door, flawed, named=named)

@@ -76,8 +76,8 @@ def _decoded(body: bytes) -> JsonValue:
 
 def label(door: Door, row: JsonValue) -> str:
     """Return the name by which a script can call a row: its key, or the event id that our rows carry along."""
-    path = door.roles.key or "metadata.gateway_event_id"
-    return next((hit for _, hit in _at(row, path) if isinstance(hit, str)), "")
+    path = door.roles.key or door.roles.event_id
+    return "" if path is None else next((hit for _, hit in _at(row, path) if isinstance(hit, str)), "")
 
 
 def understand(

@@ -27,7 +27,7 @@ class StoredRow:
     """A row that the vendor took."""
 
     key: str
-    """The row's idempotency key. Without one at this door: its `metadata.gateway_event_id`, or a running number."""
+    """The row's idempotency key. Without one at this door: our own id of the event, or a running number."""
     customer: str
     charges: tuple[Charge, ...]
     timestamp: datetime

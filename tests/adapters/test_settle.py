@@ -159,6 +159,8 @@ def test_now_may_be_in_any_zone() -> None:
 class Broken:
     """A dialect with a bug."""
 
+    row_by_row = False
+
     def read(self, door: Door, reply: Reply, sent: Sequence[Sent]) -> Mapping[str, Outcome] | None:
         raise RuntimeError(sent[0].row["a"])
 

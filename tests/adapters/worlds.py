@@ -28,7 +28,6 @@ from adapters import (
     provider,
     providers,
 )
-from adapters._dialects import IndexedFailures, TwoLists
 from adapters._facts import Refusal
 from adapters._values import JsonValue, Scalar
 from canonical_schema import ErrorCode
@@ -254,7 +253,7 @@ class World:
             for row in sent
         }
         keep = [row for row in sent if row.key not in self.bad]
-        named = isinstance(self.door.dialect, IndexedFailures | TwoLists)
+        named = self.door.dialect.row_by_row
         if not named and len(keep) < len(sent):
             first = next(index for index, row in enumerate(sent) if row.key in self.bad)
             keep = [] if self.door.refusal is Refusal.WHOLE else sent[:first]
@@ -275,7 +274,7 @@ class World:
                 return read[under]
 
     def _key(self, row: Row) -> str:
-        path = self.door.roles.key or "metadata.gateway_event_id"
+        path = self.door.roles.key or self.door.roles.event_id or ""
         (key,) = walk(row, path)
         return str(key)
 

@@ -20,7 +20,7 @@ def test_the_facts_of_a_door_agree_with_each_other(name: str, profile: str) -> N
     assert door.absolute is None or door.absolute in type(adapter.settings).model_fields
     assert door.quantity.negative is None or door.quantity.negative in type(adapter.settings).model_fields
     assert (door.zero == "refused") == (door.quantity.minimum is not None and door.quantity.minimum > 0)
-    assert (door.roles.key is None) == (door.dedupe is None)
+    assert (door.roles.key is None) == (door.dedupe is None) == (door.roles.event_id is not None)
     assert adapter.spec.sources
     match door.corrections:
         case Amend() as way:
