@@ -33,14 +33,14 @@ async def test_what_ended_before_one_waits_is_not_missed() -> None:
     board = Board()
     with board.watch() as watch:
         board.post(1, "a", [0, 1])
-        await watch.until_ended([(1, 0, "a"), (1, 1, "a")], FAR)
+        assert await soon(asyncio.ensure_future(watch.until_ended([(1, 0, "a"), (1, 1, "a")], FAR)))
 
 
 async def test_the_wait_is_over_when_the_time_is_up() -> None:
     board = Board()
     with board.watch() as watch:
-        await watch.until_ended([(1, 0, "a")], 0.01)
-        await watch.until_ended([], FAR)
+        assert not await watch.until_ended([(1, 0, "a")], 0.01)
+        assert await watch.until_ended([], FAR)
 
 
 async def test_who_is_dismissed_waits_no_longer_nor_does_who_comes_later() -> None:
@@ -51,7 +51,7 @@ async def test_who_is_dismissed_waits_no_longer_nor_does_who_comes_later() -> No
         board.dismiss()
         assert await soon(waiting)
     with board.watch() as watch:
-        await watch.until_ended([(1, 0, "a")], FAR)
+        assert await soon(asyncio.ensure_future(watch.until_ended([(1, 0, "a")], FAR)))
 
 
 async def test_nobody_waits_after_leaving() -> None:

@@ -27,7 +27,7 @@ from gateway.stored import stored
 from tests.gateway.clocks import ManualClock
 from tests.gateway.conftest import VENDORS, Asking, configured, event
 from tests.gateway.days import Day, Slow, living
-from tests.gateway.lanes.world import World, names
+from tests.gateway.lanes.world import World, names, passes
 
 DAY = timedelta(hours=24)
 TICK = timedelta(minutes=12)
@@ -39,21 +39,13 @@ LONGEST = timedelta(minutes=15)
 """The longest pause, which is the breaker's: at full jitter half of it on average."""
 
 
-async def _passes(world: World, span: timedelta) -> None:
-    """Let time pass, and the lane do what is due at each instant."""
-    end = world.clock.now() + span
-    while world.clock.now() < end:
-        due = await world.now()
-        world.clock.advance_to(end if due is None else min(due, end))
-
-
 async def _day(world: World, span: timedelta, first: int = 0) -> int:
     """Let events come while the vendor is down; return how many there are then."""
     count = first
     for _ in range(int(span / TICK)):
         await world.record(*names(EACH, count))
         count += EACH
-        await _passes(world, TICK)
+        await passes(world, TICK)
     return count
 
 

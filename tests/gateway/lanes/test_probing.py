@@ -22,7 +22,7 @@ from gateway.ledger import WorkState
 from gateway.simulator import SimulatedProvider
 from tests.adapters.worlds import DOORS, adapter_of, usage_of
 from tests.gateway.lanes.test_pace import START, pace
-from tests.gateway.lanes.world import World, gated, names, until
+from tests.gateway.lanes.world import World, gated, names, passes, until
 
 SECOND = timedelta(seconds=1)
 MINUTE = timedelta(minutes=1)
@@ -104,14 +104,6 @@ def test_what_a_probe_hears_never_closes_a_breaker_and_never_blocks(heard: list[
 
 
 # A lane whose vendor is down.
-
-
-async def passes(world: World, span: timedelta) -> None:
-    """Let time pass, and the lane do what is due at each instant."""
-    end = world.clock.now() + span
-    while world.clock.now() < end:
-        due = await world.now()
-        world.clock.advance_to(end if due is None else min(due, end))
 
 
 def tried(world: World) -> int:

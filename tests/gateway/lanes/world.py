@@ -27,7 +27,7 @@ from gateway.transport import Transport
 from tests.gateway.clocks import ManualClock
 from tests.gateway.ledger.conftest import SqliteStore
 
-__all__ = ["CONTRACT", "Gate", "World", "faulty", "gated", "names", "stepped", "until", "used", "worked_off"]
+__all__ = ["CONTRACT", "Gate", "World", "faulty", "gated", "names", "passes", "stepped", "until", "used", "worked_off"]
 
 CONTRACT = "Cust_c40bea18-c0c9-44b1-bd0c-43f5283e1670"
 LINKS: dict[str, Any] = {
@@ -276,3 +276,11 @@ async def until(met: Callable[[], bool]) -> None:
             return
         await asyncio.sleep(0 if turn < 10_000 else 0.001)  # a thread that writes may lack a processor for a while
     raise AssertionError("it never came")
+
+
+async def passes(world: World, span: timedelta) -> None:
+    """Let time pass, and the lane do what is due at each instant."""
+    end = world.clock.now() + span
+    while world.clock.now() < end:
+        due = await world.now()
+        world.clock.advance_to(end if due is None else min(due, end))
