@@ -82,7 +82,7 @@ async def _memory(bench: Bench, server: Server) -> None:
         before = _used(server)
         for body in bodies(bench.prefix(), count, 1000):
             events = list(parse(body, "application/json", 1000))
-            await ledger.record("default", 1_700_000_000_000_000, events, [Plan(live=("a",))] * 1000)  # type: ignore[arg-type]
+            await ledger.record("default", 1_700_000_000_000_000, events, [Plan(live=("a",))] * 1000)
         queued = _used(server)
         while works := await ledger.take("a", 2**52, 1000):
             portions = [Portion(work=work, members=work.members, parts=[[] for _ in work.members]) for work in works]

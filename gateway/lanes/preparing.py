@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime
-from typing import NamedTuple
+from typing import NamedTuple, TypeGuard
 
 import structlog
 
@@ -102,12 +102,12 @@ class Preparer:
         rows, keys = self._filled(run, receipts, now), columns_of(run.events).keys
         if len(run.works) == 1:
             return [_Seen(keys, rows, receipts)]
-        lines = rows.split(b"\n") if isinstance(rows, bytes) else rows
+        lines = rows.split(b"\n") if isinstance(rows, bytes) else None
         seen: list[_Seen] = []
         begin = 0
         for work in run.works:
             mine = slice(begin, begin := begin + len(work.members))
-            ours = b"\n".join(lines[mine]) if isinstance(rows, bytes) else lines[mine]  # type: ignore[arg-type]
+            ours = rows[mine] if lines is None else b"\n".join(lines[mine])
             seen.append(_Seen(keys[mine], ours, receipts[mine]))
         return seen
 
@@ -134,8 +134,8 @@ class Preparer:
             rows = rows.split(b"\n")
         if len(places) < len(rows):
             rows = [rows[place] for place in places]
-        if None not in rows and (not rows or max(map(len, rows)) <= largest):  # type: ignore[arg-type]
-            return places, Sheet(keys if len(places) == len(keys) else [keys[place] for place in places], rows), []  # type: ignore[arg-type]
+        if _all_there(rows) and (not rows or max(map(len, rows)) <= largest):
+            return places, Sheet(keys if len(places) == len(keys) else [keys[place] for place in places], rows), []
         good: list[int] = []
         parts: list[list[Part]] = []
         away: dict[tuple[Code, str], tuple[Turned, list[int]]] = {}
@@ -184,6 +184,10 @@ class Preparer:
         ):  # it may be there all the same: it was taken once, or is of before a restore
             code, error = Code.UNKNOWN, doubtful(error)
         return moved(work, places, Next(code=code, doubt=doubt, error=error), now)
+
+
+def _all_there(rows: Sequence[bytes | None]) -> TypeGuard[Sequence[bytes]]:
+    return None not in rows
 
 
 def _receipts(work: Work) -> list[datetime]:

@@ -30,6 +30,7 @@ class Run:
 
     @property
     def tenant(self) -> str:
+        """Whose it is."""
         return self.works[0].tenant
 
     @property

@@ -125,10 +125,12 @@ class EventCache:
                 self._bytes -= len(dropped.text) + EACH
 
     def get(self, batch: int) -> StoredEvents | None:
+        """Return a batch, where it is at hand."""
         with self._lock:
             return self._batches.get(batch)
 
     def put(self, batch: int, events: StoredEvents) -> None:
+        """Have a batch at hand, and let go of the oldest where that is too much."""
         with self._lock:
             if batch in self._batches or batch in self._barred:
                 return
