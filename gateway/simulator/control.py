@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Literal
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict
+from pydantic import AwareDatetime, BaseModel, ConfigDict, FiniteFloat
 
 from gateway.simulator.provider import SimulatedProvider
 from gateway.simulator.reading import Properties
@@ -24,8 +24,8 @@ class FailBody(_Body):
     keys: tuple[str, ...] | None = None
     stored: bool | None = None
     status: int | None = None
-    seconds: float | None = None
-    retry_after: float | AwareDatetime | None = None
+    seconds: FiniteFloat | None = None
+    retry_after: FiniteFloat | AwareDatetime | None = None
     code: str | None = None
 
     def tell(self, provider: SimulatedProvider) -> None:

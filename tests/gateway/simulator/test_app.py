@@ -59,6 +59,14 @@ async def test_clients_that_know_only_a_host_send_the_whole_path(
 
 
 @pytest.mark.anyio
+@pytest.mark.parametrize("endless", [b"1e400", b"Infinity", b"NaN"])
+async def test_a_fault_without_end_is_refused(client: httpx.AsyncClient, endless: bytes) -> None:
+    body = b'{"name": "throttled", "retry_after": ' + endless + b"}"
+    answer = await client.post("/_control/flexprice/fail", content=body)
+    assert (422, True) == (answer.status_code, "retry_after" in answer.json()["detail"])
+
+
+@pytest.mark.anyio
 async def test_the_controls_show_what_a_vendor_holds(client: httpx.AsyncClient) -> None:
     await client.post("/flexprice/events/bulk", json={"events": [ROW]}, headers=KEY)
     (stored,) = (await client.get("/_control/flexprice/stored")).json()["data"]
