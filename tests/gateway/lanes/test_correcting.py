@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from datetime import timedelta
 from decimal import Decimal
 
+import msgspec
 import pytest
 
 from canonical_schema import PLAIN, Correction
@@ -75,3 +76,14 @@ def test_what_ended_and_is_there_in_part_or_may_be_is_corrected_by_hand(
 ) -> None:
     assert isinstance(seen := found(code, state, doubt, rows), Turned)
     assert Code.REJECTED is seen.code
+
+
+def test_a_replacement_waits_for_what_refunds_its_event_and_does_not_take_it_back() -> None:
+    refund = msgspec.structs.replace(SAID, action="refund")
+    replacement = msgspec.structs.replace(SAID, number=2, action="replace", before={}, after={PLAIN: Decimal(5)})
+    group = Group(state=WorkState.READY, due=0, since=0, attempts=1)
+    stand = Stand(
+        event=used("e1~c1", corrects=refund), batch=2, index=0, code=Code.RETRYING, group=group, parts=[], theirs=None,
+        sent=0, last=0,
+    )  # fmt: skip
+    assert isinstance(situation([stand], used("e1~c2", corrects=replacement), START), Waits)
