@@ -4,6 +4,7 @@ from adapters._asks import Ask, CanProbe
 from adapters._base import Adapter, AnyAdapter, encode_row, provider, providers
 from adapters._dialects import EchoedRows, IndexedFailures, OneVerdict, TwoLists
 from adapters._facts import (
+    Auth,
     Bearer,
     Dedupe,
     Envelope,
@@ -41,6 +42,7 @@ __all__ = [
     "Amend",
     "AnyAdapter",
     "Ask",
+    "Auth",
     "Bearer",
     "Billed",
     "Binding",

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from datetime import date, timedelta
 from decimal import Decimal
 from enum import StrEnum
-from typing import Literal
+from typing import Literal, Protocol
 
 from adapters._values import State
 from canonical_schema import ErrorCode
@@ -43,6 +43,14 @@ class Source:
     """What was learnt there."""
 
 
+class Auth(Protocol):
+    """How a request says who asks, by the key alone. A provider with a way of its own keeps it in its own file."""
+
+    def headers(self, secret: str) -> dict[str, str]:
+        """Return the one header that carries the key."""
+        ...
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Bearer:
     """`Authorization: Bearer <key>`."""
@@ -61,9 +69,6 @@ class HeaderKey:
     def headers(self, secret: str) -> dict[str, str]:
         """Return the header that carries the key."""
         return {self.name: secret}
-
-
-Auth = Bearer | HeaderKey
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
