@@ -23,7 +23,7 @@ from gateway.times import to_micros
 
 __all__ = ["Accepting", "Ack"]
 
-log = structlog.get_logger("gateway.service")
+log = structlog.get_logger()
 
 LOOK_AGAIN = 1.0
 """Seconds after which a request looks whether another process delivered what it waits for."""

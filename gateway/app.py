@@ -36,7 +36,7 @@ from gateway.tokens import token
 
 __all__ = ["create_app"]
 
-log = structlog.get_logger("gateway.http")
+log = structlog.get_logger()
 
 DEFAULT_WAIT = 10.0
 LONGEST_WAIT = 300.0

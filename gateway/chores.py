@@ -10,7 +10,7 @@ from gateway.times import Clock
 
 __all__ = ["Chore", "Step"]
 
-log = structlog.get_logger("gateway.chores")
+log = structlog.get_logger()
 
 Step = Callable[[], Awaitable[datetime | None]]
 """Does a little, and returns when to go on; `None`: when it is woken."""

@@ -20,7 +20,7 @@ from gateway.times import Clock, from_micros, to_micros
 
 __all__ = ["FORGOTTEN", "Keeper"]
 
-log = structlog.get_logger("gateway.retention")
+log = structlog.get_logger()
 
 T = TypeVar("T")
 

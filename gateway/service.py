@@ -41,7 +41,7 @@ from gateway.turns import Turns
 
 __all__ = ["Gateway"]
 
-log = structlog.get_logger("gateway.service")
+log = structlog.get_logger()
 
 TAKE_OVER = timedelta(seconds=10)
 """How often it is looked for what processes that are gone were sending."""

@@ -23,7 +23,7 @@ from gateway.times import Clock, SystemClock
 
 __all__ = ["Mounted", "Network", "Transport"]
 
-log = structlog.get_logger("gateway.transport")
+log = structlog.get_logger()
 
 FIRST_AGAIN = timedelta(minutes=5)
 """While the previous key is used, how often the new one is tried."""

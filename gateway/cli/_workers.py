@@ -14,7 +14,7 @@ from gateway.cli._out import Exit
 
 __all__ = ["supervised"]
 
-log = structlog.get_logger("gateway.serve")
+log = structlog.get_logger()
 
 BRIEF = 5.0
 """Seconds: where none lasted longer, one that fails fails again, and the service ends with what it said."""

@@ -30,7 +30,7 @@ from gateway.service import Gateway
 
 __all__ = ["serve"]
 
-log = structlog.get_logger("gateway.serve")
+log = structlog.get_logger()
 
 AGAIN = 1.0
 """Seconds until a configuration is read again that could not be held against the ledger."""

@@ -15,7 +15,7 @@ from gateway.times import Clock, from_micros, to_micros
 
 __all__ = ["Strays", "gone", "shelve"]
 
-log = structlog.get_logger("gateway.service")
+log = structlog.get_logger()
 
 BATCHES = 16
 """Looked at in a step: a chore that is told to stop finishes the one under way."""

@@ -14,7 +14,7 @@ from gateway.lanes.verdict import error_item
 
 __all__ = ["Health", "Hearing"]
 
-log = structlog.get_logger("gateway.lanes.lane")
+log = structlog.get_logger()
 
 
 @dataclass(slots=True)

@@ -41,7 +41,7 @@ from gateway.transport import Transport
 
 __all__ = ["Lane"]
 
-log = structlog.get_logger("gateway.lanes.lane")
+log = structlog.get_logger()
 
 T = TypeVar("T")
 

@@ -21,7 +21,7 @@ from gateway.times import from_micros
 
 __all__ = ["Preparer"]
 
-log = structlog.get_logger("gateway.lanes.lane")
+log = structlog.get_logger()
 
 
 class _Seen(NamedTuple):

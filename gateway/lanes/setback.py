@@ -16,7 +16,7 @@ from gateway.times import from_micros, to_micros
 
 __all__ = ["SetBack"]
 
-log = structlog.get_logger("gateway.lanes.lane")
+log = structlog.get_logger()
 
 PAGE = 200
 _STATES = (WorkState.READY, WorkState.WAITING, WorkState.BLOCKED, WorkState.HELD)

@@ -16,7 +16,7 @@ from gateway.ledger import AttemptRow, Ledger, Moved, Work, WorkState
 
 __all__ = ["Unheard", "attempted"]
 
-log = structlog.get_logger("gateway.lanes.lane")
+log = structlog.get_logger()
 
 _UNHEARD = Outcome(
     state=State.UNKNOWN,

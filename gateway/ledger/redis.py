@@ -28,7 +28,7 @@ from gateway.ledger._redis.working import Working
 
 __all__ = ["RedisLedger"]
 
-log = structlog.get_logger("gateway.ledger")
+log = structlog.get_logger()
 
 VERSION = 1
 

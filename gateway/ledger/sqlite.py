@@ -38,7 +38,7 @@ from gateway.times import from_micros
 
 __all__ = ["SqliteLedger"]
 
-log = structlog.get_logger("gateway.ledger")
+log = structlog.get_logger()
 
 T = TypeVar("T")
 

@@ -25,7 +25,7 @@ from gateway.times import Clock, to_micros
 
 __all__ = ["KIND", "Book", "Change", "Rows", "written"]
 
-log = structlog.get_logger("gateway.links")
+log = structlog.get_logger()
 
 KIND = "links"
 """Of the documents: tenant, and as name the customer."""

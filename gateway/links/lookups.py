@@ -22,7 +22,7 @@ from gateway.times import Clock
 
 __all__ = ["Lookups"]
 
-log = structlog.get_logger("gateway.links")
+log = structlog.get_logger()
 
 REMEMBERED = 20_000
 """Answers at hand."""

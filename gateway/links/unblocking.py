@@ -18,7 +18,7 @@ from gateway.times import Clock, to_micros
 
 __all__ = ["Unblocking"]
 
-log = structlog.get_logger("gateway.links")
+log = structlog.get_logger()
 
 PAGE = 50
 """Pieces of work that are looked at in one step."""

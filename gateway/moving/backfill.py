@@ -22,7 +22,7 @@ from gateway.times import from_micros, to_micros
 
 __all__ = ["Backfills"]
 
-log = structlog.get_logger("gateway.backfill")
+log = structlog.get_logger()
 
 BACKLOG = 2
 """Requests' worth of deliveries that may wait where history is added: live traffic waits behind no more than these."""

@@ -24,7 +24,7 @@ from gateway.times import from_micros, to_micros
 
 __all__ = ["Confirming", "Doubt", "next_of", "shows"]
 
-log = structlog.get_logger("gateway.confirming")
+log = structlog.get_logger()
 
 PAGE = 100
 DOUBTS = 10_000

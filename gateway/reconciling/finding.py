@@ -17,7 +17,7 @@ from gateway.times import to_micros
 
 __all__ = ["Finding"]
 
-log = structlog.get_logger("gateway.confirming")
+log = structlog.get_logger()
 
 TOGETHER = 10
 """Deliveries of a destination that are looked for in one step."""

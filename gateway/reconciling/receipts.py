@@ -20,7 +20,7 @@ from gateway.times import from_micros
 
 __all__ = ["KIND", "Receipts"]
 
-log = structlog.get_logger("gateway.confirming")
+log = structlog.get_logger()
 
 KIND = "receipts"
 """Of the documents that say up to which batch a destination's receipts have been looked at."""

@@ -19,7 +19,7 @@ from gateway.service import Gateway
 from gateway.times import from_micros, to_micros
 from gateway.tokens import token
 
-log = structlog.get_logger("gateway.reconciliations")
+log = structlog.get_logger()
 
 __all__ = ["KIND", "REPORT", "Reconciliation", "Reconciliations", "Wanted", "anew"]
 

@@ -227,7 +227,7 @@ class Key(Secretive):
 )
 def test_a_line_is_ascii_with_what_is_told_first_and_when_last(lines: io.StringIO, value: object, told: object) -> None:
     with structlog.contextvars.bound_contextvars(request_id="r1"):
-        structlog.get_logger("gateway.somewhere").warning("it.happened", rows=3, value=value)
+        structlog.get_logger().warning("it.happened", rows=3, value=value)
     (line,) = lines.getvalue().splitlines()
     assert line.isascii()
     stamp = json.loads(line)["timestamp"]
@@ -237,7 +237,7 @@ def test_a_line_is_ascii_with_what_is_told_first_and_when_last(lines: io.StringI
 
 
 def test_a_line_goes_to_the_stream_of_the_last_configuration(lines: io.StringIO) -> None:
-    log, other = structlog.get_logger("gateway.somewhere"), io.StringIO()
+    log, other = structlog.get_logger(), io.StringIO()
     log.info("first")
     logs.configure(other, logging.WARNING)
     log.info("not.told")

@@ -36,7 +36,7 @@ from gateway.ledger._redis.topology import Topology, commanded
 
 __all__ = ["BRIEF", "LONG", "Argument", "Link", "Replicas"]
 
-log = structlog.get_logger("gateway.ledger")
+log = structlog.get_logger()
 
 Argument = bytes | str | int
 BRIEF, LONG = 2.0, 15.0
