@@ -5,8 +5,12 @@ from typing import Any
 
 import pytest
 
+from gateway.chain import Look
+from gateway.corrections.recording import record
+from gateway.corrections.steps import chain_of, steps_to
+from gateway.repair import Actor
 from tests.gateway.conftest import Asking, House, MovableClock, event
-from tests.gateway.seams.conftest import corrected, posted, standing
+from tests.gateway.seams.conftest import OLD, corrected, posted, standing
 
 pytestmark = pytest.mark.anyio
 
@@ -20,6 +24,27 @@ async def test_an_id_that_is_taken_leaves_one_event_out_and_every_other_on_recor
     trail = [(row["action"], row["target"]) for row in (await asking.get("/v1/audit"))["data"]]
     assert [("void", "e2")] == trail
     assert {"void": True} == (await asking.get("/v1/events/e2"))["current"]
+
+
+async def test_an_id_that_is_taken_while_it_is_worked_out_is_told_and_every_other_on_record(asking: Asking) -> None:
+    await asking.send([event("e1"), event("e2")])
+    gateway, look, actor = asking.gateway, Look(asking.gateway.ledger), Actor("default", "ada", "a meter ran twice")
+    chains = [await chain_of(look, "default", event_id) for event_id in ("e1", "e2")]
+    steps = [step for chain in chains for step in await steps_to(gateway, look, chain, {}, actor)]
+    await asking.send(event("e1~c1", meter="logins", quantity=None))
+    assert await record(gateway, actor, steps) is None
+    trail = [(row["action"], row["target"], row["reason"]) for row in (await asking.get("/v1/audit"))["data"]]
+    assert [("void", "e2", "a meter ran twice")] == trail
+    assert {"void": True} == (await asking.get("/v1/events/e2"))["current"]
+
+
+async def test_what_is_void_stays_void_whatever_everything_is_scaled_by(house: House) -> None:
+    async with house(OLD) as asking:
+        await asking.send([event(f"e{number}", meter="calls") for number in (1, 2)])
+        await posted(asking, "/v1/events/e1/void")
+        said = await posted(asking, "/v1/corrections", filter={"meter": "calls"}, action="scale", factor=2)
+        assert (1, 1) == (said["corrected"], said["unchanged"])
+        assert {"void": True} == (await asking.get("/v1/events/e1"))["current"]
 
 
 async def test_what_is_an_erased_customer_s_is_left_out_by_name(asking: Asking) -> None:

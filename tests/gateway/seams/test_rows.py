@@ -52,6 +52,35 @@ async def test_a_refused_row_is_not_forgotten_when_its_neighbour_is_resolved_as_
         sums()
 
 
+async def test_what_is_stored_in_part_is_not_rendered_anew(house: House) -> None:
+    async with house(bound("one", "two")) as asking:
+        vendor = asking.vendors["paygentic"]
+        vendor.known_meters = {"one"}
+        await asking.send(trio("p", one=3, two=5), query="?ack=stored")
+        await asking.settled("p")
+        vendor.known_meters = None
+    async with house(bound("two", "one")) as asking:
+        said = await posted(asking, "/v1/deliveries/retry", ids=["p"], remap=True)
+        assert ([], ["some of it is stored: it can only be sent again unchanged"]) == (
+            said["retried"],
+            [one["why"] for one in said["skipped"]],
+        )
+        assert "rejected" == (await standing(asking, "p"))["status"]
+
+
+async def test_a_refused_running_value_is_not_sent_again(house: House) -> None:
+    async with house({"destinations": {"wingback": {"settings": {"allow_absolute": True}}}}) as asking:
+        asking.vendors["wingback"].refuse(lambda _: True)
+        await asking.send(event("a", kind="absolute"), query="?ack=stored")
+        await asking.settled("a")
+        said = await posted(asking, "/v1/deliveries/retry", filter={"destination": "wingback"})
+        assert ([], [("a", "wingback")]) == (
+            said["retried"],
+            [(one["id"], one["destination"]) for one in said["skipped"]],
+        )
+        assert "rejected" == (await standing(asking, "a", "wingback"))["status"]
+
+
 async def test_what_goes_anew_in_one_row_where_two_were_refused_can_be_taken_back(house: House) -> None:
     def billing(**more: str) -> dict[str, Any]:
         rows = [{"billable_metric_id": f"bm_{name}", "quantity": name} for name in ("one", "two")]
