@@ -10,6 +10,8 @@ from gateway import fullness
 from gateway.configuration.file import loads
 from gateway.errors import ConfigurationError
 from gateway.ledger.check import add_up
+from gateway.listing import Filter
+from gateway.repair import Actor, resolve_many, retry
 
 from .conftest import CONFIGURATION
 
@@ -280,3 +282,16 @@ async def test_all_that_is_unknown_at_a_destination_is_decided_at_once_by_filter
         assert "accepted" == (await house.detail(f"e{number}"))["deliveries"]["wingback"]["status"]
     rows = [row for row in (await house.client.get("/v1/audit")).json()["data"] if row["action"] == "resolve"]
     assert ["e2", "e1", "e0"] == [row["target"] for row in rows]
+
+
+async def test_nobody_decides_what_becomes_of_another_tenants_deliveries(house: Any) -> None:
+    house.vendors["wingback"].fail("lost_answer")
+    house.vendors["flowglad"].known_meters = set()
+    await house.send("e1")
+    await house.until("e1", "wingback", "unknown")
+    ledger, other = house.gateway.ledger, Actor("other", "op", "ours are")
+    assert (0, []) == await resolve_many(ledger, other, "wingback", Filter(), "resend", 1, dry_run=False)
+    said = await retry(ledger, other, Filter(), remap=False, now=1)
+    assert ([], []) == (said["retried"], said["skipped"])
+    shown = (await house.detail("e1"))["deliveries"]
+    assert ("unknown", "rejected") == (shown["wingback"]["status"], shown["flowglad"]["status"])
