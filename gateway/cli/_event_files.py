@@ -1,7 +1,9 @@
 """Event files: NDJSON, JSON and CSV, each event as one line of JSON with every digit as it was written."""
 
+import contextlib
 import csv
 import io
+import json
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from hashlib import sha256
@@ -17,6 +19,8 @@ __all__ = ["MARK", "NO_TEXT", "EventFile", "FileFormat", "Line", "csv_lines", "e
 NO_TEXT = "the CSV is not UTF-8 text"
 MARK = b"\xef\xbb\xbf"
 """What some programs put before UTF-8."""
+_PACKED = (b"\x1f\x8b", b"\x28\xb5\x2f\xfd", b"PK\x03\x04")
+"""What gzip, zstd and zip begin with."""
 
 FileFormat = Literal["ndjson", "json", "csv"]
 
@@ -50,6 +54,8 @@ def opened(path: Path, given: FileFormat | None) -> EventFile:
     Raises CommandFailed where it cannot be read as what it is said to be.
     """
     content = _content(path).removeprefix(MARK)
+    if content.startswith(_PACKED):
+        raise CommandFailed(f"{path}: is compressed: unpack it first")
     how = given or _SUFFIXES.get(path.suffix.lower()) or ("json" if content.lstrip()[:1] == b"[" else "ndjson")
     try:
         match how:
@@ -86,6 +92,9 @@ def read_json(content: bytes) -> Iterator[Line]:
         else:
             members = _OBJECT.decode(content)
             raws = _ARRAY.decode(members["events"]) if "events" in members else [content]
+            if "events" in members and content.count(b'"events"') > 1:
+                with contextlib.suppress(ValueError, RecursionError):  # what is wrong within is for the gateway to say
+                    json.loads(content, object_pairs_hook=_once)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise CommandFailed(
             f"is no JSON array or object of events: {error}; one event a line is --format ndjson"
@@ -93,6 +102,12 @@ def read_json(content: bytes) -> Iterator[Line]:
     for number, raw in enumerate(raws, 1):
         # A line end inside a JSON string is always escaped, so these are between members.
         yield Line(number, bytes(raw).replace(b"\r", b" ").replace(b"\n", b" ").strip())
+
+
+def _once(members: list[tuple[str, object]]) -> None:
+    """Raise CommandFailed where `events` stands twice: all but the last would be passed over."""
+    if sum(name == "events" for name, _ in members) > 1:
+        raise CommandFailed("events: appears more than once")
 
 
 def _utf8(content: bytes) -> str:

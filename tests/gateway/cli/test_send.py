@@ -280,6 +280,9 @@ def test_a_json_file_may_be_one_event(tmp_path: Path) -> None:
     [
         ("e.ndjson", "\n\n", "e.ndjson: holds no events"),
         ("e.json", "[{]", "e.json: is no JSON array or object of events"),
+        ("e.json", '{"events": [{"id": "a"}], "events": []}', "e.json: events: appears more than once"),
+        ("e.ndjson.gz", "\x1f\udc8b\x08", "e.ndjson.gz: is compressed: unpack it first"),
+        ("e.json", "(\udcb5/\udcfd", "e.json: is compressed: unpack it first"),
         ("e.csv", "id,custmer\na,b\n", "e.csv: column 'custmer': there is customer, id"),
         ("e.csv", "id,customer\na,b,c\n", "e.csv: line 2: has more cells than there are columns"),
         ("e.csv", "id,customer,quantity,quantity\na,b,1,2\n", "e.csv: column 'quantity': is there twice"),
@@ -291,7 +294,7 @@ def test_a_file_that_cannot_be_read_is_one_line(
     name: str, text: str, says: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Captured
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    Path(name).write_text(text)
+    Path(name).write_bytes(text.encode("utf-8", "surrogateescape"))
     assert 1 == main(["send", name])
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith(f"usage-gateway: {says}")
