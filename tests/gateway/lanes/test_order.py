@@ -17,6 +17,7 @@ from gateway.ledger import Change, SqliteLedger, WorkState, split_ref
 from gateway.repair import Actor, resolve
 from gateway.simulator.faults import FAULTS
 from gateway.times import to_micros
+from tests.gateway.clocks import START
 from tests.gateway.lanes.world import CONTRACT, World, gated, until, used
 
 ACTOR = Actor(tenant="default", name="op", reason="as it stands at the vendor")
@@ -216,3 +217,16 @@ def test_of_each_key_the_oldest_that_is_not_settled_may_go_and_no_other(added: l
         following = [other for other, its in keys.items() if its == keys[ref] and other > ref]
         assert sorted(following)[:1] == order.settled([ref])
     assert not order.awaited
+
+
+async def test_a_value_that_has_no_link_yet_holds_back_those_after_it(tmp_path: Path) -> None:
+    linked: dict[str, Any] = {"customer_id": CONTRACT, "from": START.isoformat()}
+    customers = {"acme": {"it": [linked]}}
+    async with World(tmp_path, "wingback", settings={"allow_absolute": True}, customers=customers) as world:
+        before = START - timedelta(hours=1)
+        await world.record(used("a0", kind=Kind.ABSOLUTE, timestamp=before), used("a1", kind=Kind.ABSOLUTE))
+        await world.now()
+        assert {"a0": "blocked", "a1": "pending"} == await world.statuses()
+        await world.restart(customers={"acme": {"it": {"customer_id": CONTRACT}}})
+        await world.later()
+        assert ["a0", "a1"] == [row.key for row in world.vendor.stored]

@@ -273,6 +273,19 @@ async def test_what_may_be_there_is_not_rejected_as_the_vendor_would_not_take_it
         assert {"before": "unknown", "after": "rejected"} == await world.statuses()
 
 
+@pytest.mark.parametrize(("days", "becomes"), [(34, "unknown"), (36, "accepted")])
+async def test_what_is_given_a_way_long_after_a_restore_is_no_repeat(tmp_path: Path, days: int, becomes: str) -> None:
+    async with World(tmp_path, "wingback") as world:
+        happened = world.clock.now() - HOUR
+        now = to_micros(world.clock.now())
+        await doubt(world.ledger, now, now)
+        await world.lane._restored.read(world.ledger)
+        world.clock.advance(timedelta(days=days))
+        await world.record(used("e1", timestamp=happened))
+        await world.now()
+        assert {"e1": becomes} == await world.statuses()
+
+
 async def test_what_comes_again_and_is_voided_before_it_could_leave_is_voided_at_the_vendor(
     house: House, clock: MovableClock, tmp_path: Path, copy: Path
 ) -> None:
@@ -296,6 +309,19 @@ async def test_what_comes_again_and_is_voided_before_it_could_leave_is_voided_at
         for name in ("e1", "e1~c1"):
             assert "accepted" == statuses(await asking.get(f"/v1/events/{name}"))["flexprice"]
         assert {("acme", "jobs"): 3} == asking.vendors["flexprice"].billed()
+
+
+async def test_what_happens_after_a_restore_and_never_left_is_voided_in_the_ledger_alone(
+    house: House, clock: MovableClock
+) -> None:
+    async with house(running=False) as asking:
+        now = to_micros(clock.now())
+        await doubt(asking.gateway.ledger, now, now)
+    async with house(running=False) as asking:
+        await asking.one(event("e1", timestamp=clock.now().isoformat()), query="?ack=stored")
+        said = {"reason": "a meter ran twice"}
+        answer = await asking.client.post("/v1/events/e1/void", json=said, headers={"prefer": "respond-async"})
+        assert {"filtered"} == set(statuses(answer.json()).values())
 
 
 async def test_a_refund_that_may_have_been_made_since_the_backup_is_not_made_again(
