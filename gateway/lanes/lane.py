@@ -11,7 +11,7 @@ from typing import TypeVar
 import structlog
 
 from adapters import AnyAdapter, Ask, CanProbe
-from gateway.asking import AskFailed, ask
+from gateway.asking import ask
 from gateway.catalogue import Catalogue
 from gateway.chain import has_corrections
 from gateway.configuration.sections import Delivery
@@ -28,6 +28,7 @@ from gateway.lanes.intent import intend
 from gateway.lanes.lots import packed
 from gateway.lanes.pace import Pace
 from gateway.lanes.preparing import Preparer
+from gateway.lanes.probing import probed
 from gateway.lanes.restored import Restored
 from gateway.lanes.returning import Returning
 from gateway.lanes.runs import runs_of
@@ -73,10 +74,7 @@ class Lane:
         doubts: Doubts | None = None,
         routed: Callable[[], bool] = lambda: True,
     ) -> None:
-        """`restored`: whether the ledger is one from a copy; absent: it is not. `doubts` are told what is parked.
-
-        `routed`: whether what had no way has one by now, as far as there is one: running values wait for older ones.
-        """
+        """Absent `restored`, the ledger is of no copy. `routed`: whether what had no way has one by now."""
         self.name = name
         self._restored = restored or Restored()
         self._adapter = catalogue.destinations[name].adapter
@@ -118,8 +116,8 @@ class Lane:
             jitter=self._jitter,
         )
         self._corrector = Corrector(name, catalogue, ledger, self._settling.write, self._restored)
-        withdraws, sending = self._corrector.withdraws, self._sending.values
-        self._unheard = Unheard(name, ledger, self._settling, withdraws=withdraws, sending=sending)
+        withdraws = self._corrector.withdraws
+        self._unheard = Unheard(name, ledger, self._settling, withdraws=withdraws, sending=self._sending.values)
         self._preparer = Preparer(name, catalogue, self._absolutes, withdraws)
         self._returning = Returning(name, ledger)
         self._setback = SetBack(name, ledger, self._adapter.dedupe, write=self._settling.write)
@@ -269,9 +267,7 @@ class Lane:
     async def _step(self) -> datetime | None:
         self._wake.clear()
         now, pace = self._clock.now(), self.pace
-        if pace.see(now):
-            self._setback.notice()
-        await self._setback.step(now)
+        await self._setback.step(now, noticed=pace.see(now))
         await pace.agree(now)
         waiting = pace.not_before is not None and now < pace.not_before
         if self._lapses != self._ledger.lapses:
@@ -300,6 +296,7 @@ class Lane:
                 raise
         if waiting:
             return pace.not_before
+        # Running values wait until older ones, which had no way, have theirs.
         if self._adapter.allows_absolute and not (self._routed() and await self._absolutes.alone(self._take_up)):
             return now + FENCED
         return await (self._probe(now) if pace.shut else self._fill(now))
@@ -335,20 +332,10 @@ class Lane:
             return None if due is None else from_micros(due)
         if wait := await self.pace.alone(now) or await self.pace.take(0, now):
             return now + wait
-        task = asyncio.create_task(self._probing())
+        task = asyncio.create_task(probed(self._adapter, self._transport, self._clock, self._hearing))
         self._sending[task] = ()
         task.add_done_callback(self._sent)
         return None
-
-    async def _probing(self) -> None:
-        """Ask with a harmless read: while that is not answered no delivery is risked, and none spends an attempt."""
-        assert isinstance(self._adapter, CanProbe)
-        began = self._clock.now()
-        try:
-            answer = await ask(self._transport, self._adapter.probe(), steps=1)
-        except AskFailed as error:
-            answer = error
-        self._hearing.probe(answer, began, self._clock.now())
 
     async def _ship_next(self, now: datetime) -> bool | datetime:
         """Send one shipment of what is due. Returns whether there was anything, or when there is leave to send it."""

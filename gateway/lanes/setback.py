@@ -41,18 +41,15 @@ class SetBack:
         self._write = write
         self._noticed = False
 
-    def notice(self) -> None:
-        """Have the next step see to it."""
-        self._noticed = True
-
     async def begin(self, now: datetime) -> None:
         """Notice at a start whether the clock is behind the last batch that was recorded."""
         for batch in await self._ledger.batches_before(None, 1):
             for snapshot in (await self._ledger.snapshots([batch])).values():
                 self._noticed = from_micros(snapshot.received) > now + SET_BACK
 
-    async def step(self, now: datetime) -> None:
+    async def step(self, now: datetime, *, noticed: bool) -> None:
         """Make due what would wait until the old time is reached; park what is in doubt where an age matters."""
+        self._noticed = self._noticed or noticed
         if not self._noticed:
             return
         log.warning("lane.clock_set_back", destination=self._destination)
