@@ -223,6 +223,8 @@ class SimulatedProvider:
             body=body,
             rows=list(self._stock),
             meters=None if self.known_meters is None else frozenset(self.known_meters),
+            known=None if self.known_customers is None else frozenset(self.known_customers),
+            properties=self.quantity_properties,
             billed=self._stock.billed(self.known_customers, self.known_meters, period),
             now=now,
             period=period,

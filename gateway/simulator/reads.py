@@ -17,8 +17,10 @@ import msgspec
 from adapters import Reply, Row
 from adapters._values import JsonValue
 from canonical_schema import format_time, plain
+from gateway.simulator.accounts import features
 from gateway.simulator.manners import INVALID, answer
 from gateway.simulator.members import DIGITS, Unreadable, instant, number, when, word
+from gateway.simulator.reading import Properties
 from gateway.simulator.world import StoredRow
 
 __all__ = ["Look", "read"]
@@ -41,6 +43,10 @@ class Look:
     """In the order of their first copies."""
     meters: frozenset[str] | None
     """Those that the vendor has from the start; `None`: it makes them as they come."""
+    known: frozenset[str] | None
+    """The customers that it has; `None`: whom usage comes for."""
+    properties: Mapping[str, Properties]
+    """Where its metrics find the quantity, by meter."""
     billed: Mapping[tuple[str, str], Decimal]
     now: datetime
     period: tuple[datetime, datetime]
@@ -52,8 +58,8 @@ class Look:
         return sorted(seen | (self.meters or set()))
 
     def customers(self) -> list[str]:
-        """Return every customer that usage came for, in order."""
-        return sorted({row.customer for row in self.rows})
+        """Return every customer that the vendor has, in order: where it knows all, those that usage came for."""
+        return sorted({row.customer for row in self.rows} if self.known is None else self.known)
 
     def json(self) -> Mapping[str, object]:
         """Return the body; no body has no members. Raises Unreadable for what is no JSON object."""
@@ -145,13 +151,13 @@ def _flexprice(look: Look) -> Reply | None:
         case "/events/query":
             return _events_query(look, asked)
         case "/customers/search":
-            limit = number(asked.get("limit") or 50, "limit", 1, 1000)
-            first = number(asked.get("offset") or 0, "offset")
             wanted = word(asked, "external_id") or None
             known = (name for name in look.customers() if wanted in {None, name})
-            items = [{"id": f"cust_{name}", "external_id": name} for name in known]
-            told = {"limit": limit, "offset": first, "total": len(items)}
-            return answer(200, {"items": items[first : first + limit], "pagination": told})
+            return _found(asked, [{"id": f"cust_{name}", "external_id": name, "status": "published"} for name in known])
+        case "/features/search":
+            # Events of other names are taken and billed to nothing: no feature stands for them.
+            names = look.names() if look.meters is None else sorted(look.meters)
+            return _found(asked, list(features(names, look.properties, expand=word(asked, "expand") or "")))
         case "/subscriptions/search":
             customer = str(asked.get("external_customer_id"))
             return answer(200, {"items": [{"id": f"subs_{customer}", "currency": "usd"}], "pagination": {"total": 1}})
@@ -159,6 +165,14 @@ def _flexprice(look: Look) -> Reply | None:
             return _subscription_usage(look, asked)
         case _:
             return None
+
+
+def _found(asked: Mapping[str, object], rows: Sequence[Row]) -> Reply:
+    limit, first = number(asked.get("limit") or 50, "limit", 1, 1000), number(asked.get("offset") or 0, "offset")
+    status = word(asked, "status")
+    items = [row for row in rows if status is None or row["status"] == status]
+    told = {"limit": limit, "offset": first, "total": len(items)}
+    return answer(200, {"items": items[first : first + limit], "pagination": told})
 
 
 def _events_query(look: Look, asked: Mapping[str, object]) -> Reply:

@@ -1,0 +1,90 @@
+"""What the simulated vendors have in their accounts, as adapters list it and as `init` writes it down."""
+
+import csv
+from collections.abc import Callable
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import yaml
+
+from adapters import AnyAdapter, Ask, provider
+from gateway.asking import ask
+from gateway.cli import main
+from gateway.simulator import SimulatedProvider, serve_in_thread
+from gateway.transport import Transport
+
+MANY = [f"c{number:03}" for number in range(201)]
+"""Three pages of a hundred."""
+
+
+async def listed(vendor: SimulatedProvider, what: Callable[[Any], Ask[Any]], **settings: str) -> Any:
+    """Run what an adapter asks, over a transport that leads to the vendor."""
+    made = provider(vendor.name)
+    adapter: AnyAdapter = made(made.Settings.model_validate({"api_key": "k", **settings}))
+    transport = Transport(adapter, timeout=timedelta(seconds=5), connections=1, mount=vendor.transport())
+    try:
+        return await ask(transport, what(adapter))
+    finally:
+        await transport.close()
+
+
+def written(
+    vendor: SimulatedProvider, folder: Path, monkeypatch: pytest.MonkeyPatch, *more: str
+) -> tuple[int, dict[str, Any], dict[str, dict[str, str]]]:
+    """Run `init` against the vendor on a port, hold what it wrote against it, and return exit code, meters, links."""
+    monkeypatch.chdir(folder)
+    monkeypatch.setenv(f"{vendor.name.upper()}_API_KEY", "k")
+    with serve_in_thread([vendor]) as url:
+        settings = [f"base_url={url}/{vendor.name}", *more]
+        code = main(["init", vendor.name, *(word for one in settings for word in ("--setting", one))])
+        assert main(["check", "--config", "gateway.yaml", "--remote"]) == 0
+    meters = yaml.safe_load((folder / "gateway.yaml").read_text())["meters"]
+    with (folder / "links.csv").open() as table:
+        rows = {row.pop("customer"): row for row in csv.DictReader(table)}
+    return code, meters, rows
+
+
+def posted(vendor: SimulatedProvider, path: str, body: object) -> None:
+    with httpx.Client(transport=vendor.transport(), headers=vendor.spec.auth.headers("k")) as client:
+        client.post(vendor.spec.base_url + path, json=body).raise_for_status()
+
+
+async def test_flexprices_features_come_with_their_meters_page_by_page() -> None:
+    properties = {"c000": "tokens", "c001": None, "c002": ("in", "out")}
+    vendor = SimulatedProvider("flexprice", known_meters=MANY, quantity_properties=properties)
+    found = await listed(vendor, lambda adapter: adapter.list_meters())
+    told = [(one.binding["event_name"], one.aggregation, one.quantity.get("quantity_property")) for one in found]
+    first = [("c000", "sum", "tokens"), ("c001", "count", None), ("c002", "sum", "in"), ("c002", "sum", "out")]
+    assert first + [(name, "sum", "quantity") for name in MANY[3:]] == told
+    assert 3 == vendor.requests
+
+
+def test_flexprices_features_come_without_meters_where_nobody_asks_for_them() -> None:
+    vendor = SimulatedProvider("flexprice", known_meters=["calls"])
+    with httpx.Client(transport=vendor.transport(), headers=vendor.spec.auth.headers("k")) as client:
+        (feature,) = client.post(f"{vendor.spec.base_url}/features/search", json={"limit": 1}).json()["items"]
+        gone = client.post(f"{vendor.spec.base_url}/features/search", json={"status": "archived"}).json()
+        refused = client.post(f"{vendor.spec.base_url}/features/search", json={}, headers={"x-api-key": ""})
+    assert ("metered", "meter_calls", False) == (feature["type"], feature["meter_id"], "meter" in feature)
+    assert {"items": [], "pagination": {"limit": 50, "offset": 0, "total": 0}} == gone
+    assert 401 == refused.status_code
+
+
+async def test_flexprice_lists_what_it_knows_and_not_what_it_only_took() -> None:
+    vendor = SimulatedProvider("flexprice", known_customers=MANY, known_meters=["calls"])
+    event = {"event_id": "e1", "event_name": "cals", "external_customer_id": "stranger", "properties": {}}
+    posted(vendor, "/events/bulk", {"events": [event]})
+    assert MANY == [one.customer for one in await listed(vendor, lambda adapter: adapter.list_customers())]
+    (meter,) = await listed(vendor, lambda adapter: adapter.list_meters())
+    assert "calls" == meter.title
+
+
+def test_init_writes_down_what_stands_at_flexprice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    vendor = SimulatedProvider("flexprice", known_customers=["acme"], known_meters=["calls"])
+    code, meters, links = written(vendor, tmp_path, monkeypatch)
+    assert 0 == code
+    assert {"calls": {"bindings": {"flexprice": {"event_name": "calls", "quantity_property": "quantity"}}}} == meters
+    assert "acme" == links["acme"]["external_customer_id"]
