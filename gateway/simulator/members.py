@@ -2,11 +2,11 @@
 
 import re
 from collections.abc import Mapping
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 
 from canonical_schema import parse_time
 
-__all__ = ["DIGITS", "Unreadable", "instant", "number", "when", "word"]
+__all__ = ["DIGITS", "Unreadable", "instant", "ms", "number", "when", "word"]
 
 DIGITS = re.compile(r"[0-9]{1,20}")
 
@@ -50,3 +50,8 @@ def instant(asked: Mapping[str, object], member: str) -> datetime:
         return parse_time(given or "")
     except ValueError as error:
         raise Unreadable(member, str(error)) from None
+
+
+def ms(instant: datetime) -> int:
+    """Return milliseconds since 1970."""
+    return (instant - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(milliseconds=1)

@@ -17,9 +17,9 @@ import msgspec
 from adapters import Reply, Row
 from adapters._values import JsonValue
 from canonical_schema import format_time, plain
-from gateway.simulator.accounts import features
+from gateway.simulator.accounts import billing, features, holders, id_of, prices, subscriptions, usage_meters
 from gateway.simulator.manners import INVALID, answer
-from gateway.simulator.members import DIGITS, Unreadable, instant, number, when, word
+from gateway.simulator.members import DIGITS, Unreadable, instant, ms, number, when, word
 from gateway.simulator.reading import Properties
 from gateway.simulator.world import StoredRow
 
@@ -102,9 +102,15 @@ def _flowglad(look: Look) -> Reply | None:
         case "/usage-events":
             listed = [_usage_event(number, row) for number, row in enumerate(look.rows)]
         case "/prices":
-            listed = [{"id": f"price_{name}", "slug": name, "type": "usage"} for name in look.names()]
+            listed = prices(look.names())
         case "/usage-meters":
-            listed = [{"id": f"usage_meter_{name}", "slug": name} for name in look.names()]
+            listed = usage_meters(look.names())
+        case "/subscriptions":
+            listed = subscriptions(look.customers(), look.period)
+        case "/customers":
+            listed = holders(look.customers())
+        case path if path.startswith("/customers/") and path.endswith("/billing"):
+            return billing(path[len("/customers/") : -len("/billing")], look.customers(), look.period)
         case _:
             return None
     limit = number(look.query.get("limit", "10"), "limit", 1, 100)
@@ -125,16 +131,15 @@ def _unpacked(cursor: str) -> str:
 
 def _usage_event(number: int, row: StoredRow) -> Row:
     sent = row.row
-    price = sent.get("priceId") or f"price_{sent.get('priceSlug') or sent.get('usageMeterSlug') or row.meter}"
-    slug = sent.get("usageMeterSlug") or sent.get("priceSlug") or row.meter
+    name = str(sent.get("usageMeterSlug") or sent.get("priceSlug") or row.meter)
     return {
         "id": f"usage_event_{number}",
-        "createdAt": _ms(row.received),
+        "createdAt": ms(row.received),
         "subscriptionId": row.customer,
-        "usageMeterId": sent.get("usageMeterId") or f"usage_meter_{slug}",
-        "priceId": price,
+        "usageMeterId": sent.get("usageMeterId") or id_of("usage_meter_", name),
+        "priceId": sent.get("priceId") or id_of("price_", name),
         "amount": int(row.quantity),
-        "usageDate": _ms(row.timestamp),
+        "usageDate": ms(row.timestamp),
         "transactionId": row.key,
         "properties": sent.get("properties") or {},
     }
@@ -215,7 +220,7 @@ def _events_query(look: Look, asked: Mapping[str, object]) -> Reply:
         body["total_count"] = len(found)
     if more:
         at, key, _ = page[-1]
-        body["iter_last_key"] = f"{_ms(at) * 1_000_000}::{key}"
+        body["iter_last_key"] = f"{ms(at) * 1_000_000}::{key}"
     return answer(200, body)
 
 
@@ -387,7 +392,3 @@ _REFUSALS: Mapping[str, Callable[[Unreadable], Row]] = {
     },
     "wingback": lambda error: {"feedback": {error.member: {"type": "error", "value": error.why}}},
 }
-
-
-def _ms(when: datetime) -> int:
-    return (when - _EPOCH) // timedelta(milliseconds=1)

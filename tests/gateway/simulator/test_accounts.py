@@ -11,6 +11,7 @@ import pytest
 import yaml
 
 from adapters import AnyAdapter, Ask, provider
+from adapters._customers import Match
 from gateway.asking import ask
 from gateway.cli import main
 from gateway.simulator import SimulatedProvider, serve_in_thread
@@ -88,3 +89,43 @@ def test_init_writes_down_what_stands_at_flexprice(tmp_path: Path, monkeypatch: 
     assert 0 == code
     assert {"calls": {"bindings": {"flexprice": {"event_name": "calls", "quantity_property": "quantity"}}}} == meters
     assert "acme" == links["acme"]["external_customer_id"]
+
+
+async def test_flowglads_prices_and_meters_are_listed_page_by_page() -> None:
+    vendor = SimulatedProvider("flowglad", known_meters=MANY)
+    found = await listed(vendor, lambda adapter: adapter.list_meters())
+    prices = [(one.binding["price_slug"], one.aggregation, one.caution) for one in found if "price_id" in one.binding]
+    assert [(name, "sum", "") for name in MANY] == prices
+    assert MANY == [one.binding["usage_meter_slug"] for one in found if "usage_meter_id" in one.binding]
+    assert 6 == vendor.requests
+
+
+async def test_flowglads_prices_have_the_ids_that_usage_named_them_by() -> None:
+    vendor = SimulatedProvider("flowglad", known_meters=["price_1", "usage_meter_2"])
+    found = await listed(vendor, lambda adapter: adapter.list_meters())
+    assert {"price_1", "usage_meter_2"} < {value for one in found for value in one.binding.values()}
+    assert {"price_1", "price_usage_meter_2"} == {one.binding.get("price_id") for one in found} - {None}
+
+
+async def test_flowglads_customers_come_with_their_subscriptions_page_by_page() -> None:
+    vendor = SimulatedProvider("flowglad", known_customers=[f"sub_{name}" for name in MANY])
+    found = await listed(vendor, lambda adapter: adapter.list_customers())
+    assert [(name, ({"subscription_id": f"sub_{name}"},)) for name in MANY] == [
+        (one.customer, one.links) for one in found
+    ]
+    assert 6 == vendor.requests
+
+
+async def test_flowglad_finds_a_customers_subscription_and_says_of_whom_it_knows_none() -> None:
+    vendor = SimulatedProvider("flowglad", known_customers=["sub_a/b", "sub_c"])
+    found = await listed(vendor, lambda adapter: adapter.look_up("a/b"))
+    assert (Match.FOUND, {"subscription_id": "sub_a/b"}) == (found.match, found.link)
+    assert Match.ABSENT is (await listed(vendor, lambda adapter: adapter.look_up("b"))).match
+
+
+def test_init_writes_down_what_stands_at_flowglad(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    vendor = SimulatedProvider("flowglad", known_customers=["sub_acme"], known_meters=["calls"])
+    code, meters, links = written(vendor, tmp_path, monkeypatch)
+    assert 0 == code
+    assert {"calls": {"bindings": {"flowglad": {"price_slug": "calls"}}}} == meters
+    assert "sub_acme" == links["acme"]["subscription_id"]
