@@ -9,11 +9,11 @@ from gateway.simulator.manners import answer
 from gateway.simulator.members import ms
 from gateway.simulator.reading import Properties
 
-__all__ = ["billing", "features", "holders", "id_of", "prices", "subscriptions", "usage_meters"]
+__all__ = ["billing", "customers", "features", "holders", "id_of", "metrics", "prices", "subscriptions", "usage_meters"]
 
 
 def id_of(prefix: str, name: str) -> str:
-    """Return an id at Flowglad: usage names a meter by slug or by id, and what is an id already stays as it is."""
+    """Return the vendor's id of what usage names by one or by another name; what is an id already stays as it is."""
     return name if name.startswith(prefix) else prefix + name
 
 
@@ -83,26 +83,58 @@ def _holder(subscription: str) -> str:
 
 def features(names: Iterable[str], properties: Mapping[str, Properties], *, expand: str) -> Iterator[Row]:
     """Give Flexprice's metered features, one for each property that is summed; their meters where `expand` asks."""
+    for called, name, field in _measured(names, properties):
+        adds: Row = {"type": "COUNT"} if field is None else {"type": "SUM", "field": field}
+        meter: Row = {
+            "id": f"meter_{called}",
+            "name": called,
+            "event_name": name,
+            "aggregation": adds,
+            "filters": [],
+            "reset_usage": "BILLING_PERIOD",
+            "status": "published",
+        }
+        feature: Row = {
+            "id": f"feat_{called}",
+            "name": called,
+            "type": "metered",
+            "status": "published",
+            "meter_id": f"meter_{called}",
+        }
+        yield {**feature, "meter": meter} if "meters" in expand.split(",") else feature
+
+
+def metrics(names: Iterable[str], properties: Mapping[str, Properties], merchant: str | None = None) -> Iterator[Row]:
+    """Give Paygentic's billable metrics, one for each property that is summed. The older door names them by id."""
+    for called, name, field in _measured(names, properties):
+        yield {
+            "id": id_of("bm_", called),
+            "object": "billableMetric",
+            "name": called,
+            "unit": "unit",
+            "merchantId": merchant,
+            "aggregation": "COUNT" if field is None else "SUM",
+            "eventType": name,
+            "valueProperty": None if field is None else f"$.{field}",
+        }
+
+
+def customers(names: Iterable[str], merchant: str, external: str | None = None) -> list[Row]:
+    """Return Paygentic's customers, or the one of an external id. Whom usage names by the vendor's own id has none."""
+    made: dict[str, Row] = {}
+    for name in names:
+        theirs, ours = id_of("cus_", name), {} if name.startswith("cus_") else {"externalId": name}
+        consumer = f"org_{theirs.removeprefix('cus_')}"
+        made.setdefault(
+            theirs, {"id": theirs, "object": "customer", "consumerId": consumer, "merchantId": merchant, **ours}
+        )
+    return [one for one in made.values() if external in (None, one.get("externalId"))]
+
+
+def _measured(names: Iterable[str], properties: Mapping[str, Properties]) -> Iterator[tuple[str, str, str | None]]:
+    """Give what each metric is called, the events that it reads, and the property that it sums; `None`: it counts."""
     for name in names:
         where = properties.get(name, "quantity")
         fields = (where,) if where is None or isinstance(where, str) else where
         for field in fields:
-            called = name if len(fields) == 1 else f"{name}.{field}"
-            adds: Row = {"type": "COUNT"} if field is None else {"type": "SUM", "field": field}
-            meter: Row = {
-                "id": f"meter_{called}",
-                "name": called,
-                "event_name": name,
-                "aggregation": adds,
-                "filters": [],
-                "reset_usage": "BILLING_PERIOD",
-                "status": "published",
-            }
-            feature: Row = {
-                "id": f"feat_{called}",
-                "name": called,
-                "type": "metered",
-                "status": "published",
-                "meter_id": f"meter_{called}",
-            }
-            yield {**feature, "meter": meter} if "meters" in expand.split(",") else feature
+            yield name if len(fields) == 1 else f"{name}.{field}", name, field

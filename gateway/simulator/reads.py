@@ -17,7 +17,7 @@ import msgspec
 from adapters import Reply, Row
 from adapters._values import JsonValue
 from canonical_schema import format_time, plain
-from gateway.simulator.accounts import billing, features, holders, id_of, prices, subscriptions, usage_meters
+from gateway.simulator import accounts
 from gateway.simulator.manners import INVALID, answer
 from gateway.simulator.members import DIGITS, Unreadable, instant, ms, number, when, word
 from gateway.simulator.reading import Properties
@@ -102,15 +102,15 @@ def _flowglad(look: Look) -> Reply | None:
         case "/usage-events":
             listed = [_usage_event(number, row) for number, row in enumerate(look.rows)]
         case "/prices":
-            listed = prices(look.names())
+            listed = accounts.prices(look.names())
         case "/usage-meters":
-            listed = usage_meters(look.names())
+            listed = accounts.usage_meters(look.names())
         case "/subscriptions":
-            listed = subscriptions(look.customers(), look.period)
+            listed = accounts.subscriptions(look.customers(), look.period)
         case "/customers":
-            listed = holders(look.customers())
+            listed = accounts.holders(look.customers())
         case path if path.startswith("/customers/") and path.endswith("/billing"):
-            return billing(path[len("/customers/") : -len("/billing")], look.customers(), look.period)
+            return accounts.billing(path[len("/customers/") : -len("/billing")], look.customers(), look.period)
         case _:
             return None
     limit = number(look.query.get("limit", "10"), "limit", 1, 100)
@@ -136,8 +136,8 @@ def _usage_event(number: int, row: StoredRow) -> Row:
         "id": f"usage_event_{number}",
         "createdAt": ms(row.received),
         "subscriptionId": row.customer,
-        "usageMeterId": sent.get("usageMeterId") or id_of("usage_meter_", name),
-        "priceId": sent.get("priceId") or id_of("price_", name),
+        "usageMeterId": sent.get("usageMeterId") or accounts.id_of("usage_meter_", name),
+        "priceId": sent.get("priceId") or accounts.id_of("price_", name),
         "amount": int(row.quantity),
         "usageDate": ms(row.timestamp),
         "transactionId": row.key,
@@ -162,7 +162,7 @@ def _flexprice(look: Look) -> Reply | None:
         case "/features/search":
             # Events of other names are taken and billed to nothing: no feature stands for them.
             names = look.names() if look.meters is None else sorted(look.meters)
-            return _found(asked, list(features(names, look.properties, expand=word(asked, "expand") or "")))
+            return _found(asked, list(accounts.features(names, look.properties, expand=word(asked, "expand") or "")))
         case "/subscriptions/search":
             customer = str(asked.get("external_customer_id"))
             return answer(200, {"items": [{"id": f"subs_{customer}", "currency": "usd"}], "pagination": {"total": 1}})
@@ -260,11 +260,14 @@ def _paygentic(look: Look) -> Reply | None:
     query = look.query
     if look.path == "/v0/billableMetrics":
         if "merchantId" not in query:
-            return answer(
-                400, {"message": "Validation failed", "errors": [{"field": "merchantId", "message": "Required"}]}
-            )
-        metrics = [{"id": f"bm_{name}", "eventType": name, "valueProperty": "$.quantity"} for name in look.names()]
-        return _offset(query, metrics, "data", 100, 10)
+            raise Unreadable("merchantId", "Required")
+        held = list(accounts.metrics(look.names(), look.properties, query["merchantId"]))
+        return _offset(query, held, "data", 100, 10)
+    if look.path == "/v0/customers":
+        if "organizationId" not in query:
+            raise Unreadable("organizationId", "Required")
+        found = accounts.customers(look.customers(), query["organizationId"], query.get("externalId"))
+        return _offset(query, found, "data", 100, 10)
     if look.path == "/v0/subscriptions":
         held = [{"id": f"sub_{name}", "object": "subscription", "status": "active"} for name in look.customers()]
         return _offset(query, held, "data", 100, 10)
@@ -274,11 +277,12 @@ def _paygentic(look: Look) -> Reply | None:
         rows = _within(look.rows, instant(query, "startTime"), instant(query, "endTime"), "usage-v0")
         rows = [row for row in rows if query.get("customerId") in {None, row.customer}]
         return _offset(query, [_usage_v0(row) for row in rows], "data", 100, 10)
-    name = look.path.removeprefix("/v0/billableMetrics/bm_").removesuffix("/events")
-    if look.path != f"/v0/billableMetrics/bm_{name}/events" or not {"from", "to"} <= query.keys():
+    metric = look.path.removeprefix("/v0/billableMetrics/").removesuffix("/events")
+    if look.path != f"/v0/billableMetrics/{metric}/events" or not {"from", "to"} <= query.keys():
         return None
     span = _within(look.rows, instant(query, "from"), instant(query, "to"), "events")
-    rows = [row for row in span if row.meter == name]
+    read = [one["eventType"] for one in accounts.metrics(look.names(), look.properties) if one["id"] == metric]
+    rows = [row for row in span if row.meter in read]
     for member in ("subject", "externalSubject"):
         rows = [row for row in rows if query.get(member) in (None, row.row.get(member))]
     return _offset(query, [_meter_event(row) for row in rows], "events", 200, 20)

@@ -129,3 +129,51 @@ def test_init_writes_down_what_stands_at_flowglad(tmp_path: Path, monkeypatch: p
     assert 0 == code
     assert {"calls": {"bindings": {"flowglad": {"price_slug": "calls"}}}} == meters
     assert "sub_acme" == links["acme"]["subscription_id"]
+
+
+async def test_paygentics_metrics_say_what_they_read_page_by_page() -> None:
+    properties = {"c000": "tokens", "c001": None, "c002": ("in", "out")}
+    vendor = SimulatedProvider("paygentic", known_meters=MANY, quantity_properties=properties)
+    found = await listed(vendor, lambda adapter: adapter.list_meters(), merchant_id="org_1")
+    told = [(one.binding["event_type"], one.aggregation, one.quantity.get("quantity_field")) for one in found]
+    first = [("c000", "sum", "tokens"), ("c001", "count", None), ("c002", "sum", "in"), ("c002", "sum", "out")]
+    assert first + [(name, "sum", "quantity") for name in MANY[3:]] == told
+    assert 3 == vendor.requests
+
+
+async def test_paygentics_metrics_have_the_ids_that_usage_named_them_by() -> None:
+    vendor = SimulatedProvider("paygentic", known_meters=["bm_calls"])
+    (meter,) = await listed(vendor, lambda adapter: adapter.list_meters(), merchant_id="org_1", profile="usage-v0")
+    assert {"billable_metric_id": "bm_calls"} == meter.binding
+
+
+async def test_paygentics_customers_are_listed_page_by_page() -> None:
+    vendor = SimulatedProvider("paygentic", known_customers=[*MANY, "cus_nobody"])
+    found = await listed(vendor, lambda adapter: adapter.list_customers(), merchant_id="org_1")
+    assert [(name, ({"customer_id": f"cus_{name}"},)) for name in MANY] == [(one.customer, one.links) for one in found]
+    assert 3 == vendor.requests
+
+
+async def test_paygentic_finds_the_customer_that_is_asked_for() -> None:
+    vendor = SimulatedProvider("paygentic", known_customers=MANY)
+    found = await listed(vendor, lambda adapter: adapter.look_up("c007"), merchant_id="org_1")
+    assert (Match.FOUND, {"customer_id": "cus_c007"}) == (found.match, found.link)
+    missing = await listed(vendor, lambda adapter: adapter.look_up("c7"), merchant_id="org_1")
+    assert Match.ABSENT is missing.match
+
+
+@pytest.mark.parametrize(("path", "member"), [("customers", "organizationId"), ("billableMetrics", "merchantId")])
+def test_paygentic_lists_nothing_without_a_merchant(path: str, member: str) -> None:
+    vendor = SimulatedProvider("paygentic")
+    with httpx.Client(transport=vendor.transport(), headers=vendor.spec.auth.headers("k")) as client:
+        refused = client.get(f"{vendor.spec.base_url}/v0/{path}")
+    said = {"message": "Validation failed", "error": "validation_error"}
+    assert said | {"errors": [{"field": member, "message": "Required"}]} == refused.json()
+
+
+def test_init_writes_down_what_stands_at_paygentic(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    vendor = SimulatedProvider("paygentic", known_customers=["acme"], known_meters=["calls"])
+    code, meters, links = written(vendor, tmp_path, monkeypatch, "merchant_id=org_1")
+    assert 0 == code
+    assert {"calls": {"bindings": {"paygentic": {"event_type": "calls", "quantity_field": "quantity"}}}} == meters
+    assert "cus_acme" == links["acme"]["customer_id"]
