@@ -180,3 +180,11 @@ def test_a_link_for_another_time_or_customer_is_another_name() -> None:
         assert row is not None
         assert f'"external_customer_id":"{customer}"'.encode() in row
     assert "flexprice" not in LINKS
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_another_tenants_events_are_left_to_the_adapter_as_their_ids_are_somebody_elses_keys(name: str) -> None:
+    made = Stencils(LINKED[name], name)
+    batch = [used(f"e{number}") for number in range(5)]
+    assert None not in filled(made, *batch)
+    assert [None] * 5 == made.rows("blue", StoredEvents(encode_events(batch)), [START] * 5, START)
