@@ -7,19 +7,23 @@ from decimal import Decimal
 from typing import Any
 
 import pytest
+import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from adapters import Adapter, provider
 from adapters._values import JsonValue
 from canonical_schema import Event, Kind, decode_event, encode_event, encode_events
+from gateway.catalogue import Catalogue
+from gateway.configuration.file import loads
 from gateway.lanes import columns, stencils
 from gateway.lanes.rendering import Turned, encoded, render
 from gateway.lanes.stencils import Stencils
 from gateway.ledger import Part, StoredEvents
+from gateway.periods import Periods, period_of
 from tests.gateway.clocks import START
 from tests.gateway.lanes.vendors import LINKS, SETTINGS, catalogue
-from tests.gateway.lanes.world import used
+from tests.gateway.lanes.world import CONTRACT, used
 
 BINDINGS: dict[str, dict[str, Any]] = {
     "flowglad": {"price_slug": "a%sb"},
@@ -188,3 +192,68 @@ def test_another_tenants_events_are_left_to_the_adapter_as_their_ids_are_somebod
     batch = [used(f"e{number}") for number in range(5)]
     assert None not in filled(made, *batch)
     assert [None] * 5 == made.rows("blue", StoredEvents(encode_events(batch)), [START] * 5, START)
+
+
+MOVED = datetime(2026, 11, 1, tzinfo=UTC)
+"""When links change, and the month that is closed has ended."""
+NAMED: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+    "flowglad": ({"subscription_id": "sub_1"}, {"subscription_id": "sub_2"}),
+    "events": ({"external_subject": "one"}, {"customer_id": "cus_2"}),
+    "usage": ({"customer_id": "cus_1"}, {"customer_id": "cus_2"}),
+    "flexprice": ({"external_customer_id": "one"}, {"external_customer_id": "two"}),
+    "wingback": ({"customer_id": CONTRACT}, {"customer_id": f"{CONTRACT[:-1]}f"}),
+}
+
+
+def moving(name: str, late: str) -> Catalogue:
+    """Return a catalogue in which customers change their names with time, or have one for each subscription."""
+    one, other = NAMED[name]
+    links: dict[str, list[dict[str, Any]]] = {
+        "acme": [one],
+        "other": [other],
+        "moves": [one | {"until": str(MOVED)}, other | {"since": str(MOVED)}],
+        "comes": [one | {"since": str(MOVED)}],
+        "parts": [one, other | {"subscription": "s1"}],
+    }
+    whole = {
+        "destinations": {name: SETTINGS[name] | {"late": late}},
+        "meters": {"calls": {"bindings": {name: BINDINGS[name]}}},
+        "customers": {customer: {name: rows} for customer, rows in links.items()},
+    }
+    closed = Periods()
+    closed.use("default", [period_of("2026-10", "UTC")])
+    return Catalogue(loads(yaml.safe_dump(whole), {}), closed)
+
+
+@pytest.mark.parametrize("late", ["send", "hold"])
+@pytest.mark.parametrize("name", SETTINGS)
+@pytest.mark.usefixtures("unchecked")
+def test_whoever_an_event_is_billed_to_and_whenever_it_was_it_goes_as_it_would_alone(name: str, late: str) -> None:
+    found = moving(name, late)
+    made, count = Stencils(found, name), 0
+    whens = st.sampled_from([MOVED, START]).flatmap(
+        lambda when: st.integers(-1, 1).map(lambda step: when + step * timedelta(microseconds=1000))
+    )
+    some = st.builds(
+        lambda number, **members: decode_event(encode_event(used(f"e{number}", **members))),
+        st.integers(0, 99),
+        customer=st.sampled_from(["acme", "other", "moves", "comes", "parts", "nobody"]),
+        timestamp=st.none() | whens,
+        subscription=st.sampled_from([None, "s1", "s2"]),
+    )
+
+    @settings(max_examples=150, deadline=None)
+    @given(st.lists(st.tuples(some, whens), min_size=1, max_size=8))
+    def law(batch: list[tuple[Event, datetime]]) -> None:
+        nonlocal count
+        events, receipts = zip(*batch, strict=True)
+        rows = made.rows("default", StoredEvents(encode_events(events)), receipts, START)
+        for event, received, row in zip(
+            events, receipts, rows.split(b"\n") if isinstance(rows, bytes) else rows, strict=True
+        ):
+            alone = render(found, name, "default", event, received, START)
+            assert row is None or (not isinstance(alone, Turned) and encoded(alone) == [Part("", event.id, row)])
+            count += row is not None
+
+    law()
+    assert count > 100, "most of them are filled in"
