@@ -172,6 +172,27 @@ def test_a_fault_is_unknown_where_it_may_have_arrived_and_not_stored_where_it_ca
 
 
 @every_door
+@given(data=st.data(), count=st.integers(2, 5))
+@settings(max_examples=40, deadline=None)
+def test_rows_that_are_listed_in_another_order_or_twice_keep_their_own_ids(
+    name: str, profile: str, data: st.DataObject, count: int
+) -> None:
+    adapter = adapter_of(name, profile)
+    sent = rows_of(adapter, 1 if adapter.door.rows == "one" else count)
+    taken = adapter.door.dialect.render(adapter.door, sent, {row.key: Outcome(state=State.ACCEPTED) for row in sent})
+    body = taken.json
+    if isinstance(body, dict):
+        for under, rows in body.items():
+            if isinstance(rows, list) and rows:
+                body = {
+                    **body,
+                    under: data.draw(st.lists(st.sampled_from(rows), max_size=2)) + data.draw(st.permutations(rows)),
+                }
+    reply = json_reply(taken.status, body)
+    agrees(adapter, reply, sent, settle(adapter.door, reply, sent, now=NOW))
+
+
+@every_door
 @given(data=st.data(), count=st.integers(1, 5))
 @settings(max_examples=60, deadline=None)
 def test_reading_claims_no_more_than_was_rendered(name: str, profile: str, data: st.DataObject, count: int) -> None:
