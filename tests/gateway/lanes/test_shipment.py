@@ -153,6 +153,21 @@ async def test_culprits_that_are_named_one_at_a_time_are_taken_out_one_at_a_time
         world.sound()
 
 
+@pytest.mark.parametrize(
+    ("provider", "chosen", "theirs"), [("paygentic", USAGE_V0, "usg"), ("flowglad", {}, "usage_event")]
+)
+async def test_each_delivery_keeps_the_providers_id_of_its_own_row_whatever_else_the_request_carried(
+    tmp_path: Path, provider: str, chosen: dict[str, Any], theirs: str
+) -> None:
+    async with World(tmp_path, provider, settings=chosen) as world:
+        await world.record(*names(3))
+        await world.record(*names(4, start=3))
+        await world.now()
+        assert [7] == [len(call.rows) for call in world.vendor.calls]
+        kept = {one: view["provider_event_id"] for one, view in (await world.views()).items()}
+        assert {one: f"{theirs}_{one}" for one in names(7)} == kept
+
+
 class Naming(httpx.AsyncBaseTransport):
     """A vendor that names the first row of every request as bad, and notes how deep the stack is."""
 
