@@ -54,14 +54,14 @@ def init(
     meters, customers, notes = asyncio.run(_read(adapter))
     text = _configuration(name, variable, adapter, meters)
     config.write_text(text)
-    load(config, os.environ)  # what was written can be used, or this command has a fault
+    written = len(load(config, os.environ).meters)  # what was written can be used, or this command has a fault
     choices = _write_links(links, name, customers, needed=adapter.door.link.default is None)
     notes += choices
     if as_json:
-        told = {"meters": len(meters), "customers": len(customers), "notes": notes}
+        told = {"meters": written, "customers": len(customers), "notes": notes}
         machine({"object": "init", "provider": name, "configuration": str(config), "links": str(links), **told})
     else:
-        say(f"{config}: {len(meters)} meters of {adapter.spec.title}", "green")
+        say(f"{config}: {written} meters of {adapter.spec.title}", "green")
         say(f"{links}: {sum(len(one.links) == 1 for one in customers)} of {len(customers)} customers linked", "green")
         for note in notes[:SHOWN]:
             say(f"  {note}", "yellow")

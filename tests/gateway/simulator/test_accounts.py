@@ -123,11 +123,14 @@ async def test_flowglad_finds_a_customers_subscription_and_says_of_whom_it_knows
     assert Match.ABSENT is (await listed(vendor, lambda adapter: adapter.look_up("b"))).match
 
 
-def test_init_writes_down_what_stands_at_flowglad(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_init_writes_down_what_stands_at_flowglad(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     vendor = SimulatedProvider("flowglad", known_customers=["sub_acme"], known_meters=["calls"])
     code, meters, links = written(vendor, tmp_path, monkeypatch)
     assert 0 == code
     assert {"calls": {"bindings": {"flowglad": {"price_slug": "calls"}}}} == meters
+    assert "gateway.yaml: 1 meters of Flowglad" in capsys.readouterr().err
     assert "sub_acme" == links["acme"]["subscription_id"]
 
 
