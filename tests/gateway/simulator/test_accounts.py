@@ -180,3 +180,19 @@ def test_init_writes_down_what_stands_at_paygentic(tmp_path: Path, monkeypatch: 
     assert 0 == code
     assert {"calls": {"bindings": {"paygentic": {"event_type": "calls", "quantity_field": "quantity"}}}} == meters
     assert "cus_acme" == links["acme"]["customer_id"]
+
+
+async def test_wingbacks_customers_are_listed_page_by_page_and_have_no_reference_of_ours() -> None:
+    vendor = SimulatedProvider("wingback", known_customers=MANY)
+    assert () == await listed(vendor, lambda adapter: adapter.list_customers())
+    assert 3 == vendor.requests
+
+
+def test_init_writes_down_what_stands_at_wingback(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, meters, links = written(SimulatedProvider("wingback", known_customers=MANY), tmp_path, monkeypatch)
+    assert (4, {}, {}) == (code, meters, links), (
+        "features are listed nowhere, and customers without a reference left out"
+    )
+    assert "not read" not in capsys.readouterr().err
