@@ -20,7 +20,7 @@ from gateway.repair import Actor, retry
 from gateway.times import to_micros
 from gateway.transport import Mounted
 from tests.gateway.clocks import START
-from tests.gateway.lanes.world import LINKS, Gate, World, faulty, gated, names, until, used
+from tests.gateway.lanes.world import LINKS, Gate, World, faulty, gated, names, passes, until, used
 
 MINUTE = timedelta(minutes=1)
 
@@ -302,3 +302,20 @@ async def test_what_cannot_be_rendered_for_a_while_stays_in_doubt(
 
 def _amount(row: Any) -> int:
     return row["data"]["quantity"]
+
+
+async def test_what_may_be_there_goes_again_as_it_went_though_it_was_held_and_its_customer_has_another_name(
+    tmp_path: Path,
+) -> None:
+    async with World(tmp_path, "flexprice") as world:
+        world.vendor.fail("timeout", stored=True)
+        await world.record("e1")
+        await world.now()
+        world.vendor.api_key = "another"
+        await passes(world, 2 * MINUTE)
+        assert {"e1": "blocked"} == await world.statuses()
+        world.vendor.api_key = None
+        await world.restart(customers={"acme": {"it": {"external_customer_id": "theirs"}}})
+        await world.later()
+        assert {"e1": "accepted"} == await world.statuses()
+        assert {"acme"} == {str(row["external_customer_id"]) for call in world.vendor.calls for row in call.rows}
