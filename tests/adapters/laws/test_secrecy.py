@@ -1,12 +1,13 @@
 """Nothing that is a secret or a customer's is ever shown."""
 
+from dataclasses import replace
 from decimal import Decimal
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from adapters import Reply, Sent, encode_row, settle
-from tests.adapters.worlds import KEY, NAMED, NOW, adapter_of, decoded, every_door, json_reply, usage_of
+from adapters import Outcome, Reply, Sent, State, encode_row, settle, took_all
+from tests.adapters.worlds import KEY, NAMED, NOW, adapter_of, decoded, every_door, json_reply, rows_of, usage_of
 
 HIDDEN = ("tenant-42-gold", "vip  customer\tname", "ключ-секрет", "\x1b[31mred-alert", "v" * 400, KEY)
 
@@ -49,6 +50,17 @@ def test_no_message_shows_a_secret_or_a_value_of_any_row(
             assert [] == [value for value in hidden if value in shown]
         assert KEY not in shown
         assert "12345677" not in shown
+
+
+@every_door
+def test_an_id_that_holds_a_secret_is_never_told_at_once(name: str, profile: str) -> None:
+    adapter = adapter_of(name, profile)
+    door, sent = adapter.door, rows_of(adapter, 1)
+    taken = door.dialect.render(door, sent, {row.key: Outcome(state=State.ACCEPTED) for row in sent})
+    echoing = replace(taken, body=taken.body.replace(b'"id":"', b'"id":"' + KEY.encode()))
+    keys = [row.key for row in sent]
+    assert took_all(door, taken, keys, hide=adapter.secrets) is not None
+    assert not took_all(door, echoing, keys, hide=adapter.secrets)
 
 
 @every_door
