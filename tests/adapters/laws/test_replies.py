@@ -192,6 +192,14 @@ def test_rows_that_are_listed_in_another_order_or_twice_keep_their_own_ids(
     agrees(adapter, reply, sent, settle(adapter.door, reply, sent, now=NOW))
 
 
+def test_a_row_that_is_listed_as_failed_too_is_not_told_at_once() -> None:
+    adapter = adapter_of("paygentic", "usage-v0")
+    sent = rows_of(adapter, 2)
+    listed = [{"idempotencyKey": row.key, "id": f"usg_{row.key}"} for row in sent]
+    reply = json_reply(207, {"successful": listed, "failed": [{"index": 1, "error": "no"}]})
+    assert not agrees(adapter, reply, sent, settle(adapter.door, reply, sent, now=NOW))
+
+
 @every_door
 @given(data=st.data(), count=st.integers(1, 5))
 @settings(max_examples=60, deadline=None)
