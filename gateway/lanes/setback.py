@@ -57,10 +57,18 @@ class SetBack:
             after = 0
             while works := await self._ledger.walk(self._destination, state, after, PAGE):
                 after = works[-1].id
-                for change in filter(None, (self._change(work, now) for work in works)):
-                    with contextlib.suppress(Moved):  # a person or another process decided about it meanwhile
-                        await self._write([change], [])
+                if changes := [*filter(None, (self._change(work, now) for work in works))]:
+                    await self._written(changes)
         self._noticed = False  # only now: where the ledger fails meanwhile, the next step begins anew
+
+    async def _written(self, changes: Sequence[Change]) -> None:
+        """Write changes together; one by one where a person or another process decided about some meanwhile."""
+        try:
+            await self._write(changes, [])
+        except Moved:
+            for change in changes:
+                with contextlib.suppress(Moved):
+                    await self._write([change], [])
 
     def _change(self, work: Work, now: datetime) -> Change | None:
         group = work.group

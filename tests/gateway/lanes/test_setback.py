@@ -1,6 +1,7 @@
 """A clock that is set back: nothing waits until it is then again, and no age is guessed."""
 
 import asyncio
+from collections.abc import Sequence
 from datetime import timedelta
 from pathlib import Path
 
@@ -8,6 +9,8 @@ import pytest
 
 from gateway.errors import LedgerUnavailable
 from gateway.lanes import lane, setback
+from gateway.ledger import AttemptRow, Change, Moved, WorkState
+from gateway.times import to_micros
 from tests.gateway.lanes.world import World, faulty, names, until
 
 HOUR = timedelta(hours=1)
@@ -120,3 +123,26 @@ async def test_a_lane_that_waits_long_looks_at_the_clock_all_the_same(tmp_path: 
         assert due - world.clock.now() <= lane.LOOK
         await world.lane.stop(timedelta(0))
         await task
+
+
+async def test_what_somebody_decided_meanwhile_holds_up_nothing_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with World(tmp_path, "flowglad") as world:
+        world.vendor.fail("refused", times=2)
+        for name in names(3):
+            await world.record(name)
+            await world.now()
+        first, settle = min(await world.ledger.batches_after(0, 3)), world.ledger.settle
+
+        async def moves(changes: Sequence[Change], attempts: Sequence[AttemptRow]) -> None:
+            if not attempts and min(one.batch for one in changes) == first:  # the first piece alone is another's by now
+                raise Moved("it is being sent")
+            await settle(changes, attempts)
+
+        world.clock.advance(-2 * HOUR)
+        monkeypatch.setattr(world.ledger, "settle", moves)
+        await world.now()
+        due = {work.batch: work.group.due for work in await world.ledger.held("it", WorkState.READY)}
+        assert to_micros(world.clock.now()) < due.pop(first)
+        assert all(one <= to_micros(world.clock.now()) for one in due.values())

@@ -156,8 +156,8 @@ async def test_a_running_value_that_gets_its_way_late_is_not_sent_after_a_newer_
         monkeypatch.setattr(Strays, "_route", later)
         await asking.gateway.reload(loads(configured(after), {}))
         await asking.send(event("a1", quantity=12, **value), query="?ack=stored")
-        for _ in range(100):
-            await asyncio.sleep(0.001)
+        await asking.gateway.lanes["wingback"].step()
+        await asking.gateway.lanes["wingback"].idle()
         go.set()
         for one in ("a1", "a0"):
             await asking.settled(one)
