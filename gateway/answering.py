@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Mapping, Sequence
 
 from canonical_schema import ErrorCode, ErrorItem, Event, EventResult, EventStatus
-from gateway.answers import Alike, Answer, Look
+from gateway.answers import Alike, Answer, Template
 from gateway.intake import SLICE, Bad
 from gateway.ledger import Claim, ClaimKind, Plan, Run, split_ref
 from gateway.merge import View, closing, refused
@@ -33,29 +33,29 @@ async def answered(
             some = admitted[first : first + SLICE]
             answer.add_alike(first, [event.id for event in some if isinstance(event, Event)], only)
         return answer
-    looks = alike.looks(plans)
+    templates = alike.templates(plans)
     usual = isinstance(claims, Run) and not views and len(claims) == len(admitted)
-    usual = usual and all(look.is_whole for look in set(looks))
-    recorded = iter(zip(claims, plans, looks, strict=True))
+    usual = usual and all(template.is_whole for template in set(templates))
+    recorded = iter(zip(claims, plans, templates, strict=True))
     for first in range(0, len(admitted), SLICE):
         if first:
             await asyncio.sleep(0)
         some = admitted[first : first + SLICE]
         if usual:
             ids = [event.id for event in some if isinstance(event, Event)]
-            answer.add_new(first, ids, looks[first : first + SLICE])
+            answer.add_new(first, ids, templates[first : first + SLICE])
             continue
         for position, event in enumerate(some, first):
             if isinstance(event, Bad):
                 answer.add(refused(position, event.event_id, EventStatus.INVALID, event.error))
             else:
-                claim, plan, look = next(recorded)
-                answer.add(_result(position, event, claim, views, plan, look, received))
+                claim, plan, template = next(recorded)
+                answer.add(_result(position, event, claim, views, plan, template, received))
     return answer
 
 
 def _result(
-    position: int, event: Event, claim: Claim, views: Mapping[int, View], plan: Plan, look: Look, received: int
+    position: int, event: Event, claim: Claim, views: Mapping[int, View], plan: Plan, template: Template, received: int
 ) -> EventResult:
     """Return the entry of an event that the ledger judged."""
     batch, index = split_ref(claim.ref)
@@ -67,9 +67,9 @@ def _result(
         return refused(position, event.id, EventStatus.CONFLICT, error)
     if batch in views:
         return views[batch].result(position, index, event.id, replayed=claim.kind is ClaimKind.REPLAY)
-    made = look.result(position, event.id)
-    if not look.is_whole:
-        made["deliveries"] = closing(look.deliveries, plan, event, received)
+    made = template.result(position, event.id)
+    if not template.is_whole:
+        made["deliveries"] = closing(template.deliveries, plan, event, received)
     return made
 
 

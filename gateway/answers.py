@@ -12,13 +12,13 @@ from gateway.ledger import Plan
 from gateway.merge import fresh, summed
 from gateway.tokens import token
 
-__all__ = ["Alike", "Answer", "Look"]
+__all__ = ["Alike", "Answer", "Template"]
 
 _encode = msgspec.json.Encoder(decimal_format="number").encode
 
 
-class Look:
-    """How events of one plan look that were stored just now: they differ in their place and their id alone."""
+class Template:
+    """The entry of events of one plan that were stored just now: they differ in their place and their id alone."""
 
     def __init__(self, plan: Plan, providers: Mapping[str, str]) -> None:
         self.status: EventStatus
@@ -38,25 +38,25 @@ class Look:
 
 
 class Alike:
-    """The looks of all plans."""
+    """The templates of all plans."""
 
     def __init__(self, providers: Mapping[str, str]) -> None:
         """`providers`: by destination."""
 
         @lru_cache(4096)  # there are few plans; the bound is for whoever has a route for each customer
-        def look(plan: Plan) -> Look:
-            return Look(plan, providers)
+        def template(plan: Plan) -> Template:
+            return Template(plan, providers)
 
-        self._look = look
+        self._template = template
 
-    def only(self, plans: Sequence[Plan]) -> Look | None:
-        """Return how all events look, where they have one plan; `None` where they differ in that."""
-        return self._look(plans[0]) if plans and plans.count(plans[0]) == len(plans) else None
+    def only(self, plans: Sequence[Plan]) -> Template | None:
+        """Return the one template of all events; `None` where their plans differ."""
+        return self._template(plans[0]) if plans and plans.count(plans[0]) == len(plans) else None
 
-    def looks(self, plans: Sequence[Plan]) -> Sequence[Look]:
-        """Return how events look, in the order of their plans."""
+    def templates(self, plans: Sequence[Plan]) -> Sequence[Template]:
+        """Return the template of each event, in the order of their plans."""
         only = self.only(plans)
-        return [self._look(plan) for plan in plans] if only is None else [only] * len(plans)
+        return [self._template(plan) for plan in plans] if only is None else [only] * len(plans)
 
 
 class Answer:
@@ -75,16 +75,16 @@ class Answer:
         self.count(result["status"], 1)
         self._entries.append(_encode(result))
 
-    def add_alike(self, first: int, ids: Sequence[str], look: Look) -> None:
+    def add_alike(self, first: int, ids: Sequence[str], template: Template) -> None:
         """Put entries of events that were stored just now and look alike behind those that are there."""
-        self.count(look.status, len(ids))
-        self._add(first, ids, repeat(look.rest, len(ids)))
+        self.count(template.status, len(ids))
+        self._add(first, ids, repeat(template.rest, len(ids)))
 
-    def add_new(self, first: int, ids: Sequence[str], looks: Sequence[Look]) -> None:
+    def add_new(self, first: int, ids: Sequence[str], templates: Sequence[Template]) -> None:
         """Put entries of events that were stored just now behind those that are there, from a place on."""
-        for look in set(looks):
-            self.count(look.status, looks.count(look))
-        self._add(first, ids, [look.rest for look in looks])
+        for template in set(templates):
+            self.count(template.status, templates.count(template))
+        self._add(first, ids, [template.rest for template in templates])
 
     def _add(self, first: int, ids: Sequence[str], rests: Iterable[str]) -> None:
         text = "".join(ids)

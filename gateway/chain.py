@@ -8,9 +8,9 @@ import msgspec
 
 from adapters import State
 from canonical_schema import PLAIN, Event, Quantities
-from gateway.ledger import Code, Group, Ledger, Part, Snapshot, StoredEvents, Track, Work, split_ref
+from gateway.ledger import Code, Group, Ledger, Part, Snapshot, StoredEvents, Track, Work, snapshot_of, split_ref
 
-__all__ = ["LONGEST_ID", "Chain", "Look", "Stand", "correction_id", "has_corrections", "quantities_of"]
+__all__ = ["LONGEST_ID", "Chain", "LedgerReader", "Stand", "correction_id", "has_corrections", "quantities_of"]
 
 LONGEST_ID = 128
 """Characters of an event's id."""
@@ -89,8 +89,8 @@ class Chain(msgspec.Struct, frozen=True, kw_only=True):
         return quantities_of(self.original) if last is None else last.after
 
 
-class Look:
-    """One look at the ledger: what it read it remembers, so it is to be thrown away soon."""
+class LedgerReader:
+    """Reads the ledger and remembers what it read, so it is to be thrown away soon."""
 
     def __init__(self, ledger: Ledger) -> None:
         self._ledger = ledger
@@ -116,7 +116,7 @@ class Look:
     async def snapshot(self, batch: int) -> Snapshot | None:
         """Return a batch as it stood when it was first looked at."""
         if batch not in self._snapshots:
-            found = (await self._ledger.snapshots([batch])).get(batch)
+            found = await snapshot_of(self._ledger, batch)
             if found is None:
                 return None
             self._snapshots[batch] = found

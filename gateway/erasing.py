@@ -9,7 +9,7 @@ import msgspec
 from canonical_schema import ErrorCode, EventStatus
 from gateway.archive import ArchiveUnusable
 from gateway.errors import RequestRefused
-from gateway.ledger import AuditRow, Document, Erasure, Ledger, Snapshot, WorkState
+from gateway.ledger import AuditRow, Document, Erasure, Ledger, Snapshot, WorkState, snapshot_of
 from gateway.links.book import KIND as LINKS
 from gateway.links.naming import LOOKED_UP, RELINKED
 from gateway.merge import View
@@ -48,14 +48,14 @@ async def _erased(gateway: Gateway, actor: Actor, erasure: Erasure) -> tuple[dic
     ledger, customer, abandon = gateway.ledger, erasure.customer, erasure.abandon
     unsettled = Counter[str]()
     async for batch in _batches(ledger, erasure):
-        snapshot = (await ledger.snapshots([batch])).get(batch)
+        snapshot = await snapshot_of(ledger, batch)
         if snapshot is not None:
             unsettled.update(_unsettled(snapshot, customer))
     _refuse(unsettled, abandon=abandon, events=0)
 
     events, abandoned, left = 0, Counter[str](), Counter[str]()
     async for batch in _batches(ledger, erasure):
-        snapshot = (await ledger.snapshots([batch])).get(batch)
+        snapshot = await snapshot_of(ledger, batch)
         places = [] if snapshot is None else _places(snapshot, customer)
         count, found = await ledger.erase(batch, erasure)
         if found and (not abandon or WorkState.SENDING in found):  # it came meanwhile

@@ -10,7 +10,7 @@ import msgspec
 from canonical_schema import DeliveryStatus, ErrorCode, EventStatus, format_time, parse_time
 from gateway.errors import RequestRefused
 from gateway.intake import slices
-from gateway.ledger import PLACES, Code, Ledger, WorkState, ref_of, split_ref
+from gateway.ledger import PLACES, Code, Ledger, WorkState, ref_of, snapshot_of, split_ref
 from gateway.merge import View
 from gateway.times import from_micros
 
@@ -82,7 +82,7 @@ async def page(ledger: Ledger, tenant: str, wanted: Filter) -> dict[str, Any]:
         if not numbers:
             return {"data": data}
         for batch in numbers:
-            snapshot = (await ledger.snapshots([batch])).get(batch)
+            snapshot = await snapshot_of(ledger, batch)
             batches += 1
             if snapshot is not None and snapshot.tenant == tenant:  # trimmed ones have nothing to be found by
                 events += len(snapshot.events)
@@ -100,7 +100,7 @@ async def page(ledger: Ledger, tenant: str, wanted: Filter) -> dict[str, Any]:
 async def letters(ledger: Ledger, tenant: str, wanted: Filter) -> AsyncIterator[dict[str, Any]]:
     """Give every delivery of a status that a filter finds, with its event, newest first. Each batch is read once."""
     async for batch in _holding(ledger, wanted):
-        snapshot = (await ledger.snapshots([batch])).get(batch)
+        snapshot = await snapshot_of(ledger, batch)
         if snapshot is None or snapshot.tenant != tenant:
             continue
         view = View(snapshot)

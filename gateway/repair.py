@@ -7,7 +7,20 @@ import msgspec
 
 from canonical_schema import ErrorCode, ErrorItem, Kind
 from gateway.errors import RequestRefused
-from gateway.ledger import AuditRow, Change, Code, Group, Ledger, Moved, Part, Work, WorkState, by_batch, split_ref
+from gateway.ledger import (
+    AuditRow,
+    Change,
+    Code,
+    Group,
+    Ledger,
+    Moved,
+    Part,
+    Work,
+    WorkState,
+    by_batch,
+    snapshot_of,
+    split_ref,
+)
 from gateway.listing import Filter, matches
 from gateway.merge import View
 
@@ -76,7 +89,7 @@ async def resolve(
 async def _not_unknown(ledger: Ledger, ref: int, destination: str) -> RequestRefused:
     """Return why a delivery cannot be resolved."""
     batch, index = split_ref(ref)
-    snapshot = (await ledger.snapshots([batch])).get(batch)
+    snapshot = await snapshot_of(ledger, batch)
     view = None if snapshot is None else View(snapshot)
     code = None if view is None else view.codes(index).get(destination)
     if view is None or code is None:
@@ -97,7 +110,7 @@ async def resolve_many(
     """
     found, ended = 0, list[tuple[int, int]]()
     for batch, _ in await ledger.in_state([WorkState.UNKNOWN], destination):
-        snapshot = (await ledger.snapshots([batch])).get(batch)
+        snapshot = await snapshot_of(ledger, batch)
         if snapshot is None or snapshot.tenant != actor.tenant:
             continue
         view = View(snapshot)

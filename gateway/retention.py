@@ -14,7 +14,7 @@ from canonical_schema import Event, fingerprint, format_time
 from gateway.archive import Archive, ArchiveUnusable, Draft, Segment
 from gateway.chain import correction_id
 from gateway.configuration.sections import Retention
-from gateway.ledger import Document, Erasure, Ledger, Snapshot, split_ref
+from gateway.ledger import Document, Erasure, Ledger, Snapshot, snapshot_of, split_ref
 from gateway.merge import View
 from gateway.times import Clock, from_micros, to_micros
 
@@ -138,7 +138,7 @@ class Keeper:
             while events < SEGMENT:
                 found, on = await self._ledger.trimmable(before, letters, after, LOOK)
                 for batch in found:  # one at a time: each may be ten thousands of events
-                    snapshot = (await self._ledger.snapshots([batch])).get(batch)
+                    snapshot = await snapshot_of(self._ledger, batch)
                     if snapshot is None or await self._outlived(snapshot, prints) or await self._awaited(snapshot):
                         continue
                     printed = await _ended(_printed, snapshot)
@@ -188,7 +188,7 @@ class Keeper:
             batch = None if ref is None else split_ref(ref)[0]
             if batch is None or batch == snapshot.batch or batch in going:
                 continue
-            kept = (await self._ledger.snapshots([batch])).get(batch)
+            kept = await snapshot_of(self._ledger, batch)
             if kept is not None and not (kept.remains is not None and kept.remains.trimmed):
                 return True
         return False
@@ -199,7 +199,7 @@ class Keeper:
         while ids:
             refs = await self._ledger.refs(snapshot.tenant, [correction_id(one, number) for one in ids])
             for batch, index in map(split_ref, refs.values()):
-                held = (await self._ledger.snapshots([batch])).get(batch)
+                held = await snapshot_of(self._ledger, batch)
                 if held is not None and not all(code.status.final for code in View(held).codes(index).values()):
                     return True
             ids = [one for one in ids if correction_id(one, number) in refs]

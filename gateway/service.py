@@ -27,7 +27,7 @@ from gateway.lanes.board import Board
 from gateway.lanes.doubts import Doubts
 from gateway.lanes.lane import Lane
 from gateway.lanes.restored import Restored
-from gateway.ledger import Ledger, split_ref
+from gateway.ledger import Ledger, snapshot_of, split_ref
 from gateway.links.book import Book
 from gateway.links.linking import Linking
 from gateway.links.lookups import Lookups
@@ -295,7 +295,7 @@ class Gateway:
         if ref is None:
             return None
         batch, index = split_ref(ref)
-        snapshot = (await self.ledger.snapshots([batch])).get(batch)
+        snapshot = await snapshot_of(self.ledger, batch)
         return None if snapshot is None else View(snapshot).detail(index, event_id)
 
     async def overtaken(self) -> None:

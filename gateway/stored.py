@@ -2,7 +2,7 @@
 
 from collections.abc import AsyncIterator
 
-from gateway.ledger import Ledger
+from gateway.ledger import Ledger, snapshot_of
 from gateway.merge import View
 
 __all__ = ["stored"]
@@ -18,6 +18,6 @@ async def stored(ledger: Ledger, tenant: str | None, after: int = 0) -> AsyncIte
     """
     while numbers := await ledger.batches_after(after, PAGE):
         for after in numbers:
-            snapshot = (await ledger.snapshots([after])).get(after)
+            snapshot = await snapshot_of(ledger, after)
             if snapshot is not None and tenant in {None, snapshot.tenant}:
                 yield View(snapshot)

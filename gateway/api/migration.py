@@ -12,12 +12,12 @@ from adapters._models import Instant
 from canonical_schema import ErrorCode, Event
 from gateway.api.access import tenant_of
 from gateway.api.asked import Asked, Reason, answer, body_of, key_name, plain_body, query_of
-from gateway.chain import Look, correction_id
+from gateway.chain import LedgerReader, correction_id
 from gateway.errors import RequestRefused
 from gateway.intake import parse_in_slices, slices
 from gateway.lanes.correcting import saying
 from gateway.moving.backfill import Backfills
-from gateway.moving.job import Job, Wanted, new_id, shown
+from gateway.moving.job import Job, Selection, new_id, shown
 from gateway.moving.preflight import Preflight
 from gateway.repair import Actor
 from gateway.service import Gateway
@@ -41,9 +41,9 @@ class _Some(Asked):
             raise ValueError("from must be before to")
         return self
 
-    def wanted(self) -> Wanted:
+    def wanted(self) -> Selection:
         """Return it as the gateway knows it."""
-        return Wanted(customer=self.customer, meter=self.meter, since=self.since, until=self.until)
+        return Selection(customer=self.customer, meter=self.meter, since=self.since, until=self.until)
 
 
 _Rate = Annotated[float, Field(ge=0.001, allow_inf_nan=False, description="Events a second, at most.")]
@@ -131,7 +131,7 @@ class _Migration:
         made = event.corrects
         of, number = (event.id, 0) if made is None else (made.of, made.number)
         ledger, following = self._gateway.ledger, correction_id(of, number + 1)
-        later = await Look(ledger).event(tenant, following)
+        later = await LedgerReader(ledger).event(tenant, following)
         if later is None and await ledger.find(tenant, following) is not None:  # what it says is not kept any more
             return None
         if later is not None and later[2].corrects is not None:

@@ -22,7 +22,7 @@ from gateway.reconciling.confirming import Confirming
 from gateway.reconciling.finding import Finding
 from gateway.reconciling.readback import Reader
 from gateway.reconciling.receipts import Receipts
-from gateway.reconciling.reconciliations import Reconciliations, Wanted
+from gateway.reconciling.reconciliations import Reconciliations, Terms
 from gateway.reconciling.report import charges, ledger_figures, why_unread, window_of
 from gateway.service import Gateway
 
@@ -45,9 +45,9 @@ class _Reconcile(Asked):
     meter: str | None = None
     accept: tuple[Why, ...] = Field(default=(), description="Classes that somebody has looked at.")
 
-    def wanted(self) -> Wanted:
+    def wanted(self) -> Terms:
         """Return it as the gateway knows it."""
-        return Wanted(
+        return Terms(
             start=self.since,
             end=self.until,
             destinations=self.destinations,

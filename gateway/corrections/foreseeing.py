@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from canonical_schema import ErrorCode
-from gateway.chain import Chain, Look
+from gateway.chain import Chain, LedgerReader
 from gateway.corrections.steps import Step
 from gateway.lanes.correcting import Rows, Waits, named_since, needs_rows, rendered, situation
 from gateway.lanes.rendering import Turned
@@ -14,7 +14,7 @@ from gateway.service import Gateway
 __all__ = ["foresee"]
 
 
-async def foresee(gateway: Gateway, look: Look, chain: Chain, steps: Sequence[Step]) -> dict[str, Any]:
+async def foresee(gateway: Gateway, reader: LedgerReader, chain: Chain, steps: Sequence[Step]) -> dict[str, Any]:
     """Return what corrections would do at each destination, as far as that can be seen."""
     made: dict[str, Any] = {}
     *first, last = steps
@@ -22,13 +22,15 @@ async def foresee(gateway: Gateway, look: Look, chain: Chain, steps: Sequence[St
     for name in (*last.plan.live, *last.plan.shadow):
         shadow = {"shadow": True} if name in last.plan.shadow else {}
         step = first[0] if name in refunded else last
-        made[name] = {**await _at(gateway, look, chain, name, step, last), **shadow}
+        made[name] = {**await _at(gateway, reader, chain, name, step, last), **shadow}
     return made
 
 
-async def _at(gateway: Gateway, look: Look, chain: Chain, name: str, step: Step, last: Step) -> dict[str, Any]:
+async def _at(
+    gateway: Gateway, reader: LedgerReader, chain: Chain, name: str, step: Step, last: Step
+) -> dict[str, Any]:
     now = gateway.clock.now()
-    found = situation(gateway.restored.seen(chain, await look.stands(chain, name)), step.event, now)
+    found = situation(gateway.restored.seen(chain, await reader.stands(chain, name)), step.event, now)
     if isinstance(found, Waits):
         return {"does": "waits", "error": found.error}
     if isinstance(found, Turned):
@@ -39,7 +41,7 @@ async def _at(gateway: Gateway, look: Look, chain: Chain, name: str, step: Step,
     catalogue = gateway.catalogue  # one and the same, whatever is configured meanwhile
     if name not in catalogue.destinations and needs_rows(step.event, found):
         return {"does": "blocked", **taken}
-    named = await named_since(catalogue, look, name, chain.tenant, step.event, found.carrier)
+    named = await named_since(catalogue, reader, name, chain.tenant, step.event, found.carrier)
     await catalogue.learn([(chain.tenant, [step.event.customer])])
     made = rendered(catalogue, name, chain.tenant, step.event, found, now, now, named)
     if isinstance(made, Rows):

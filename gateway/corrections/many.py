@@ -6,10 +6,10 @@ from decimal import Decimal
 from typing import Any
 
 from canonical_schema import ErrorCode, Event, Quantities, quantities_json
-from gateway.chain import Look, correction_id
+from gateway.chain import LedgerReader, correction_id
 from gateway.corrections.foreseeing import foresee
 from gateway.corrections.recording import carry_out, record
-from gateway.corrections.steps import EXACT, Refused, Step, Wanted, chain_of, steps_to
+from gateway.corrections.steps import EXACT, NotCorrected, Step, Target, chain_of, steps_to
 from gateway.errors import RequestRefused
 from gateway.listing import Filter, matches
 from gateway.repair import Actor
@@ -28,7 +28,7 @@ _MEANWHILE = "others corrected some of these at the same time: ask again"
 
 
 async def correct_many(
-    gateway: Gateway, actor: Actor, wanted: Filter, action: Wanted, *, dry_run: bool
+    gateway: Gateway, actor: Actor, wanted: Filter, action: Target, *, dry_run: bool
 ) -> dict[str, Any]:
     """Correct every event that a filter finds; return the impact by customer and meter, and what was left out.
 
@@ -45,21 +45,21 @@ async def correct_many(
     async for event_ids in _found(gateway, actor.tenant, wanted):
         together: list[Step] = []
         async with gateway.turns.correcting:
-            look = Look(gateway.ledger)
-            await look.learn(actor.tenant, [*event_ids, *(correction_id(event_id, 1) for event_id in event_ids)])
+            reader = LedgerReader(gateway.ledger)
+            await reader.learn(actor.tenant, [*event_ids, *(correction_id(event_id, 1) for event_id in event_ids)])
             for place, event_id in enumerate(event_ids):
                 if place % AT_A_TURN == 0:
                     await asyncio.sleep(0)
                 try:
-                    chain = await chain_of(look, actor.tenant, event_id)
-                    steps = await steps_to(gateway, look, chain, action, actor)
-                except Refused as refused:
+                    chain = await chain_of(reader, actor.tenant, event_id)
+                    steps = await steps_to(gateway, reader, chain, action, actor)
+                except NotCorrected as refused:
                     skipped.append({"id": event_id, "why": refused.detail})
                     continue
                 if not steps:
                     unchanged += 1
                     continue
-                foreseen = await foresee(gateway, look, chain, steps)
+                foreseen = await foresee(gateway, reader, chain, steps)
                 key = (chain.original.customer, chain.original.meter)
                 impact.setdefault(key, _Impact()).add(chain.value, steps[-1].event, foreseen)
                 together += steps

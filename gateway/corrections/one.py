@@ -4,10 +4,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from canonical_schema import DeliveryStatus, ErrorCode, Event, Quantities, correction_json, format_time, quantities_json
-from gateway.chain import Look, correction_id
+from gateway.chain import LedgerReader, correction_id
 from gateway.corrections.foreseeing import foresee
 from gateway.corrections.recording import carry_out, not_ended, record
-from gateway.corrections.steps import Refused, chain_of, steps_to
+from gateway.corrections.steps import NotCorrected, chain_of, steps_to
 from gateway.errors import RequestRefused
 from gateway.ledger import split_ref
 from gateway.merge import View
@@ -30,14 +30,14 @@ async def correct(
     for _ in range(TRIES):
         with gateway.board.watch() as watch:
             async with gateway.turns.correcting:
-                look = Look(gateway.ledger)
+                reader = LedgerReader(gateway.ledger)
                 try:
-                    chain = await chain_of(look, actor.tenant, event_id)
-                    steps = await steps_to(gateway, look, chain, wanted, actor)
-                except Refused as refused:
+                    chain = await chain_of(reader, actor.tenant, event_id)
+                    steps = await steps_to(gateway, reader, chain, wanted, actor)
+                except NotCorrected as refused:
                     raise RequestRefused(refused.status, refused.code, refused.detail) from None
                 if dry_run:
-                    foreseen = await foresee(gateway, look, chain, steps) if steps else {}
+                    foreseen = await foresee(gateway, reader, chain, steps) if steps else {}
                     said = _said(steps[-1].event) if steps else {"corrects": event_id, "action": "none"}
                     return {"object": "correction", "dry_run": True, **said, "deliveries": foreseen}
                 if not steps:
@@ -88,16 +88,16 @@ def _said(event: Event) -> dict[str, Any]:
 
 async def shown(gateway: Gateway, tenant: str, event_id: str) -> dict[str, Any]:
     """Return the corrections of an event and what it says since; nothing where it has none."""
-    look = Look(gateway.ledger)
+    reader = LedgerReader(gateway.ledger)
     if await gateway.ledger.find(tenant, correction_id(event_id, 1)) is None:
         return {}
-    chain = await look.chain(tenant, event_id)
+    chain = await reader.chain(tenant, event_id)
     if chain is None or len(chain.events) == 1:
         return {}
     made: list[dict[str, Any]] = []
     for event, ref in zip(chain.events[1:], chain.refs[1:], strict=True):
         batch, index = split_ref(ref)
-        snapshot = await look.snapshot(batch)
+        snapshot = await reader.snapshot(batch)
         if snapshot is not None and event.corrects is not None:
             said = correction_json(event.corrects) | {
                 "id": event.id,

@@ -6,14 +6,14 @@ import msgspec
 
 from adapters import TakeBack
 from canonical_schema import Correction, CorrectionAction, ErrorCode, Event, Kind, Quantities
-from gateway.chain import Chain, Look, correction_id, quantities_of
+from gateway.chain import Chain, LedgerReader, correction_id, quantities_of
 from gateway.lanes.correcting import difference
 from gateway.ledger import Code, Plan, split_ref
 from gateway.repair import Actor
 from gateway.service import Gateway
 from gateway.times import from_micros
 
-__all__ = ["EXACT", "Refused", "Scale", "Step", "Wanted", "chain_of", "steps_to"]
+__all__ = ["EXACT", "NotCorrected", "Scale", "Step", "Target", "chain_of", "steps_to"]
 
 EXACT = Context(prec=200, traps=[Inexact])
 
@@ -24,11 +24,11 @@ class Scale(msgspec.Struct, frozen=True):
     factor: Decimal
 
 
-Wanted = Quantities | Scale
+Target = Quantities | Scale
 """What an event should say: empty is nothing, a void."""
 
 
-class Refused(Exception):
+class NotCorrected(Exception):
     """Raised when an event is not corrected, and why."""
 
     def __init__(self, status: int, code: ErrorCode, detail: str) -> None:
@@ -44,36 +44,36 @@ class Step(msgspec.Struct, kw_only=True):
     chain: Chain
 
 
-async def chain_of(look: Look, tenant: str, event_id: str) -> Chain:
-    """Return an event with all that corrected it. Raises Refused where there is none, or it is a correction itself."""
-    found = await look.event(tenant, event_id)
+async def chain_of(reader: LedgerReader, tenant: str, event_id: str) -> Chain:
+    """Return an event with all that corrected it. Raises NotCorrected where there is none, or it is a correction."""
+    found = await reader.event(tenant, event_id)
     if found is not None and found[2].corrects is not None:
         detail = f"this is a correction itself: correct {found[2].corrects.of} again"
-        raise Refused(409, ErrorCode.CONFLICT, detail)
-    if await look.erased(tenant, event_id):
-        raise Refused(409, ErrorCode.CONFLICT, "its customer was erased: correct it at the providers")
-    chain = await look.chain(tenant, event_id)
+        raise NotCorrected(409, ErrorCode.CONFLICT, detail)
+    if await reader.erased(tenant, event_id):
+        raise NotCorrected(409, ErrorCode.CONFLICT, "its customer was erased: correct it at the providers")
+    chain = await reader.chain(tenant, event_id)
     if chain is None:
-        raise Refused(404, ErrorCode.NOT_FOUND, "no event of this tenant has this id, or it is no longer kept")
+        raise NotCorrected(404, ErrorCode.NOT_FOUND, "no event of this tenant has this id, or it is no longer kept")
     return chain
 
 
-async def steps_to(gateway: Gateway, look: Look, chain: Chain, wanted: Wanted, actor: Actor) -> list[Step]:
+async def steps_to(gateway: Gateway, reader: LedgerReader, chain: Chain, wanted: Target, actor: Actor) -> list[Step]:
     """Return the corrections that make an event say what is wanted: none where it does, two where it is refunded first.
 
-    Raises Refused where it cannot be corrected.
+    Raises NotCorrected where it cannot be corrected.
     """
     original = chain.original
     if original.kind is Kind.ABSOLUTE:
         detail = "it states a running value: send the right value as a new event"
-        raise Refused(422, ErrorCode.UNSUPPORTED, detail)
+        raise NotCorrected(422, ErrorCode.UNSUPPORTED, detail)
     target = _target(chain, wanted)
     if target == chain.value:
         return []
     live, shadow, unknown, refunds = list[str](), list[str](), list[str](), list[str]()
     filtered: list[tuple[str, Code]] = []
     batch, index = split_ref(chain.refs[0])
-    snapshot = await look.snapshot(batch)
+    snapshot = await reader.snapshot(batch)
     assert snapshot is not None
     for track in snapshot.tracks:
         code, name = Code(track.codes[index]), track.destination
@@ -82,7 +82,7 @@ async def steps_to(gateway: Gateway, look: Look, chain: Chain, wanted: Wanted, a
         if code in {Code.NO_BINDING, Code.NO_ROUTE}:
             filtered.append((name, code))
             continue
-        stands = await look.stands(chain, name)
+        stands = await reader.stands(chain, name)
         looks_on = track.looks_on(index)
         if not looks_on and any(stand.code is Code.UNKNOWN for stand in stands):
             unknown.append(name)  # at one that looks on the correction waits, and holds up nobody's bill
@@ -92,14 +92,14 @@ async def steps_to(gateway: Gateway, look: Look, chain: Chain, wanted: Wanted, a
         if takes_back and any(not stand.code.status.final or stand.code.status.success for stand in stands):
             refunds.append(name)
     taken = correction_id(original.id, len(chain.events))
-    if await look.ref(chain.tenant, taken) is not None:
-        raise Refused(409, ErrorCode.CONFLICT, f"its correction would be {taken}, and another event has that id")
+    if await reader.ref(chain.tenant, taken) is not None:
+        raise NotCorrected(409, ErrorCode.CONFLICT, f"its correction would be {taken}, and another event has that id")
     if unknown:
         detail = f"it is unknown whether it arrived at {', '.join(unknown)}: resolve that first"
-        raise Refused(409, ErrorCode.CONFLICT, detail)
+        raise NotCorrected(409, ErrorCode.CONFLICT, detail)
     if not live:
         detail = "no destination takes it yet: nothing of it was sent; add a meter or a binding first"
-        raise Refused(409, ErrorCode.CONFLICT, detail)
+        raise NotCorrected(409, ErrorCode.CONFLICT, detail)
     steps: list[Step] = []
     if target and refunds:
         plan = Plan(
@@ -115,7 +115,7 @@ async def steps_to(gateway: Gateway, look: Look, chain: Chain, wanted: Wanted, a
     return steps
 
 
-def _target(chain: Chain, wanted: Wanted) -> Quantities:
+def _target(chain: Chain, wanted: Target) -> Quantities:
     """Return what an event should say. What is void stays void, whatever it is scaled by."""
     original = chain.original
     has = quantities_of(original)
@@ -126,14 +126,14 @@ def _target(chain: Chain, wanted: Wanted) -> Quantities:
             return {name: EXACT.multiply(each, wanted.factor) for name, each in has.items()}
         except Inexact:
             detail = "the product has more digits than can be kept exactly"
-            raise Refused(422, ErrorCode.QUANTITY_NOT_REPRESENTABLE, detail) from None
+            raise NotCorrected(422, ErrorCode.QUANTITY_NOT_REPRESENTABLE, detail) from None
     if wanted and original.quantity is None and original.quantities is None:
         detail = "it counts, and says no quantity: it can be voided"
-        raise Refused(422, ErrorCode.UNSUPPORTED, detail)
+        raise NotCorrected(422, ErrorCode.UNSUPPORTED, detail)
     if wanted and wanted.keys() != has.keys():
         names = ", ".join(sorted(filter(None, has)))
         asked = f"quantities with {names}" if names else "a plain quantity"
-        raise Refused(422, ErrorCode.INVALID_REQUEST, f"the event has {asked}: a replacement names the same")
+        raise NotCorrected(422, ErrorCode.INVALID_REQUEST, f"the event has {asked}: a replacement names the same")
     return wanted
 
 

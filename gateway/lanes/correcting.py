@@ -13,7 +13,7 @@ import msgspec
 from adapters import Amend, AnyAdapter, Deltas, TakeBack, encode_row
 from canonical_schema import PLAIN, ErrorCode, ErrorItem, Event, Quantities
 from gateway.catalogue import Catalogue
-from gateway.chain import Look, Stand, quantities_of
+from gateway.chain import LedgerReader, Stand, quantities_of
 from gateway.lanes.rendering import Refused, Turned, check_period, encoded, render
 from gateway.ledger import Code, Part, WorkState
 from gateway.times import from_micros
@@ -109,7 +109,7 @@ def needs_rows(correction: Event, found: Situation) -> bool:
 
 
 async def named_since(
-    catalogue: Catalogue, look: Look, destination: str, tenant: str, correction: Event, carrier: Stand | None
+    catalogue: Catalogue, reader: LedgerReader, destination: str, tenant: str, correction: Event, carrier: Stand | None
 ) -> int:
     """Return since when a destination names the customer and the meter as it does; 0 where the carrier has these names.
 
@@ -117,8 +117,8 @@ async def named_since(
     """
     if carrier is None:
         return 0
-    named = await catalogue.named_since(destination, tenant, correction, look.named)
-    if carrier.sent < named <= carrier.last and await look.remapped(tenant, carrier.event.id, destination, named):
+    named = await catalogue.named_since(destination, tenant, correction, reader.named)
+    if carrier.sent < named <= carrier.last and await reader.remapped(tenant, carrier.event.id, destination, named):
         return 0
     return named
 

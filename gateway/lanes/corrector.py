@@ -9,7 +9,7 @@ import msgspec
 from adapters import AnyAdapter, TakeBack
 from canonical_schema import ErrorCode, ErrorItem, Event
 from gateway.catalogue import Catalogue
-from gateway.chain import Look, Stand, correction_id, has_corrections
+from gateway.chain import LedgerReader, Stand, correction_id, has_corrections
 from gateway.lanes.correcting import SOON, Rows, Situation, Waits, named_since, needs_rows, rendered, situation
 from gateway.lanes.rendering import Turned
 from gateway.lanes.restored import Restored
@@ -60,12 +60,12 @@ class Corrector:
         Corrections that are not sent, or not yet, are settled, and what they take back with them.
         """
         made: list[Work] = []
-        round_ = _Round(Look(self._ledger))
+        round_ = _Round(LedgerReader(self._ledger))
         for work in works:
             if not has_corrections(work):
                 made.append(work)
                 continue
-            await round_.look.learn(work.tenant, _before(work.events))
+            await round_.reader.learn(work.tenant, _before(work.events))
             parts: dict[int, list[Part]] = {}
             made += _some(work, [place for place, event in enumerate(work.events) if event.corrects is None], None)
             for place, index in enumerate(work.members):
@@ -101,7 +101,7 @@ class Corrector:
             elif self._destination in self._catalogue.destinations or not needs_rows(event, found):
                 received = from_micros(work.received_at(place))
                 named = await named_since(
-                    self._catalogue, round_.look, self._destination, work.tenant, event, found.carrier
+                    self._catalogue, round_.reader, self._destination, work.tenant, event, found.carrier
                 )
                 await self._catalogue.learn([(work.tenant, [event.customer])])
                 made = rendered(self._catalogue, self._destination, work.tenant, event, found, received, now, named)
@@ -115,11 +115,11 @@ class Corrector:
 
     async def _found(self, tenant: str, event: Event, round_: "_Round", now: datetime) -> Situation | Waits | Turned:
         assert event.corrects is not None
-        chain = await round_.look.chain(tenant, event.corrects.of, before=event.corrects.number)
+        chain = await round_.reader.chain(tenant, event.corrects.of, before=event.corrects.number)
         if chain is None or len(chain.events) < event.corrects.number:
             message = "what it corrects is no longer kept: correct it at the provider"
             return Turned(Code.REJECTED, ErrorItem(code=ErrorCode.UNSUPPORTED, message=message, retryable=False))
-        stands = self._restored.seen(chain, await round_.look.stands(chain, self._destination))
+        stands = self._restored.seen(chain, await round_.reader.stands(chain, self._destination))
         stands = [stand for stand in stands if not round_.took(stand)]
         if any(ref_of(stand.batch, stand.index) in round_.decided for stand in stands):
             message = "it waits for an earlier correction of the same event"
@@ -130,7 +130,7 @@ class Corrector:
         """Take back deliveries that never left; returns why that has to wait, where it has."""
         changes: list[Change] = []
         for stand in unsent:
-            work = await round_.look.holder(stand, self._destination)
+            work = await round_.reader.holder(stand, self._destination)
             if work is None or work.group.state not in _HOLDS or work.group.doubt:
                 message = "what it corrects is on its way"
                 return Waits(now + SOON, ErrorItem(code=ErrorCode.CONFLICT, message=message, retryable=True))
@@ -153,8 +153,8 @@ class Corrector:
 class _Round:
     """What one call has seen and decided."""
 
-    def __init__(self, look: Look) -> None:
-        self.look = look
+    def __init__(self, reader: LedgerReader) -> None:
+        self.reader = reader
         self.back: list[Change] = []
         """What takes back; before anything that says so."""
         self.changes: list[Change] = []

@@ -3,7 +3,7 @@
 from gateway.ledger._claims import Claim, ClaimKind, Run
 from gateway.ledger._events import StoredEvents
 from gateway.ledger._kept import AuditRow, Document, Erasure, Remains
-from gateway.ledger._limits import Flow, Limits, Standing
+from gateway.ledger._limits import Flow, Health, Limits
 from gateway.ledger._model import (
     BILLS,
     LOST_ANSWER,
@@ -28,7 +28,7 @@ from gateway.ledger._model import (
     WorkState,
     some_of,
 )
-from gateway.ledger._protocol import Ledger
+from gateway.ledger._protocol import Ledger, snapshot_of
 from gateway.ledger._refs import PLACES, by_batch, ref_of, split_ref
 from gateway.ledger._restored import RESTORE, RestoredAt, sent_since
 from gateway.ledger.sqlite import SqliteLedger
@@ -51,6 +51,7 @@ __all__ = [
     "Erasure",
     "Flow",
     "Group",
+    "Health",
     "Ledger",
     "Limits",
     "Moved",
@@ -65,7 +66,6 @@ __all__ = [
     "Sheet",
     "Snapshot",
     "SqliteLedger",
-    "Standing",
     "StoredEvents",
     "Track",
     "Unrouted",
@@ -74,6 +74,7 @@ __all__ = [
     "by_batch",
     "ref_of",
     "sent_since",
+    "snapshot_of",
     "some_of",
     "split_ref",
 ]

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from datetime import timedelta
 from typing import NamedTuple, Protocol
 
-__all__ = ["Flow", "Limits", "Standing"]
+__all__ = ["Flow", "Health", "Limits"]
 
 
 class Flow(NamedTuple):
@@ -18,7 +18,7 @@ class Flow(NamedTuple):
     amount: float
 
 
-class Standing(NamedTuple):
+class Health(NamedTuple):
     """How a destination stands for all processes that send to it."""
 
     faults: int
@@ -41,7 +41,7 @@ class Limits(Protocol):
 
     async def agree(
         self, destination: str, heard: tuple[int, timedelta] | None = None, *, tries: bool = False
-    ) -> Standing | None:
+    ) -> Health | None:
         """Tell the others what was heard, and hear how the destination stands; `None` where nobody can say.
 
         `heard`: how many requests in a row came to nothing, and for how long nobody may try; or 0, and how long ago

@@ -9,7 +9,7 @@ from gateway.ledger._kept import AuditRow, Document, Erasure
 from gateway.ledger._limits import Limits
 from gateway.ledger._model import AttemptRow, Change, Plan, Portion, QueueDepth, Snapshot, Unrouted, Work, WorkState
 
-__all__ = ["Ledger"]
+__all__ = ["Ledger", "snapshot_of"]
 
 
 class Ledger(Protocol):
@@ -272,3 +272,8 @@ class Ledger(Protocol):
         What such a line says of before and after goes: it tells how vendors name the customer.
         """
         ...
+
+
+async def snapshot_of(ledger: Ledger, batch: int) -> Snapshot | None:
+    """Return a batch as it stands; `None` where it is unknown."""
+    return (await ledger.snapshots([batch])).get(batch)

@@ -13,11 +13,11 @@ from typing import Any
 import msgspec
 
 from canonical_schema import DeliveryStatus, ErrorCode, Event, format_time, plain
-from gateway.chain import Look
+from gateway.chain import LedgerReader
 from gateway.errors import RequestRefused
 from gateway.intake import slices
 from gateway.lanes.correcting import Situation, difference, saying, situation
-from gateway.ledger import BILLS, NO_WAY, AuditRow, Document, split_ref
+from gateway.ledger import BILLS, NO_WAY, AuditRow, Document, snapshot_of, split_ref
 from gateway.merge import View
 from gateway.periods import KIND, Period
 from gateway.repair import Actor
@@ -175,17 +175,17 @@ class Closing:
         event, made = view.snapshot.events[index], _Before()
         if event.corrects is None:
             return made
-        look = Look(self._gateway.ledger)
-        chain = await look.chain(view.snapshot.tenant, event.corrects.of, event.corrects.number)
+        reader = LedgerReader(self._gateway.ledger)
+        chain = await reader.chain(view.snapshot.tenant, event.corrects.of, event.corrects.number)
         if chain is None:
             return made
         for ref in chain.refs:
             batch, place = split_ref(ref)
-            if (snapshot := await look.snapshot(batch)) is not None:
+            if (snapshot := await reader.snapshot(batch)) is not None:
                 made.bills |= {name for name, code in View(snapshot).live(place).items() if code in BILLS}
         for name, code in view.live(index).items():
             if code.status.success:
-                found = situation(await look.stands(chain, name), event, self._gateway.clock.now())
+                found = situation(await reader.stands(chain, name), event, self._gateway.clock.now())
                 if isinstance(found, Situation):
                     made.brought[name] = saying(event, event.id, difference(found.have, event.corrects.after))
         return made
@@ -241,7 +241,7 @@ class Closing:
     async def _came(self, tenant: str, period: Period, since: int, before: Container[int]) -> bool:
         """Return whether usage of a period was recorded in a batch that was not there before."""
         async for batch in self._numbers(since):
-            snapshot = None if batch in before else (await self._gateway.ledger.snapshots([batch])).get(batch)
+            snapshot = None if batch in before else await snapshot_of(self._gateway.ledger, batch)
             if snapshot is None or snapshot.tenant != tenant:
                 continue
             for index, event in enumerate(snapshot.events):

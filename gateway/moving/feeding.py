@@ -9,10 +9,10 @@ import msgspec
 
 from canonical_schema import FINGERPRINT, ErrorCode, Event, fingerprint
 from gateway.catalogue import Catalogue
-from gateway.chain import LONGEST_ID, Chain, Look, correction_id
+from gateway.chain import LONGEST_ID, Chain, LedgerReader, correction_id
 from gateway.intake import AHEAD, impossible
 from gateway.lanes.rendering import Turned, render
-from gateway.ledger import BILLS, NO_WAY, ClaimKind, Code, Plan, split_ref
+from gateway.ledger import BILLS, NO_WAY, ClaimKind, Code, Plan, snapshot_of, split_ref
 from gateway.merge import View
 from gateway.moving.job import Job
 from gateway.retention import FORGOTTEN
@@ -131,7 +131,7 @@ class Feeding:
         if view is None:
             return
         free: list[tuple[int, Plan]] = []
-        look = Look(self._gateway.ledger)
+        reader = LedgerReader(self._gateway.ledger)
         left = view.snapshot.remains
         async with self._gateway.turns.correcting:  # what has no correction gets none before it has its delivery
             for index, plan in some:
@@ -139,7 +139,7 @@ class Feeding:
                 if left is not None and index in left.erased:
                     job.count("erased")
                     continue
-                chain = await self._chain(look, job.tenant, event)
+                chain = await self._chain(reader, job.tenant, event)
                 if chain == "lost":
                     job.problem("correction_not_kept", event, _NOT_KEPT)
                 elif chain is not None:
@@ -152,13 +152,13 @@ class Feeding:
                 job.count("fed", new)
                 job.count("there_already", len(free) - new)
 
-    async def _chain(self, look: Look, tenant: str, event: Event) -> Chain | Literal["lost"] | None:
+    async def _chain(self, reader: LedgerReader, tenant: str, event: Event) -> Chain | Literal["lost"] | None:
         """Return an event that was corrected, or is a correction, with all that belongs to it; `None` for others."""
         if event.corrects is not None:
-            return await look.chain(tenant, event.corrects.of) or "lost"
+            return await reader.chain(tenant, event.corrects.of) or "lost"
         if await self._gateway.ledger.find(tenant, correction_id(event.id, 1)) is None:
             return None
-        chain = await look.chain(tenant, event.id)
+        chain = await reader.chain(tenant, event.id)
         if chain is None:
             return "lost"
         return None if len(chain.events) == 1 else chain
@@ -206,7 +206,7 @@ class Feeding:
 
     async def view(self, batch: int) -> View | None:
         """Return a batch as the ledger has it; `None`: it is not there."""
-        snapshot = (await self._gateway.ledger.snapshots([batch])).get(batch)
+        snapshot = await snapshot_of(self._gateway.ledger, batch)
         return None if snapshot is None else View(snapshot)
 
 

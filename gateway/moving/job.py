@@ -10,7 +10,7 @@ from canonical_schema import Event, format_time
 from gateway.ledger import split_ref
 from gateway.times import from_micros
 
-__all__ = ["KIND", "Job", "TooOld", "Unproven", "Wanted", "new_id", "shown"]
+__all__ = ["KIND", "Job", "Selection", "TooOld", "Unproven", "new_id", "shown"]
 
 KIND = "backfill"
 """Of the documents that jobs are kept as."""
@@ -21,7 +21,7 @@ TooOld = Literal["fail", "skip"]
 Unproven = Literal["skip", "send"]
 
 
-class Wanted(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class Selection(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Which events of the ledger. `None` is all."""
 
     customer: str | None = None
@@ -48,7 +48,7 @@ class Job(msgspec.Struct, kw_only=True):
     source: Literal["ledger", "file"]
     digest: str = ""
     """Of a file: the same content to the same destination is the same job."""
-    wanted: Wanted = Wanted()
+    wanted: Selection = Selection()
     rate: float | None = None
     """Events a second, at most."""
     too_old: TooOld = "fail"

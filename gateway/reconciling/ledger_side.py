@@ -8,7 +8,7 @@ import msgspec
 
 from adapters import Amend, Binding, Deltas, Link, TakeBack, Unread
 from canonical_schema import DeliveryStatus, ErrorCode, Event, Kind
-from gateway.chain import Look
+from gateway.chain import LedgerReader
 from gateway.configuration.bindings import BindingRow
 from gateway.intake import slices
 from gateway.lanes.correcting import Situation, difference, saying, situation
@@ -140,7 +140,7 @@ class LedgerSide:
             tracks = {track.destination: track for track in snapshot.tracks if track.destination in self._labels}
             errors = {name: dict(_errors(track)) for name, track in tracks.items()}
             sent = {name: _sent(track) for name, track in tracks.items()}
-            look = Look(self._gateway.ledger)
+            reader = LedgerReader(self._gateway.ledger)
             async for part in slices(len(chosen)):
                 for index in chosen[part.start : part.stop]:
                     event, received = snapshot.events[index], snapshot.received_at(index)
@@ -149,7 +149,7 @@ class LedgerSide:
                     for name, track in tracks.items():
                         standing = standing_of(Code(track.codes[index]), errors[name].get(index))
                         if standing is not None and event.meter in self._labels[name].meters:
-                            meant[name] = await self._ours(look, name, event, received, standing)
+                            meant[name] = await self._ours(reader, name, event, received, standing)
                             for ours in meant[name]:
                                 ours.sent = max(received, sent[name].get(index, 0))
                                 self.spills[name].put(ours.key, ours)
@@ -248,7 +248,9 @@ class LedgerSide:
                 scale = self._labels[name].scales.get((ours.meter, ours.part), Decimal(1))
                 self.alone[name].setdefault(place, Difference()).add(in_unit(ours.quantity, scale), ours.id)
 
-    async def _ours(self, look: Look, name: str, event: Event, received: int, standing: Standing) -> list[Ours]:
+    async def _ours(
+        self, reader: LedgerReader, name: str, event: Event, received: int, standing: Standing
+    ) -> list[Ours]:
         """Return what an event, or a correction, should come to at a destination."""
         said = event.corrects
         if said is None:
@@ -256,10 +258,10 @@ class LedgerSide:
         plainly = list(self._plain(name, event, received, standing))
         if standing not in {Standing.DELIVERED, Standing.UNKNOWN}:
             return plainly
-        chain = await look.chain(self._scope.tenant, said.of, said.number)
+        chain = await reader.chain(self._scope.tenant, said.of, said.number)
         if chain is None:
             return plainly
-        found = situation(await look.stands(chain, name), event, self._gateway.clock.now())
+        found = situation(await reader.stands(chain, name), event, self._gateway.clock.now())
         if not isinstance(found, Situation):
             return plainly
         carrier = found.carrier

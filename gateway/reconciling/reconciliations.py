@@ -21,7 +21,7 @@ from gateway.tokens import token
 
 log = structlog.get_logger()
 
-__all__ = ["KIND", "REPORT", "Reconciliation", "Reconciliations", "Wanted", "anew"]
+__all__ = ["KIND", "REPORT", "Reconciliation", "Reconciliations", "Terms", "anew"]
 
 KIND = "reconciliation"
 REPORT = "reconciliation report"
@@ -33,7 +33,7 @@ AGAIN = 1.0
 State = Literal["queued", "running", "done", "failed"]
 
 
-class Wanted(msgspec.Struct, frozen=True, kw_only=True):
+class Terms(msgspec.Struct, frozen=True, kw_only=True):
     """What to compare."""
 
     start: datetime
@@ -50,7 +50,7 @@ class Reconciliation(msgspec.Struct, kw_only=True):
 
     id: str
     tenant: str
-    wanted: Wanted
+    wanted: Terms
     created: int
     state: State = "queued"
     finished: int | None = None
@@ -65,7 +65,7 @@ class Reconciliations:
         self._chore = gateway.chore(KIND, self.step)
         self._done = asyncio.Condition()
 
-    async def begin(self, tenant: str, wanted: Wanted) -> Reconciliation:
+    async def begin(self, tenant: str, wanted: Terms) -> Reconciliation:
         """Note down what to compare. Raises RequestRefused for what cannot be."""
         self._scope(tenant, wanted)
         now = to_micros(self._gateway.clock.now())
@@ -148,7 +148,7 @@ class Reconciliations:
             await self._gateway.ledger.keep([_document(asked)])
             return asked
 
-    def _scope(self, tenant: str, wanted: Wanted) -> Scope:
+    def _scope(self, tenant: str, wanted: Terms) -> Scope:
         return scope_of(
             self._gateway,
             tenant,

@@ -16,7 +16,7 @@ from canonical_schema import ErrorCode
 from gateway.simulator.faults import Answer, Armed, Script, When, picks
 from gateway.simulator.manners import answer, manners, unvalidated
 from gateway.simulator.reading import EPOCH, Flaw, Incoming, Properties, label, lacks_rows, raw_rows, understand
-from gateway.simulator.reads import Look, month_of, queried, read
+from gateway.simulator.reads import ReadRequest, month_of, queried, read
 from gateway.simulator.transport import SimulatedTransport, respond
 from gateway.simulator.withdrawing import Withdrawal, withdrawal
 from gateway.simulator.world import Stock, StoredRow
@@ -216,7 +216,7 @@ class SimulatedProvider:
             return None
         now = self.clock()
         period = month_of(now)
-        look = Look(
+        request = ReadRequest(
             method=method,
             path=path,
             query=queried(query),
@@ -229,7 +229,7 @@ class SimulatedProvider:
             now=now,
             period=period,
         )
-        return read(self.name, look)
+        return read(self.name, request)
 
     def _process(
         self,

@@ -23,7 +23,7 @@ from gateway.simulator.members import DIGITS, Unreadable, instant, ms, number, w
 from gateway.simulator.reading import Properties
 from gateway.simulator.world import StoredRow
 
-__all__ = ["Look", "read"]
+__all__ = ["ReadRequest", "read"]
 
 _DECODER = msgspec.json.Decoder()
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -32,7 +32,7 @@ _USUAL = timedelta(days=7)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Look:
+class ReadRequest:
     """A read, and all that the vendor knows that could answer it."""
 
     method: str
@@ -72,11 +72,11 @@ class Look:
         return cast("Mapping[str, object]", body)
 
 
-def read(vendor: str, look: Look) -> Reply | None:
+def read(vendor: str, request: ReadRequest) -> Reply | None:
     """Answer a read, or return `None` where the vendor has no such page. What cannot be read is a 400, as theirs is."""
     reader = _VENDORS.get(vendor)
     try:
-        return None if reader is None else reader(look)
+        return None if reader is None else reader(request)
     except Unreadable as error:
         return answer(400, _REFUSALS[vendor](error))
 
@@ -95,26 +95,26 @@ def month_of(now: datetime) -> tuple[datetime, datetime]:
 # Flowglad: pages by an opaque cursor, oldest arrival first, filters ignored; prices and meters by id.
 
 
-def _flowglad(look: Look) -> Reply | None:
-    if look.method != "GET":
+def _flowglad(request: ReadRequest) -> Reply | None:
+    if request.method != "GET":
         return None
-    match look.path:
+    match request.path:
         case "/usage-events":
-            listed = [_usage_event(number, row) for number, row in enumerate(look.rows)]
+            listed = [_usage_event(number, row) for number, row in enumerate(request.rows)]
         case "/prices":
-            listed = accounts.prices(look.names())
+            listed = accounts.prices(request.names())
         case "/usage-meters":
-            listed = accounts.usage_meters(look.names())
+            listed = accounts.usage_meters(request.names())
         case "/subscriptions":
-            listed = accounts.subscriptions(look.customers(), look.period)
+            listed = accounts.subscriptions(request.customers(), request.period)
         case "/customers":
-            listed = accounts.holders(look.customers())
+            listed = accounts.holders(request.customers())
         case path if path.startswith("/customers/") and path.endswith("/billing"):
-            return accounts.billing(path[len("/customers/") : -len("/billing")], look.customers(), look.period)
+            return accounts.billing(path[len("/customers/") : -len("/billing")], request.customers(), request.period)
         case _:
             return None
-    limit = number(look.query.get("limit", "10"), "limit", 1, 100)
-    after = look.query.get("cursor")
+    limit = number(request.query.get("limit", "10"), "limit", 1, 100)
+    after = request.query.get("cursor")
     first = 0 if after is None else number(_unpacked(after), "cursor")
     page = listed[first : first + limit]
     more = first + len(page) < len(listed)
@@ -148,26 +148,26 @@ def _usage_event(number: int, row: StoredRow) -> Row:
 # Flexprice: both ends included, newest first, unmerged copies, a cursor made of time and id.
 
 
-def _flexprice(look: Look) -> Reply | None:
-    if look.method != "POST":
+def _flexprice(request: ReadRequest) -> Reply | None:
+    if request.method != "POST":
         return None
-    asked = look.json()
-    match look.path:
+    asked = request.json()
+    match request.path:
         case "/events/query":
-            return _events_query(look, asked)
+            return _events_query(request, asked)
         case "/customers/search":
             wanted = word(asked, "external_id") or None
-            known = (name for name in look.customers() if wanted in {None, name})
+            known = (name for name in request.customers() if wanted in {None, name})
             return _found(asked, [{"id": f"cust_{name}", "external_id": name, "status": "published"} for name in known])
         case "/features/search":
             # Events of other names are taken and billed to nothing: no feature stands for them.
-            names = look.names() if look.meters is None else sorted(look.meters)
-            return _found(asked, list(accounts.features(names, look.properties, expand=word(asked, "expand") or "")))
+            names = request.names() if request.meters is None else sorted(request.meters)
+            return _found(asked, list(accounts.features(names, request.properties, expand=word(asked, "expand") or "")))
         case "/subscriptions/search":
             customer = str(asked.get("external_customer_id"))
             return answer(200, {"items": [{"id": f"subs_{customer}", "currency": "usd"}], "pagination": {"total": 1}})
         case "/subscriptions/usage":
-            return _subscription_usage(look, asked)
+            return _subscription_usage(request, asked)
         case _:
             return None
 
@@ -180,14 +180,14 @@ def _found(asked: Mapping[str, object], rows: Sequence[Row]) -> Reply:
     return answer(200, {"items": items[first : first + limit], "pagination": told})
 
 
-def _events_query(look: Look, asked: Mapping[str, object]) -> Reply:
-    end = when(asked, "end_time") or look.now
+def _events_query(request: ReadRequest, asked: Mapping[str, object]) -> Reply:
+    end = when(asked, "end_time") or request.now
     start = when(asked, "start_time") or (end - _USUAL if end.year > 1 else end)
     if end < start:
         return answer(400, {**INVALID, "message": "end time must be after start time"})
     name, customer, wanted = (word(asked, one) for one in ("event_name", "external_customer_id", "event_id"))
     found: list[tuple[datetime, str, Row]] = []
-    for row in look.rows:
+    for row in request.rows:
         if not start <= row.timestamp <= end:
             continue
         if name not in {None, row.meter} or customer not in {None, row.customer} or wanted not in {None, row.key}:
@@ -224,11 +224,11 @@ def _events_query(look: Look, asked: Mapping[str, object]) -> Reply:
     return answer(200, body)
 
 
-def _subscription_usage(look: Look, asked: Mapping[str, object]) -> Reply:
+def _subscription_usage(request: ReadRequest, asked: Mapping[str, object]) -> Reply:
     customer = str(asked.get("subscription_id")).removeprefix("subs_")
-    start, end = when(asked, "start_time") or look.period[0], when(asked, "end_time") or look.period[1]
+    start, end = when(asked, "start_time") or request.period[0], when(asked, "end_time") or request.period[1]
     totals: dict[str, Decimal] = {}
-    for row in look.rows:
+    for row in request.rows:
         if row.customer == customer and (asked.get("lifetime_usage") or start <= row.timestamp < end):
             for charge in row.charges:
                 totals[charge.name] = totals.get(charge.name, Decimal(0)) + charge.quantity
@@ -254,34 +254,34 @@ def _subscription_usage(look: Look, asked: Mapping[str, object]) -> Reply:
 # Paygentic: by metric and newest first at the newer door, all at once at the older; pages by offset.
 
 
-def _paygentic(look: Look) -> Reply | None:
-    if look.method != "GET":
+def _paygentic(request: ReadRequest) -> Reply | None:
+    if request.method != "GET":
         return None
-    query = look.query
-    if look.path == "/v0/billableMetrics":
+    query = request.query
+    if request.path == "/v0/billableMetrics":
         if "merchantId" not in query:
             raise Unreadable("merchantId", "Required")
-        held = list(accounts.metrics(look.names(), look.properties, query["merchantId"]))
+        held = list(accounts.metrics(request.names(), request.properties, query["merchantId"]))
         return _offset(query, held, "data", 100, 10)
-    if look.path == "/v0/customers":
+    if request.path == "/v0/customers":
         if "organizationId" not in query:
             raise Unreadable("organizationId", "Required")
-        found = accounts.customers(look.customers(), query["organizationId"], query.get("externalId"))
+        found = accounts.customers(request.customers(), query["organizationId"], query.get("externalId"))
         return _offset(query, found, "data", 100, 10)
-    if look.path == "/v0/subscriptions":
-        held = [{"id": f"sub_{name}", "object": "subscription", "status": "active"} for name in look.customers()]
+    if request.path == "/v0/subscriptions":
+        held = [{"id": f"sub_{name}", "object": "subscription", "status": "active"} for name in request.customers()]
         return _offset(query, held, "data", 100, 10)
-    if look.path == "/v0/usage":
+    if request.path == "/v0/usage":
         if not {"startTime", "endTime"} <= query.keys() or not {"customerId", "merchantId"} & query.keys():
             return answer(400, {"message": "startTime, endTime and a customer or merchant are required"})
-        rows = _within(look.rows, instant(query, "startTime"), instant(query, "endTime"), "usage-v0")
+        rows = _within(request.rows, instant(query, "startTime"), instant(query, "endTime"), "usage-v0")
         rows = [row for row in rows if query.get("customerId") in {None, row.customer}]
         return _offset(query, [_usage_v0(row) for row in rows], "data", 100, 10)
-    metric = look.path.removeprefix("/v0/billableMetrics/").removesuffix("/events")
-    if look.path != f"/v0/billableMetrics/{metric}/events" or not {"from", "to"} <= query.keys():
+    metric = request.path.removeprefix("/v0/billableMetrics/").removesuffix("/events")
+    if request.path != f"/v0/billableMetrics/{metric}/events" or not {"from", "to"} <= query.keys():
         return None
-    span = _within(look.rows, instant(query, "from"), instant(query, "to"), "events")
-    read = [one["eventType"] for one in accounts.metrics(look.names(), look.properties) if one["id"] == metric]
+    span = _within(request.rows, instant(query, "from"), instant(query, "to"), "events")
+    read = [one["eventType"] for one in accounts.metrics(request.names(), request.properties) if one["id"] == metric]
     rows = [row for row in span if row.meter in read]
     for member in ("subject", "externalSubject"):
         rows = [row for row in rows if query.get(member) in (None, row.row.get(member))]
@@ -331,17 +331,17 @@ def _meter_event(row: StoredRow) -> Row:
 # Wingback: counters of the current period, and customers by at least one filter.
 
 
-def _wingback(look: Look) -> Reply | None:
-    if look.method != "GET":
+def _wingback(request: ReadRequest) -> Reply | None:
+    if request.method != "GET":
         return None
-    start, end = look.period
-    if look.path == "/v1/c/customer":
-        return _customers(look)
-    if look.path.startswith("/v1/c/contract/"):
+    start, end = request.period
+    if request.path == "/v1/c/customer":
+        return _customers(request)
+    if request.path.startswith("/v1/c/contract/"):
         period = {"start": format_time(start), "end": format_time(end)}
         return answer(200, {"contract_summary": {"billing_information": {"current_period": period}}})
-    customer = look.path.removeprefix("/v1/c/entitlement/").removesuffix("/access")
-    if look.path != f"/v1/c/entitlement/{customer}/access":
+    customer = request.path.removeprefix("/v1/c/entitlement/").removesuffix("/access")
+    if request.path != f"/v1/c/entitlement/{customer}/access":
         return None
     features: list[JsonValue] = [
         {
@@ -350,23 +350,23 @@ def _wingback(look: Look) -> Reply | None:
             "entitlement_details": {
                 "pricing_strategy": "usage",
                 "unit_name": "unit",
-                "used_unit_count": plain(look.billed.get((customer, name), Decimal(0))),
+                "used_unit_count": plain(request.billed.get((customer, name), Decimal(0))),
             },
         }
-        for name in look.names()
+        for name in request.names()
     ]
     contract = {"contract_id": f"Cont_{customer[5:]}", "status": "active"}
     return answer(200, [{"customer": {"status": "active"}, "contract": contract, "plan": {"features": features}}])
 
 
-def _customers(look: Look) -> Reply:
+def _customers(request: ReadRequest) -> Reply:
     """Answer with whom usage came for: active, and without a reference of ours."""
-    asked = {name: value for name, value in look.query.items() if name not in {"limit", "offset", "direction"}}
+    asked = {name: value for name, value in request.query.items() if name not in {"limit", "offset", "direction"}}
     if not asked:
         return answer(400, {"feedback": {"filter": {"type": "error", "value": "at least one filter is required"}}})
-    known: list[Row] = [{"id": name, "status": "active", "customer_reference": None} for name in look.customers()]
+    known: list[Row] = [{"id": name, "status": "active", "customer_reference": None} for name in request.customers()]
     found = [one for one in known if all(one.get(name) == value for name, value in asked.items())]
-    limit, place = number(look.query.get("limit", "50"), "limit"), look.query.get("offset", "after_0")
+    limit, place = number(request.query.get("limit", "50"), "limit"), request.query.get("offset", "after_0")
     first = number(place[6:] if place.startswith("after_") else "", "offset")  # a bare number is no word of theirs
     last = first + limit
     more = {"forward": f"after_{last}"} if last < len(found) else {}
@@ -378,7 +378,7 @@ def _customers(look: Look) -> Reply:
     return answer(200, {"hits": found[first:last], **pages, **more})
 
 
-_VENDORS: Mapping[str, Callable[[Look], Reply | None]] = {
+_VENDORS: Mapping[str, Callable[[ReadRequest], Reply | None]] = {
     "flowglad": _flowglad,
     "flexprice": _flexprice,
     "paygentic": _paygentic,

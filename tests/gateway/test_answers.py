@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from canonical_schema import Event, EventResult, EventStatus
 from gateway.answering import answered
-from gateway.answers import Alike, Answer, Look
+from gateway.answers import Alike, Answer, Template
 from gateway.ledger import Code, Plan, Run, ref_of
 from gateway.merge import batch_result
 
@@ -25,7 +25,7 @@ async def test_what_is_new_is_told_as_its_entries_would_be(ids: list[str], chose
     plans = [PLANS[chosen[place % len(chosen)]] for place in range(len(ids))]
     answer = await answered(events, Run(ref_of(1, 0), len(ids)), plans, {}, Alike(PROVIDERS), 0)
     results = [
-        Look(plan, PROVIDERS).result(place, one) for place, (plan, one) in enumerate(zip(plans, ids, strict=True))
+        Template(plan, PROVIDERS).result(place, one) for place, (plan, one) in enumerate(zip(plans, ids, strict=True))
     ]
     told = msgspec.json.decode(answer.json())
     assert msgspec.json.decode(msgspec.json.encode(batch_result(told["batch_id"], results))) == told

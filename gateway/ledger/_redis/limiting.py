@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from datetime import timedelta
 
 from gateway.errors import LedgerUnavailable
-from gateway.ledger._limits import Flow, Standing
+from gateway.ledger._limits import Flow, Health
 from gateway.ledger._redis.base import Base
 
 __all__ = ["Limiting"]
@@ -32,7 +32,7 @@ class Limiting(Base):
 
     async def agree(
         self, destination: str, heard: tuple[int, timedelta] | None = None, *, tries: bool = False
-    ) -> Standing | None:
+    ) -> Health | None:
         """Tell the others what was heard, and hear how the destination stands; `None` where nobody can say."""
         told, span = (-1, timedelta(0)) if heard is None else heard
         micros, lease = max(0, span // timedelta(microseconds=1)), round(self._owners.lease * 1e6)
@@ -42,4 +42,4 @@ class Limiting(Base):
             )
         except LedgerUnavailable:
             return None
-        return Standing(int(known), timedelta(microseconds=int(wait)))
+        return Health(int(known), timedelta(microseconds=int(wait)))

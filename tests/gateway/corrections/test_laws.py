@@ -17,7 +17,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from canonical_schema import DeliveryStatus
-from gateway.chain import Look
+from gateway.chain import LedgerReader
 from gateway.configuration.file import loads
 from gateway.corrections.one import correct
 from gateway.errors import RequestRefused
@@ -92,11 +92,11 @@ class Living:
 
     async def holds(self) -> None:
         """Hold the bill against what the ledger says of it."""
-        look = Look(self.gateway.ledger)
-        chain = await look.chain("default", "e1")
+        reader = LedgerReader(self.gateway.ledger)
+        chain = await reader.chain("default", "e1")
         assert chain is not None
         billed = sum(self.vendor.billed().values(), Decimal(0))
-        stands = await look.stands(chain, "it")
+        stands = await reader.stands(chain, "it")
         has = Decimal(0)
         may = {has}
         refused = False

@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 
 from gateway.configuration.sections import Retry
 from gateway.lanes.pace import OPENS_AFTER, Breaker, Heard, Pace
-from gateway.ledger import Standing
+from gateway.ledger import Health
 from gateway.ledger.redis import RedisLedger
 from tests.gateway.ledger.conftest import processes
 from tests.redis_servers import Server
@@ -14,7 +14,7 @@ from tests.redis_servers import Server
 SOON = timedelta(milliseconds=150)
 LONG = timedelta(minutes=7)
 NONE = timedelta(0)
-WELL = Standing(0, NONE)
+WELL = Health(0, NONE)
 RETRY = Retry(first=SOON, max=SOON)
 
 
@@ -123,7 +123,7 @@ async def test_the_turn_of_one_that_died_is_taken_when_its_lease_is_over(server:
 async def test_an_answer_to_what_began_before_the_pause_was_over_says_nothing(server: Server) -> None:
     async with processes(server, 2, lease=LONG) as (a, b):
         assert WELL == await a.limits.agree("it")
-        assert Standing(3, LONG) == await a.limits.agree("it", (3, LONG))
+        assert Health(3, LONG) == await a.limits.agree("it", (3, LONG))
         told = await b.limits.agree("it", (0, timedelta(seconds=2)))
         assert told is not None
         assert (3, True) == (told.faults, LONG - timedelta(seconds=20) < told.wait <= LONG)
@@ -185,4 +185,4 @@ async def test_without_its_server_a_pace_is_its_own(server: Server) -> None:
         assert 1 == one.pace.faults
         server.restart()
         await one.looks()
-        assert Standing(1, NONE)[0] == (await a.limits.agree("it") or WELL).faults, "it is told when somebody hears"
+        assert Health(1, NONE)[0] == (await a.limits.agree("it") or WELL).faults, "it is told when somebody hears"

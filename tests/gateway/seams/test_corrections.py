@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from gateway.chain import Look
+from gateway.chain import LedgerReader
 from gateway.corrections.recording import record
 from gateway.corrections.steps import chain_of, steps_to
 from gateway.repair import Actor
@@ -28,9 +28,13 @@ async def test_an_id_that_is_taken_leaves_one_event_out_and_every_other_on_recor
 
 async def test_an_id_that_is_taken_while_it_is_worked_out_is_told_and_every_other_on_record(asking: Asking) -> None:
     await asking.send([event("e1"), event("e2")])
-    gateway, look, actor = asking.gateway, Look(asking.gateway.ledger), Actor("default", "ada", "a meter ran twice")
-    chains = [await chain_of(look, "default", event_id) for event_id in ("e1", "e2")]
-    steps = [step for chain in chains for step in await steps_to(gateway, look, chain, {}, actor)]
+    gateway, reader, actor = (
+        asking.gateway,
+        LedgerReader(asking.gateway.ledger),
+        Actor("default", "ada", "a meter ran twice"),
+    )
+    chains = [await chain_of(reader, "default", event_id) for event_id in ("e1", "e2")]
+    steps = [step for chain in chains for step in await steps_to(gateway, reader, chain, {}, actor)]
     await asking.send(event("e1~c1", meter="logins", quantity=None))
     assert await record(gateway, actor, steps) is None
     trail = [(row["action"], row["target"], row["reason"]) for row in (await asking.get("/v1/audit"))["data"]]
