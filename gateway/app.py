@@ -31,6 +31,7 @@ from gateway.corrections.one import shown
 from gateway.errors import RequestRefused
 from gateway.intake import Bad, parse_in_slices
 from gateway.listing import page, read_filter
+from gateway.reconciling.reading_back import read_back
 from gateway.service import Gateway
 from gateway.tokens import token
 
@@ -49,8 +50,9 @@ CLIENT_GONE = 499
 def create_app(gateway: Gateway, accepting: Accepting | None = None) -> ASGIApp:
     """Return the service as an ASGI application that starts and stops the gateway with its lifespan.
 
-    `accepting` is its door for events; absent: the usual one.
+    `accepting` is its door for events; absent: the usual one. Beside the requests it reads back what is in doubt.
     """
+    read_back(gateway)
 
     @contextlib.asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncGenerator[None]:

@@ -18,10 +18,7 @@ from gateway.api.asked import Asked, answer, body_of, query_of
 from gateway.errors import RequestRefused
 from gateway.reconciling._model import Cell, Side, Why, in_unit
 from gateway.reconciling.comparing import Comparison, compare, scope_of
-from gateway.reconciling.confirming import Confirming
-from gateway.reconciling.finding import Finding
 from gateway.reconciling.readback import Reader
-from gateway.reconciling.receipts import Receipts
 from gateway.reconciling.reconciliations import Reconciliations, Terms
 from gateway.reconciling.report import charges, ledger_figures, why_unread, window_of
 from gateway.service import Gateway
@@ -72,10 +69,6 @@ class _Reconciling:
     def __init__(self, gateway: Gateway) -> None:
         self._gateway = gateway
         self._made = Reconciliations(gateway)
-        confirming = Confirming(gateway)
-        gateway.chore("read back", confirming.step)
-        gateway.chore("receipts", Receipts(gateway, confirming).step)
-        gateway.doubts.wake = gateway.chore("find", Finding(gateway, confirming).step).wake
 
     async def begin(self, request: Request) -> Response:
         """Begin a comparison; the answer waits for it a while, unless `Prefer: respond-async`."""
