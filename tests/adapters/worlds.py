@@ -1,5 +1,6 @@
 """What the laws need: adapters set up, usage of every kind, and a small honest vendor that keeps a ledger."""
 
+from base64 import b64encode
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -36,6 +37,13 @@ NOW = datetime(2026, 11, 23, 12, tzinfo=UTC)
 KEY = "sk_live_8eC3ret0fTheHouse"
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 DECODER = msgspec.json.Decoder(float_hook=Decimal)
+
+
+class Basic:
+    """A way of one's own to say who asks: the key as a user's name, as HTTP Basic has it."""
+
+    def headers(self, secret: str) -> dict[str, str]:
+        return {"authorization": "Basic " + b64encode(f"{secret}:".encode()).decode()}
 
 
 @dataclass(frozen=True, slots=True)

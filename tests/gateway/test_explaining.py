@@ -1,10 +1,14 @@
 """Explaining: the exact request that would go out, and everything that can be foreseen to go wrong."""
 
 import json
+from base64 import b64decode
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
+from adapters.flexprice import Flexprice
+from tests.adapters.worlds import Basic
 from tests.gateway.conftest import Asking, House, event
 
 SECRETS = ("secret-flowglad", "secret-paygentic", "secret-flexprice", "secret-wingback")
@@ -32,6 +36,14 @@ async def test_it_shows_the_exact_request_that_is_sent_then(asking: Asking) -> N
         assert "***" in " ".join(request["headers"].values())
         rows = request["body"] if isinstance(request["body"], list) else next(iter(request["body"].values()))
         assert [dict(row) for row in call.rows] == rows
+
+
+async def test_a_key_that_is_sent_in_another_form_is_masked_too(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Flexprice, "spec", replace(Flexprice.spec, auth=Basic()))
+    async with house() as asking:
+        (told,) = await explained(asking, event())
+        shown = told["deliveries"]["flexprice"]["request"]["headers"]["authorization"]
+        assert b"***:" == b64decode(shown.removeprefix("Basic "))
 
 
 async def test_every_digit_stands_in_the_body(asking: Asking) -> None:
