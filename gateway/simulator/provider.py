@@ -203,7 +203,9 @@ class SimulatedProvider:
             given = f"Bearer {given}"
         if self.api_key is not None:
             return given == wanted
-        return given.startswith(wanted) and bool(given[len(wanted) :].strip())
+        # Any key, in whatever form the vendor wants it; `wanted` is what stands there without one.
+        scheme, space, _ = wanted.partition(" ")
+        return given.startswith(scheme + space) and given.strip() not in {scheme, wanted.strip()}
 
     def tamper(self, how: Callable[[Stock], object]) -> None:
         """Change what the vendor holds behind everybody's back: lose rows, double them, let them be late."""

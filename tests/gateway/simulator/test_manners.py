@@ -1,12 +1,15 @@
 """How the simulated vendors take what other clients send than ours: as their own servers do."""
 
 import json
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
 import pytest
 
+from adapters import provider
 from gateway.simulator import SimulatedProvider
+from tests.adapters.worlds import Basic
 
 EVENT = {
     "subscriptionId": "sub_1",
@@ -37,6 +40,15 @@ def test_flowglad_takes_its_key_without_the_word_before_it_as_its_own_client_sen
 def test_others_want_the_word_before_the_key() -> None:
     vendor = SimulatedProvider("paygentic", api_key="k")
     assert 401 == told(vendor, "/v0/events", {}, authorization="k")[0]
+
+
+@pytest.mark.parametrize(
+    ("given", "status"),
+    [(Basic().headers("k")["authorization"], 202), (Basic().headers("")["authorization"], 401), ("Basic ", 401)],
+)
+def test_any_key_will_do_in_the_form_that_the_vendor_wants_it(given: str, status: int) -> None:
+    vendor = SimulatedProvider(replace(provider("flexprice").spec, auth=Basic()))
+    assert status == told(vendor, "/events/bulk", {"events": [USAGE]}, authorization=given)[0]
 
 
 @pytest.mark.parametrize(
