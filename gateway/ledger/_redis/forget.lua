@@ -33,7 +33,10 @@ for _, one in ipairs(going) do
     end
     for field, codes in pairs(one.held) do
         if string.sub(field, 1, 2) == 'c:' then
-            for at = 1, #codes do counted(string.byte(codes, at), string.sub(field, 3), -1) end
+            for at = 1, #codes do
+                local code = string.byte(codes, at)
+                if code ~= 0 then counted(code, string.sub(field, 3), -1) end
+            end
         end
     end
     redis.call('DEL', batch_key(one.batch))

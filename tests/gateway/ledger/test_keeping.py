@@ -25,8 +25,10 @@ from gateway.ledger import (
 from tests.gateway.ledger.conftest import (
     TENANT,
     Store,
+    batch_of,
     codes,
     event,
+    events,
     opened,
     places,
     recorded,
@@ -181,6 +183,17 @@ async def test_ids_are_forgotten_only_where_the_record_is_trimmed_and_old(store:
     async with opened(store) as ledger:
         assert third < await recorded(ledger, "e1")
         assert {"a": {"accepted": 1, "pending": 1}} == await totals(ledger)
+
+
+async def test_what_is_forgotten_of_events_that_went_different_ways_leaves_the_sums_right(ledger: Ledger) -> None:
+    ways = [LIVE, Plan(live=("b",))]
+    batch = batch_of(await ledger.record(TENANT, 1000, events("e1", "e2"), ways))
+    for destination in ("a", "b"):
+        await settle(ledger, batch, Code.ACCEPTED, destination=destination)
+    await recorded(ledger, "e3")
+    await trimmed(ledger, batch)
+    assert 1 == await ledger.forget(2000, 10)
+    assert {"a": {"pending": 1}} == {name: counted for name, counted in (await totals(ledger)).items() if counted}
 
 
 async def test_a_secret_is_drawn_once_and_kept(store: Store) -> None:
