@@ -154,6 +154,11 @@ async def test_a_user_with_no_more_rights_than_documented_has_a_database_of_its_
     assert ["db3"] == re.findall(r"^db\d+", server.raw("INFO", "keyspace").decode(), re.MULTILINE)
 
 
+@pytest.mark.parametrize("command", ["FLUSHALL", "FLUSHDB", "SWAPDB 0 1", "SHUTDOWN", "CONFIG SET save x"])
+def test_the_documented_rights_are_not_enough_to_throw_the_ledger_away(server: Server, command: str) -> None:
+    assert b"has no permissions" in server.command("ACL", "DRYRUN", "gateway", *command.split())
+
+
 async def test_a_user_and_a_password_may_stand_in_the_url(server: Server) -> None:
     await went(ledger_at(f"redis://gateway:{PASSWORD}@127.0.0.1:{server.port}/0"))
 
