@@ -194,8 +194,10 @@ class RedisLedger(Aging, Working, Routing, Checking, Receiving, Limiting):
                 await self._beat()
 
     async def _beat(self) -> None:
-        version: bytes | None = await self._first.ask("HGET", ":m", "version")
-        if version is not None and int(version) > VERSION:
-            self._newer = int(version)
+        # Of a cluster another master may have it, and nobody makes the ledger newer while that one is away.
+        with contextlib.suppress(LedgerUnavailable):
+            version: bytes | None = await self._first.ask("HGET", ":m", "version")
+            if version is not None and int(version) > VERSION:
+                self._newer = int(version)
         lease, asked = round(self._owners.lease * 1000), asyncio.get_running_loop().time()
         self._owners.heard(await self._opened()[0].run("beat", self._owners.name, here(), HORIZON, lease), asked)

@@ -250,3 +250,21 @@ async def test_a_master_that_is_out_of_reach_holds_up_nothing_but_its_own_part(c
         await traffic.more(100)
     traffic.check()
     assert [] == await problems(cluster)
+
+
+async def test_a_process_is_heard_of_while_the_master_that_knows_the_version_is_away(cluster: Cluster) -> None:
+    ledger = ledger_on(cluster)
+    await ledger.open()
+    try:
+        where = [cluster.master_of(key_slot(tag)) for tag in (ledger._first.tag, ledger._links[0].tag)]
+        assert where[0] != where[1]
+        heard = ledger._owners._heard
+        cluster.masters[where[0]].pause(on=True)
+        try:
+            await ledger._beat()
+        finally:
+            cluster.masters[where[0]].pause(on=False)
+        assert heard is not None
+        assert heard < ledger._owners._heard
+    finally:
+        await ledger.close()
