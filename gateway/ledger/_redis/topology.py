@@ -132,8 +132,9 @@ class Topology:
                 continue
             found: list[tuple[int, int, Place]] = []
             for first, last, master, *_ in ranges:
-                host = master[0].decode() if isinstance(master[0], bytes) else str(master[0])
-                found.append((first, last, (host or place[0], int(master[1]))))
+                # A server that knows no name of its own, or is to tell none, is where the one that was asked is.
+                host = master[0].decode() if master[0] else place[0]
+                found.append((first, last, (host, int(master[1]))))
             if found:
                 return found
         raise LedgerUnavailable(f"no server of the cluster says who its masters are{why}")

