@@ -1,6 +1,5 @@
 """A gateway over four simulated vendors, asked over its own HTTP API without a socket."""
 
-import asyncio
 import contextlib
 import json
 from collections.abc import AsyncGenerator, Callable, Mapping
@@ -21,6 +20,7 @@ from gateway.ledger import SqliteLedger
 from gateway.service import Gateway
 from gateway.simulator import SimulatedProvider
 from gateway.times import SystemClock
+from tests.waiting import until
 
 VENDORS = ("flowglad", "paygentic", "flexprice", "wingback")
 CONTRACT = "Cust_c40bea18-c0c9-44b1-bd0c-43f5283e1670"
@@ -140,20 +140,21 @@ class Asking:
 
     async def settled(self, event_id: str) -> None:
         """Return when no delivery of an event is under way."""
-        for _ in range(5000):
+
+        async def settled() -> bool:
             found = (await self.get(f"/v1/events/{event_id}"))["deliveries"]
-            if not {"pending", "retrying"}.intersection(one["status"] for one in found.values()):
-                return
-            await asyncio.sleep(0.001)
-        raise AssertionError(f"{event_id} does not settle")
+            return not {"pending", "retrying"}.intersection(one["status"] for one in found.values())
+
+        await until(settled, f"{event_id} does not settle")
 
     async def routed(self, event_id: str) -> None:
         """Return when an event that had no way was given one, and no delivery of it is under way."""
-        for _ in range(5000):
-            if (await self.get(f"/v1/events/{event_id}"))["status"] != "unrouted":
-                return await self.settled(event_id)
-            await asyncio.sleep(0.001)
-        raise AssertionError(f"{event_id} is given no way")
+
+        async def routed() -> bool:
+            return (await self.get(f"/v1/events/{event_id}"))["status"] != "unrouted"
+
+        await until(routed, f"{event_id} is given no way")
+        await self.settled(event_id)
 
     async def get(self, path: str, **headers: str) -> Any:
         """Return the JSON at a path that must be there."""

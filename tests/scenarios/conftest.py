@@ -21,6 +21,7 @@ import yaml
 from starlette.types import ASGIApp
 
 from gateway.simulator import SimulatedProvider, serve_in_thread
+from tests.waiting import until
 
 ROOT = Path(__file__).parents[2]
 PATIENCE = 60.0
@@ -56,8 +57,7 @@ async def serving(app: ASGIApp, listener: socket.socket) -> AsyncGenerator[None]
     """Answer as an application says, on a socket that listens, for as long as this lasts."""
     server = uvicorn.Server(uvicorn.Config(app, log_config=None, lifespan="off"))
     task = asyncio.create_task(server._serve([listener]))
-    while not server.started:  # noqa: ASYNC110  uvicorn tells nobody
-        await asyncio.sleep(0.01)
+    await until(lambda: server.started)  # uvicorn tells nobody
     try:
         yield
     finally:

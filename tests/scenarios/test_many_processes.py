@@ -22,6 +22,7 @@ from starlette.routing import Route
 
 from tests.redis_servers import Server
 from tests.scenarios.conftest import served, serving
+from tests.waiting import until
 
 ROOT = Path(__file__).parents[2]
 CONFIGURATION = """
@@ -105,11 +106,11 @@ def eldest(parent: int) -> int:
 
 async def living(redis: Server, count: int) -> None:
     """Return when so many processes have been heard of."""
-    for _ in range(600):
-        if count == await asyncio.to_thread(redis.command, "ZCARD", "{ug}:o"):
-            return
-        await asyncio.sleep(0.05)
-    raise AssertionError("they did not all begin")
+
+    async def heard_of() -> bool:
+        return count == await asyncio.to_thread(redis.command, "ZCARD", "{ug}:o")
+
+    await until(heard_of, "they did not all begin")
 
 
 def told(log: Path, event: str) -> int:
@@ -120,11 +121,7 @@ def told(log: Path, event: str) -> int:
 async def reads_again(parent: int, log: Path, event: str, count: int) -> None:
     """Have all workers read their configuration again; return when what became of it was told so often in all."""
     os.kill(parent, signal.SIGHUP)
-    for _ in range(600):
-        if count == told(log, event):
-            return
-        await asyncio.sleep(0.05)
-    raise AssertionError(f"{event} was not told {count} times")
+    await until(lambda: count == told(log, event), f"{event} was not told {count} times")
 
 
 async def test_of_96_repeats_at_three_processes_one_is_sent(tmp_path: Path, redis: Server) -> None:
@@ -196,10 +193,7 @@ async def test_two_versions_share_a_ledger_while_one_takes_the_place_of_the_othe
         last = {f"last{number}-{index}" for number in range(8) for index in range(10)}
         assert {202} == {answer.status_code for answer in answers}
         expected = {f"e-{index}" for index in range(50)} | {f"alone{n}-{index}" for n in range(2) for index in range(5)}
-        for _ in range(1200):
-            if vendor.seen.keys() >= last:
-                break
-            await asyncio.sleep(0.05)
+        await until(lambda: vendor.seen.keys() >= last, seconds=60)
         assert dict.fromkeys(expected | last, 1) == vendor.seen
 
 
@@ -220,11 +214,7 @@ async def test_what_a_killed_worker_took_in_is_sent_by_another(tmp_path: Path, r
                         accepted.update(one["id"] for one in sent)
             os.kill(await asyncio.to_thread(eldest, parent), signal.SIGKILL)
         assert len(accepted) > 20 * KILLS
-        for _ in range(1200):
-            if accepted <= vendor.seen.keys():
-                break
-            await asyncio.sleep(0.05)
-        assert set() == accepted - vendor.seen.keys(), "what was acknowledged arrives"
+        await until(lambda: accepted <= vendor.seen.keys(), "what was acknowledged does not arrive", seconds=60)
 
 
 async def test_a_worker_that_is_started_again_is_configured_as_the_others_are(tmp_path: Path, redis: Server) -> None:

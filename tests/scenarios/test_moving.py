@@ -1,6 +1,5 @@
 """Moving from one vendor to another: trial, history, cut-over at the turn of a month, and back; all is billed once."""
 
-import asyncio
 import json
 import random
 import socket
@@ -28,6 +27,7 @@ from gateway.stored import stored
 from tests.gateway.conftest import Asking
 from tests.gateway.conftest import MovableClock as Clock
 from tests.scenarios.conftest import ROOT, Service
+from tests.waiting import until
 
 MARCH = datetime(2027, 3, 1, tzinfo=UTC)
 CUSTOMERS = ("acme", "beta", "gamma")
@@ -110,10 +110,12 @@ class Move:
 async def backfill(asking: Asking, to: str) -> dict[str, Any]:
     answer = await asking.client.post("/v1/backfills", json={"to": to, "source": "ledger", "reason": REASON})
     assert answer.is_success, answer.text
-    job = answer.json()
-    while job["state"] == "running":
-        await asyncio.sleep(0.005)
-        job = await asking.get(f"/v1/backfills/{job['id']}")
+
+    async def ended() -> Any:
+        job = await asking.get(f"/v1/backfills/{answer.json()['id']}")
+        return None if job["state"] == "running" else job
+
+    job = await until(ended, seconds=60)
     for batch in await asking.gateway.ledger.batches_after(0, 1000):
         (snapshot,) = (await asking.gateway.ledger.snapshots([batch])).values()
         for event in snapshot.events:

@@ -4,7 +4,7 @@ import asyncio
 import socket
 import time
 from collections import Counter
-from collections.abc import AsyncGenerator, Callable, Iterator
+from collections.abc import AsyncGenerator, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from itertools import count
 from pathlib import Path
@@ -21,6 +21,7 @@ from adapters import provider
 from gateway.lanes.pace import BURST
 from tests.redis_servers import Server, free_port
 from tests.scenarios.conftest import served, serving
+from tests.waiting import until
 
 CONTRACT = "Cust_c40bea18-c0c9-44b1-bd0c-43f5283e1670"
 CONFIGURATION = """
@@ -123,15 +124,6 @@ async def streaming(clients: list[httpx.AsyncClient], sent: list[str], each: flo
             assert isinstance(ended, asyncio.CancelledError), ended
 
 
-async def met(what: Callable[[], Any], seconds: float = 30) -> None:
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        if what():
-            return
-        await asyncio.sleep(0.02)
-    raise AssertionError("it never came")
-
-
 async def standing(client: httpx.AsyncClient) -> Any:
     return (await client.get("/v1/destinations/wingback")).json()
 
@@ -152,7 +144,7 @@ async def test_while_a_vendor_is_down_one_of_three_asks_at_a_time_and_none_sends
     vendor, sent = Vendor(), list[str]()
     async with three(tmp_path, redis, vendor, "none") as clients:
         async with streaming(clients, sent, 0.02):
-            await met(lambda: len(vendor.taken) > 100)
+            await until(lambda: len(vendor.taken) > 100)
             vendor.up, down = False, time.monotonic()
             await asyncio.sleep(2)
             writes, reads = len([at for at in vendor.writes if at > down]), len(vendor.reads)
@@ -165,9 +157,9 @@ async def test_while_a_vendor_is_down_one_of_three_asks_at_a_time_and_none_sends
                 told = await standing(client)
                 assert ("open", "failing") == (told["breaker"], told["health"]), told
             vendor.up = True
-            await met(lambda: len(vendor.writes) - writes > 50)
+            await until(lambda: len(vendor.writes) - writes > 50)
         doubtful = await parked(clients[0])
-        await met(lambda: set(sent) - vendor.taken.keys() <= doubtful)  # nothing is lost
+        await until(lambda: set(sent) - vendor.taken.keys() <= doubtful)  # nothing is lost
         assert 1 == vendor.most_reading
         assert {1} == set(vendor.taken.values()), "nothing is billed twice"
 
@@ -179,7 +171,7 @@ async def test_three_gateways_together_keep_a_vendor_s_rate(tmp_path: Path, redi
     flow = (rate.requests - capacity + 1) / rate.per.total_seconds()
     async with three(tmp_path, redis, vendor, "vendor") as clients:
         async with streaming(clients, sent, 0.01):
-            await met(lambda: len(vendor.writes) >= capacity)
+            await until(lambda: len(vendor.writes) >= capacity)
             await asyncio.sleep(6)
             told = [await standing(client) for client in clients]
         times = sorted(vendor.writes)

@@ -1,6 +1,5 @@
 """Links put while the gateway runs: they win over the configuration's, are audited, and let go what waited for them."""
 
-import asyncio
 import json
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -8,6 +7,7 @@ from typing import Any
 import pytest
 
 from tests.gateway.conftest import CONTRACT, Asking, House, event
+from tests.waiting import until
 
 ACME = "/v1/customers/acme"
 OTHER = "Cust_0b8f3a44-3d0e-4f0e-9a53-5b1f4f7a2c11"
@@ -168,12 +168,12 @@ async def test_a_blocked_delivery_goes_on_by_itself_once_the_link_exists(asking:
     assert {"blocked"} == {sent["deliveries"][name]["status"] for name in ("flowglad", "paygentic", "wingback")}
     await put(asking, "globex", {"flowglad": {"subscription_id": "sub_globex"}})
     await asking.settled("e1")
-    found: dict[str, Any] = {}
-    for _ in range(5000):
-        found = (await asking.get("/v1/events/e1"))["deliveries"]
-        if found["flowglad"]["status"] == "accepted":
-            break
-        await asyncio.sleep(0.001)
+
+    async def accepted() -> Any:
+        deliveries = (await asking.get("/v1/events/e1"))["deliveries"]
+        return deliveries["flowglad"]["status"] == "accepted" and deliveries
+
+    found = await until(accepted, "it is not let go")
     assert {"flowglad": "accepted", "paygentic": "blocked", "wingback": "blocked", "flexprice": "accepted"} == {
         name: one["status"] for name, one in found.items()
     }

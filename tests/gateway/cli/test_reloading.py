@@ -14,6 +14,7 @@ from gateway.configuration import Configuration
 from gateway.configuration.file import load
 from gateway.errors import ConfigurationError, LedgerUnavailable
 from gateway.service import Gateway
+from tests.waiting import until
 
 FILE = Path("gateway.yaml")
 
@@ -34,10 +35,7 @@ class Taking:
         self.took.set()
 
     async def uses(self, count: int) -> list[str]:
-        for _ in range(2000):
-            if len(self.used) == count:
-                break
-            await asyncio.sleep(0.005)
+        await until(lambda: len(self.used) == count, "they are not used")
         return self.used
 
 

@@ -15,7 +15,8 @@ from gateway.errors import LedgerUnavailable
 from gateway.ledger import WorkState
 from gateway.transport import Mounted
 from tests.gateway.clocks import START
-from tests.gateway.lanes.world import Gate, World, faulty, gated, names, until, used
+from tests.gateway.lanes.world import Gate, World, faulty, gated, names, used
+from tests.waiting import until
 
 SECOND = timedelta(seconds=1)
 

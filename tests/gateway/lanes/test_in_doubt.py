@@ -20,7 +20,8 @@ from gateway.repair import Actor, retry
 from gateway.times import to_micros
 from gateway.transport import Mounted
 from tests.gateway.clocks import START
-from tests.gateway.lanes.world import LINKS, Gate, World, faulty, gated, names, passes, until, used
+from tests.gateway.lanes.world import LINKS, Gate, World, faulty, gated, names, passes, used
+from tests.waiting import until
 
 MINUTE = timedelta(minutes=1)
 

@@ -18,7 +18,8 @@ from gateway.lanes.stencils import Stencils
 from gateway.ledger import Moved, SqliteLedger, WorkState
 from gateway.times import from_micros
 from tests.gateway.clocks import START, ManualClock
-from tests.gateway.lanes.world import CONTRACT, World, faulty, gated, names, until, used
+from tests.gateway.lanes.world import CONTRACT, World, faulty, gated, names, used
+from tests.waiting import until
 
 SECOND = timedelta(seconds=1)
 MINUTE = timedelta(minutes=1)

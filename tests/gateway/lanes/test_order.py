@@ -18,7 +18,8 @@ from gateway.repair import Actor, resolve
 from gateway.simulator.faults import FAULTS
 from gateway.times import to_micros
 from tests.gateway.clocks import START
-from tests.gateway.lanes.world import CONTRACT, World, gated, until, used
+from tests.gateway.lanes.world import CONTRACT, World, gated, used
+from tests.waiting import until
 
 ACTOR = Actor(tenant="default", name="op", reason="as it stands at the vendor")
 CUSTOMERS = {"acme": CONTRACT, "globex": CONTRACT.replace("0", "1")}

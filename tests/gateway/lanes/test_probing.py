@@ -22,7 +22,8 @@ from gateway.ledger import WorkState
 from gateway.simulator import SimulatedProvider
 from tests.adapters.worlds import DOORS, adapter_of, usage_of
 from tests.gateway.lanes.test_pace import START, pace
-from tests.gateway.lanes.world import World, gated, names, passes, until
+from tests.gateway.lanes.world import World, gated, names, passes
+from tests.waiting import until
 
 SECOND = timedelta(seconds=1)
 MINUTE = timedelta(minutes=1)

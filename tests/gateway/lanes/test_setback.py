@@ -11,7 +11,8 @@ from gateway.errors import LedgerUnavailable
 from gateway.lanes import lane, setback
 from gateway.ledger import AttemptRow, Change, Moved, WorkState
 from gateway.times import to_micros
-from tests.gateway.lanes.world import World, faulty, names, until
+from tests.gateway.lanes.world import World, faulty, names
+from tests.waiting import until
 
 HOUR = timedelta(hours=1)
 MINUTE = timedelta(minutes=1)

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gateway.lanes.slots import Slots
-from tests.gateway.lanes.world import until
+from tests.waiting import until
 
 
 class Crowd:

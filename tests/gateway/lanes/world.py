@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
@@ -27,7 +27,7 @@ from gateway.transport import Transport
 from tests.gateway.clocks import ManualClock
 from tests.gateway.ledger.conftest import SqliteStore
 
-__all__ = ["CONTRACT", "Gate", "World", "faulty", "gated", "names", "passes", "stepped", "until", "used", "worked_off"]
+__all__ = ["CONTRACT", "Gate", "World", "faulty", "gated", "names", "passes", "stepped", "used", "worked_off"]
 
 CONTRACT = "Cust_c40bea18-c0c9-44b1-bd0c-43f5283e1670"
 LINKS: dict[str, Any] = {
@@ -267,15 +267,6 @@ def faulty(
 ) -> tuple[World, dict[str, int]]:
     ledger = Faulty(inner or SqliteLedger(folder / "ledger.db"))
     return World(folder, kind, ledger=cast("Ledger", ledger), **members), ledger.failing
-
-
-async def until(met: Callable[[], bool]) -> None:
-    """Let others run until something holds."""
-    for turn in range(20_000):
-        if met():
-            return
-        await asyncio.sleep(0 if turn < 10_000 else 0.001)  # a thread that writes may lack a processor for a while
-    raise AssertionError("it never came")
 
 
 async def passes(world: World, span: timedelta) -> None:

@@ -15,6 +15,7 @@ from gateway.ledger._redis.address import Address
 from gateway.ledger.redis import RedisLedger
 from gateway.turns import Turn
 from tests.redis_servers import Server
+from tests.waiting import until
 
 LEASE = timedelta(seconds=1)
 
@@ -54,12 +55,7 @@ async def test_others_get_it_when_its_owner_is_not_heard_of_any_more(tmp_path: P
         assert await first.lease("a")
         assert first._beating is not None
         first._beating.cancel()
-        for _ in range(100):
-            if await second.lease("a"):
-                break
-            await asyncio.sleep(0.05)
-        else:
-            raise AssertionError("it is never let go")
+        await until(lambda: second.lease("a"), "it is never let go")
         assert first.fenced, "by then it knows that it does not have it"
         with pytest.raises(LedgerUnavailable):
             await first.lease("a")
@@ -123,11 +119,7 @@ async def test_a_turn_is_given_back_when_the_ledger_answers_again(
         async with Turn(first, "a"):
             pass
         assert not await second.lease("a")
-        for _ in range(500):
-            if await second.lease("a"):
-                return
-            await asyncio.sleep(0.01)
-        raise AssertionError("it is never given back")
+        await until(lambda: second.lease("a"), "it is never given back")
 
 
 @pytest.mark.parametrize("here", [True, False])

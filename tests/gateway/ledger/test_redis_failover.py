@@ -17,6 +17,7 @@ from gateway.ledger._redis.address import Address
 from gateway.ledger.redis import RedisLedger
 from tests.gateway.ledger.conftest import TENANT, change, codes, events, processes, recorded, rendered, taken
 from tests.redis_servers import Cluster, Server, Watched, settled
+from tests.waiting import until
 
 PLAN = Plan(live=("a",))
 KILLS = int(os.environ.get("USAGE_GATEWAY_KILLS", "5"))
@@ -81,11 +82,11 @@ async def sending(senders: Sequence[Sender]) -> AsyncGenerator[None]:
 async def more(senders: Sequence[Sender], number: int) -> None:
     """Return when each sender has had so many batches acknowledged from now on."""
     goals = [len(sender.acknowledged) + 20 * number for sender in senders]
-    for _ in range(1500):
-        if all(len(sender.acknowledged) >= goal for sender, goal in zip(senders, goals, strict=True)):
-            return
-        await asyncio.sleep(0.02)
-    raise AssertionError("intake did not go on")
+
+    def acknowledged() -> bool:
+        return all(len(sender.acknowledged) >= goal for sender, goal in zip(senders, goals, strict=True))
+
+    await until(acknowledged, "intake did not go on")
 
 
 async def kept(ledger: Ledger, ids: list[str]) -> Counter[bool]:

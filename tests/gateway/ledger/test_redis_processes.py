@@ -19,6 +19,7 @@ from gateway.ledger._redis.working import REMEMBERED
 from gateway.ledger.redis import RedisLedger
 from tests.gateway.ledger.conftest import TENANT, events, places, processes, recorded, rendered
 from tests.redis_servers import Server
+from tests.waiting import until
 
 PLAN = Plan(live=("a",))
 
@@ -237,9 +238,7 @@ async def test_a_process_stands_still_once_another_made_the_ledger_newer(server:
         await recorded(ledger, "e1")
         (work,) = await ledger.take("a", 5000, 10)
         server.command("HSET", "{ug}:m", "version", "99")
-        async with asyncio.timeout(20):
-            while ledger._newer is None:  # noqa: ASYNC110  it is seen with a heartbeat
-                await asyncio.sleep(0.01)
+        await until(lambda: ledger._newer is not None, "no heartbeat sees it")
         for asked in (
             ledger.record(TENANT, 2000, events("e2"), [PLAN]),
             ledger.take("a", 5000, 10),

@@ -22,6 +22,7 @@ from gateway.simulator import SimulatedProvider
 from tests.gateway.conftest import VENDORS, configured
 from tests.gateway.ledger.conftest import TENANT, events
 from tests.redis_servers import Cluster, settled
+from tests.waiting import until
 
 PLAN = Plan(live=("a",))
 
@@ -69,10 +70,11 @@ class Traffic:
             finally:
                 self._stopping = True
                 await asyncio.gather(*senders)
-            for _ in range(1000):
-                if not await self.ledger.depth():
-                    break
-                await asyncio.sleep(0.02)
+
+            async def empty() -> bool:
+                return not await self.ledger.depth()
+
+            await until(empty, "not all of it is delivered")
         finally:
             await self.gateway.stop()
 
@@ -111,11 +113,7 @@ class Traffic:
     async def more(self, events: int) -> None:
         """Return when so many events more have been acknowledged."""
         goal = len(self.acknowledged) + events
-        for _ in range(1500):
-            if len(self.acknowledged) >= goal:
-                return
-            await asyncio.sleep(0.02)
-        raise AssertionError("intake did not go on")
+        await until(lambda: len(self.acknowledged) >= goal, "intake did not go on")
 
     def sent(self) -> Counter[str]:
         """Return what one vendor was sent, by id."""
@@ -151,8 +149,7 @@ async def test_a_slot_moves_under_load_and_nothing_is_lost_or_sent_twice(cluster
         half = cluster.masters[source].command("CLUSTER", "COUNTKEYSINSLOT", slot) // 2
         assert half == cluster.carry(slot, source, target, half) > 5
         refused = traffic.refused
-        while traffic.refused == refused:  # noqa: ASYNC110  half of it is here and half of it there
-            await asyncio.sleep(0.02)
+        await until(lambda: traffic.refused != refused, "half of it here and half of it there is taken")
         assert asked < cluster.redirected("ASK")
         while cluster.carry(slot, source, target, 50):
             pass
@@ -235,11 +232,7 @@ async def test_a_master_that_is_out_of_reach_holds_up_nothing_but_its_own_part(c
         try:
             taken = await traffic.alone(60)
             assert 20 < len(taken) < 60
-            for _ in range(500):
-                if traffic.sent().keys() >= set(taken):
-                    break
-                await asyncio.sleep(0.02)
-            assert set(taken) <= traffic.sent().keys(), "the others go on"
+            await until(lambda: traffic.sent().keys() >= set(taken), "the others do not go on")
             trouble = await traffic.ledger.ready()
             assert trouble is not None
             assert " of 6 parts of it: the ledger cannot be reached" in trouble

@@ -8,6 +8,7 @@ from contextlib import AbstractContextManager
 from datetime import timedelta
 from pathlib import Path
 
+import httpx
 import pytest
 from redis import Redis
 from redis.exceptions import BusyLoadingError
@@ -20,9 +21,10 @@ from gateway.ledger.redis import RedisLedger
 from gateway.service import Gateway
 from gateway.simulator import SimulatedProvider
 from tests.gateway.conftest import VENDORS, Asking, asked, configured, event
-from tests.gateway.lanes.world import Gate, World, until
+from tests.gateway.lanes.world import Gate, World
 from tests.gateway.ledger.conftest import event as stored
 from tests.redis_servers import Server, Watched, settled
+from tests.waiting import until
 
 SOON = timedelta(milliseconds=400)
 
@@ -115,9 +117,12 @@ async def wire(shared: Server) -> AsyncGenerator[Wire]:
 
 async def refused(asking: Asking, *, lasting: bool = True) -> str:
     """Return why the door refuses; it is a 503 that says when to come again, and so is `/readyz` while it lasts."""
-    async with asyncio.timeout(30):
-        while (answer := await asking.post([event("late")])).status_code in {200, 202}:  # noqa: ASYNC110
-            await asyncio.sleep(0.01)
+
+    async def turned_away() -> httpx.Response | None:
+        answer = await asking.post([event("late")])
+        return None if answer.status_code in {200, 202} else answer
+
+    answer = await until(turned_away, "the door does not refuse")
     assert (503, "ledger_unavailable") == (answer.status_code, answer.json()["code"])
     assert 1 <= int(answer.headers["retry-after"])
     assert "nothing of this request is promised" in answer.json()["detail"]
@@ -130,11 +135,13 @@ async def refused(asking: Asking, *, lasting: bool = True) -> str:
 
 async def all_is_well(asking: Asking, *ids: str) -> None:
     """Return when everything acknowledged is delivered, once, and the door is open again."""
-    async with asyncio.timeout(45):
-        while (await asking.client.get("/readyz")).status_code != 200:  # noqa: ASYNC110
-            await asyncio.sleep(0.02)
-        for one in ids:
-            await asking.settled(one)
+
+    async def ready() -> bool:
+        return (await asking.client.get("/readyz")).status_code == 200
+
+    await until(ready, "it is not ready again", seconds=45)
+    for one in ids:
+        await asking.settled(one)
     for one in ids:
         found = (await asking.get(f"/v1/events/{one}"))["deliveries"]
         assert {"accepted"} == {delivery["status"] for delivery in found.values()}, one
@@ -150,11 +157,12 @@ async def halfway(asking: Asking) -> None:
     """Have an event on its way to the vendors, whose answers will come in the middle of the trouble."""
     for vendor in asking.vendors.values():
         vendor.fail("latency", seconds=0.3)
-    async with asyncio.timeout(20):
-        while (await asking.post([event("early")], query="?ack=stored")).status_code != 202:  # noqa: ASYNC110
-            await asyncio.sleep(0.01)
-        while not all(vendor.requests for vendor in asking.vendors.values()):  # noqa: ASYNC110
-            await asyncio.sleep(0.005)
+
+    async def taken() -> bool:
+        return (await asking.post([event("early")], query="?ack=stored")).status_code == 202
+
+    await until(taken, "it is not taken")
+    await until(lambda: all(vendor.requests for vendor in asking.vendors.values()), "it is not sent")
 
 
 Trouble = Callable[[Server, Wire], AbstractContextManager[None]]
@@ -291,9 +299,11 @@ async def test_a_server_that_loads_is_waited_for(shared: Server, wire: Wire) -> 
             raise AssertionError("it was loaded before anybody saw it load")
 
         await asyncio.to_thread(settled, loading)
-        async with asyncio.timeout(30):  # on a busy machine it may be too slow to say so at first
-            while "LOADING" not in (await refused(asking, lasting=False)).upper():  # noqa: ASYNC110
-                await asyncio.sleep(0.01)
+
+        async def says_so() -> bool:  # on a busy machine it may be too slow for that at first
+            return "LOADING" in (await refused(asking, lasting=False)).upper()
+
+        await until(says_so, "it does not say that it loads")
         await asyncio.to_thread(settled, lambda: shared.accepts("CONFIG", "SET", "key-load-delay", 0))
         await all_is_well(asking, "early")
 
@@ -330,10 +340,12 @@ async def test_after_a_failover_the_only_replica_is_missed_and_the_door_says_so_
             await halfway(asking)
             watched.master.kill()
             await asyncio.to_thread(settled, lambda: b"role:master" in watched.replica.said("replication"))
-            async with asyncio.timeout(45):
-                while "0 of 1 replicas have it" not in (said := await refused(asking)):  # noqa: ASYNC110
-                    await asyncio.sleep(0.05)
-            assert "ledger.replicas waits for 1" in said
+
+            async def waits() -> bool:
+                said = await refused(asking)
+                return "0 of 1 replicas have it" in said and "ledger.replicas waits for 1" in said
+
+            await until(waits, "it does not wait for the other", seconds=45)
             # The one that was the master comes back as what it is by now.
             watched.master.settings["replicaof"] = f"127.0.0.1 {watched.replica.port}"
             await asyncio.to_thread(watched.master.start)

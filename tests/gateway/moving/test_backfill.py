@@ -1,6 +1,5 @@
 """Backfill: history to one destination, once, behind live traffic, whatever breaks off in between."""
 
-import asyncio
 import json
 from datetime import timedelta
 from pathlib import Path
@@ -11,6 +10,7 @@ import pytest
 from gateway.cli import main
 from gateway.moving.backfill import LEAST
 from tests.gateway.conftest import CONTRACT, Asking, House, MovableClock, event
+from tests.waiting import until
 
 NO_FLEXPRICE = {"destinations": {"flexprice": {"mode": "off"}}}
 REASON = {"reason": "we move"}
@@ -23,12 +23,11 @@ async def begin(asking: Asking, **asked: Any) -> dict[str, Any]:
 
 
 async def ended(asking: Asking, job: dict[str, Any]) -> dict[str, Any]:
-    for _ in range(2000):
+    async def look() -> dict[str, Any] | None:
         found = await asking.get(f"/v1/backfills/{job['id']}")
-        if found["state"] != "running":
-            return found
-        await asyncio.sleep(0.002)
-    raise AssertionError(f"{job['id']} does not end")
+        return None if found["state"] == "running" else found
+
+    return await until(look, f"{job['id']} does not end")
 
 
 async def fed(asking: Asking, job: dict[str, Any], first: int, *events: dict[str, Any], last: bool = False) -> Any:

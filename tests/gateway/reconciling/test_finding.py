@@ -1,6 +1,5 @@
 """A delivery in doubt is looked for soon, by itself: there it has arrived, and nothing else is concluded."""
 
-import asyncio
 from dataclasses import replace
 from datetime import timedelta
 from itertools import pairwise
@@ -18,6 +17,7 @@ from gateway.simulator.world import Stock
 from tests.adapters.worlds import DOORS, adapter_of, usage_of
 from tests.gateway.clocks import ManualClock
 from tests.gateway.conftest import Asking, House, MovableClock, event
+from tests.waiting import until
 
 pytestmark = pytest.mark.anyio
 
@@ -84,11 +84,11 @@ async def test_a_running_gateway_does_it_by_itself(house: House, clock: MovableC
         clock.ahead += 2 * FIRST
         assert asking.gateway.doubts.wake is not None
         asking.gateway.doubts.wake()  # as its timer does, half a minute later
-        for _ in range(6000):
-            if "accepted" == (await asking.get("/v1/events/doubt"))["deliveries"]["paygentic"]["status"]:
-                return
-            await asyncio.sleep(0.005)
-        raise AssertionError("it is not looked for")
+
+        async def found() -> bool:
+            return "accepted" == (await asking.get("/v1/events/doubt"))["deliveries"]["paygentic"]["status"]
+
+        await until(found, "it is not looked for")
 
 
 def lost(stock: Stock) -> None:

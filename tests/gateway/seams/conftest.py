@@ -1,6 +1,5 @@
 """What the tests of seams share: a configuration before and after a move, and what is asked of a gateway."""
 
-import asyncio
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
@@ -10,6 +9,7 @@ import pytest
 
 from gateway.ledger.check import add_up
 from tests.gateway.conftest import Asking, MovableClock
+from tests.waiting import until
 
 REASON = {"reason": "we look"}
 CALLS = {"bindings": {"flowglad": {"price_slug": "calls"}, "flexprice": {}}}
@@ -45,13 +45,14 @@ async def standing(asking: Asking, event_id: str, name: str = "paygentic") -> An
 async def filled(asking: Asking, to: str = "flexprice") -> dict[str, int]:
     """Fill a destination in from the ledger; return what was counted."""
     job = await posted(asking, "/v1/backfills", to=to, source="ledger")
-    for _ in range(2000):
+
+    async def ended() -> Any:
         found = await asking.get(f"/v1/backfills/{job['id']}")
-        if found["state"] != "running":
-            assert "done" == found["state"]
-            return found["counts"]
-        await asyncio.sleep(0.002)
-    raise AssertionError("the backfill does not end")
+        return None if found["state"] == "running" else found
+
+    found = await until(ended, "the backfill does not end")
+    assert "done" == found["state"]
+    return found["counts"]
 
 
 async def corrected(asking: Asking, event_id: str, **asked: Any) -> Any:

@@ -16,8 +16,9 @@ from gateway.reconciling.ledger_side import LedgerSide
 from gateway.service import Gateway
 from gateway.simulator import SimulatedProvider
 from tests.gateway.conftest import Asking, House, MovableClock, asked, configured, event
-from tests.gateway.lanes.world import Gate, until
+from tests.gateway.lanes.world import Gate
 from tests.gateway.seams.conftest import APART, OLD, filled, posted, standing
+from tests.waiting import until
 
 pytestmark = pytest.mark.anyio
 
@@ -51,16 +52,17 @@ async def test_a_backfill_whose_tenant_is_gone_ends_and_says_why(house: House) -
             await as_key(asking, THEIRS).send(event(f"e{number}", meter="calls"), query="?ack=stored")
     async with house({**APART, **TWO}) as asking:
         job = await posted(as_key(asking, THEIRS), "/v1/backfills", to="flexprice", source="ledger", rate=0.001)
-        for _ in range(2000):
-            if (await asking.get(f"/v1/backfills/{job['id']}"))["counts"]:
-                break
-            await asyncio.sleep(0.002)
-        await asking.gateway.reload(loads(configured({**APART, **ONE}), {}))
-        for _ in range(2000):
+
+        async def begun() -> Any:
+            return (await asking.get(f"/v1/backfills/{job['id']}"))["counts"]
+
+        async def ended() -> bool:
             body = await asking.gateway.ledger.document("backfill", "theirs", job["id"])
-            if b"running" not in (body or b""):
-                break
-            await asyncio.sleep(0.002)
+            return b"running" not in (body or b"")
+
+        await until(begun)
+        await asking.gateway.reload(loads(configured({**APART, **ONE}), {}))
+        await until(ended)
     async with house({**APART, **TWO}) as asking:
         found = await as_key(asking, THEIRS).get(f"/v1/backfills/{job['id']}")
         assert ("failed", {"fed": 1}) == (found["state"], found["counts"])
@@ -81,13 +83,13 @@ async def test_a_backfill_whose_destination_is_gone_says_what_it_waits_for(house
 
 async def why_changes(asking: Asking, job_id: str, before: str | None) -> str | None:
     """Return what a job that goes on says next."""
-    for _ in range(2000):
+
+    async def news() -> Any:
         found = await asking.get(f"/v1/backfills/{job_id}")
         assert "running" == found["state"]
-        if found["why"] != before:
-            return found["why"]
-        await asyncio.sleep(0.002)
-    raise AssertionError("it says nothing else")
+        return found if found["why"] != before else None
+
+    return (await until(news, "it says nothing else"))["why"]
 
 
 async def test_what_was_being_sent_to_a_destination_that_is_gone_is_shown_as_blocked_and_goes_on_in_doubt(
@@ -175,11 +177,11 @@ async def test_a_reload_changes_when_usage_is_read_back(house: House, clock: Mov
         clock.ahead = timedelta(days=1)
         asking.gateway._chores["read back"].wake()
         await asking.settled("doubt")
-        for _ in range(2000):
-            if "accepted" == (await standing(asking, "doubt"))["status"]:
-                break
-            await asyncio.sleep(0.001)
-        assert "accepted" == (await standing(asking, "doubt"))["status"]
+
+        async def found() -> bool:
+            return "accepted" == (await standing(asking, "doubt"))["status"]
+
+        await until(found)
 
 
 async def test_a_reload_keeps_nobody_waiting_for_a_vendor_that_is_slow(

@@ -16,6 +16,7 @@ from gateway.reconciling import reconciliations
 from gateway.times import to_micros
 from tests.gateway.conftest import Asking, House, MovableClock, event
 from tests.gateway.seams.conftest import OLD, REASON, corrected, moved, posted
+from tests.waiting import until
 
 pytestmark = pytest.mark.anyio
 
@@ -104,12 +105,12 @@ async def named(asking: Asking) -> list[bytes]:
 
 async def forgotten(asking: Asking) -> str:
     """Erase the customer, as soon as nothing of it is being sent; return its pseudonym."""
-    for _ in range(1000):
+
+    async def erased() -> Any:
         answer = await asking.client.post("/v1/customers/Ac%20%22me%22/erase", json={**REASON, "unsettled": "abandon"})
-        if answer.status_code != 409:
-            return answer.json()["pseudonym"]
-        await asyncio.sleep(0.002)
-    raise AssertionError("it is being sent for ever")
+        return None if answer.status_code == 409 else answer.json()
+
+    return (await until(erased, "it is being sent for ever"))["pseudonym"]
 
 
 @pytest.mark.parametrize("meanwhile", [None, "backfill", "reconciliation", "period"])
@@ -156,11 +157,7 @@ async def test_an_erased_customer_is_named_in_no_report(
         alias = await forgotten(asking)
         erased.set()
         assert all(one.is_success for one in await asyncio.gather(*making))
-        for _ in range(2000):
-            reports = await asking.gateway.ledger.documents("reconciliation report", "default", None, 10)
-            if reports:
-                break
-            await asyncio.sleep(0.002)
+        await until(lambda: asking.gateway.ledger.documents("reconciliation report", "default", None, 10))
         assert [] == await named(asking)
         report = await asking.get(f"/v1/periods/{when:%Y-%m}")
         assert ({alias}, 2) == (

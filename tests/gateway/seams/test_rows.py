@@ -12,6 +12,7 @@ from gateway.ledger import Unrouted, WorkState
 from gateway.reconciling.confirming import Confirming, Doubt
 from tests.gateway.conftest import House, configured, event
 from tests.gateway.seams.conftest import corrected, posted, standing
+from tests.waiting import until
 
 pytestmark = pytest.mark.anyio
 
@@ -124,10 +125,11 @@ async def test_a_running_value_that_is_found_to_have_arrived_lets_the_next_one_g
         asking.vendors["wingback"].fail("lost_answer")
         for number in range(2):
             await asking.send(event(f"a{number}", kind="absolute"), query="?ack=stored")
-        for _ in range(2000):
-            if "unknown" == (await standing(asking, "a0", "wingback"))["status"]:
-                break
-            await asyncio.sleep(0.001)
+
+        async def parked() -> bool:
+            return "unknown" == (await standing(asking, "a0", "wingback"))["status"]
+
+        await until(parked)
         assert "pending" == (await standing(asking, "a1", "wingback"))["status"]
         ref = await asking.gateway.ledger.find("default", "a0")
         assert ref is not None

@@ -19,9 +19,9 @@ from gateway.ledger.redis import RedisLedger
 from gateway.service import Gateway
 from gateway.simulator import SimulatedProvider
 from tests.gateway.conftest import CONTRACT, Asking, MovableClock, configured, event
-from tests.gateway.lanes.world import until
 from tests.gateway.seams.conftest import OLD, corrected, posted
 from tests.redis_servers import Server
+from tests.waiting import until
 
 pytestmark = pytest.mark.anyio
 
@@ -140,10 +140,11 @@ async def test_a_comparison_is_made_once_whoever_is_asked(sharing: Sharing, cloc
         before = sum(vendor.requests for vendor in one.vendors.values())
         answer = await other.client.post("/v1/reconciliations", json=window, headers={"prefer": "respond-async"})
         asked = answer.json()
-        for _ in range(500):
-            if "report" in await one.get(f"/v1/reconciliations/{asked['id']}"):
-                break
-            await asyncio.sleep(0.01)
+
+        async def reported() -> bool:
+            return "report" in await one.get(f"/v1/reconciliations/{asked['id']}")
+
+        await until(reported)
         once = sum(vendor.requests for vendor in one.vendors.values()) - before
         for each in (one, other) * 3:
             await each.gateway._chores["reconciliation"]._step()
@@ -173,10 +174,11 @@ async def test_a_running_value_goes_on_when_another_process_is_told_that_the_one
         one.vendors["wingback"].fail("lost_answer")
         for number in range(2):
             await one.send(event(f"a{number}", kind="absolute"), query="?ack=stored")
-        for _ in range(2000):
-            if "unknown" == (await one.get("/v1/events/a0"))["deliveries"]["wingback"]["status"]:
-                break
-            await asyncio.sleep(0.005)
+
+        async def parked() -> bool:
+            return "unknown" == (await one.get("/v1/events/a0"))["deliveries"]["wingback"]["status"]
+
+        await until(parked)
         said = {"id": "a0", "destination": "wingback", "resolution": "accepted", "reason": "we looked"}
         answer = await other.client.post("/v1/deliveries/resolve", json=said)  # the first one leads
         assert answer.is_success
@@ -194,10 +196,7 @@ async def test_running_values_keep_their_order_where_the_clocks_of_two_machines_
         ahead.ahead = timedelta(milliseconds=300)
         await other.send(event("first", kind="absolute"), query="?ack=stored")
         await one.send(event("second", kind="absolute"), query="?ack=stored")  # the first one leads
-        for _ in range(4000):
-            if 2 == len(one.vendors["wingback"].stored):
-                break
-            await asyncio.sleep(0.005)
+        await until(lambda: 2 == len(one.vendors["wingback"].stored))
         assert ["first", "second"] == [row.key for row in one.vendors["wingback"].stored]
 
 
