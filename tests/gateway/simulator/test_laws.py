@@ -1,93 +1,32 @@
 """What simulators answer and what the core makes of it agree: no answer claims more than the vendor did."""
 
-import json
-from collections.abc import Mapping
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 
 import httpx
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from adapters import AnyAdapter, Door, Fault, FaultKind, Reply, Sent, State, provider, providers, settle
-from adapters._base import encode_row
-from adapters._values import Measure, Usage
+from adapters import AnyAdapter, Fault, FaultKind, Reply, Sent, State, encode_row, settle
 from gateway.simulator import FAULTS, SimulatedProvider
-
-NOW = datetime(2026, 11, 23, 12, tzinfo=UTC)
-FOUR = [
-    (name, profile)
-    for name in ("flexprice", "flowglad", "paygentic", "wingback")
-    for profile in provider(name).spec.doors
-]
+from tests.adapters.worlds import KEY, NAMED, NOW, adapter_of, bound, decoded, every_door, usage_of
 
 
-def row(name: str, profile: str, key: str, customer: str, meter: str, quantity: int) -> dict[str, object]:
-    """One row as that door wants it, written by hand."""
-    match name, profile:
-        case "flowglad", _:
-            return {
-                "subscriptionId": customer,
-                "priceSlug": meter,
-                "amount": quantity,
-                "transactionId": key,
-                "usageDate": 1_795_431_600_000,
-            }
-        case "paygentic", "events":
-            return {
-                "type": meter,
-                "source": "t",
-                "externalSubject": customer,
-                "idempotencyKey": key,
-                "timestamp": "2026-11-23T11:00:00Z",
-                "data": {"quantity": quantity},
-            }
-        case "paygentic", _:
-            return {
-                "idempotencyKey": key,
-                "customerId": customer,
-                "merchantId": "org_1",
-                "timestamp": "2026-11-23T11:00:00Z",
-                "properties": [{"billableMetricId": meter, "quantity": quantity}],
-            }
-        case "flexprice", _:
-            return {
-                "event_id": key,
-                "event_name": meter,
-                "external_customer_id": customer,
-                "timestamp": "2026-11-23T11:00:00Z",
-                "properties": {"quantity": str(quantity)},
-            }
-        case _:
-            return {
-                "customer_id": customer,
-                "feature_slug": meter,
-                "units": str(quantity),
-                "timestamp": "2026-11-23T11:00:00Z",
-                "metadata": {"gateway_event_id": key},
-            }
+def row(adapter: AnyAdapter, key: str, meter: int = 0, customer: int = 0, quantity: int = 3) -> Sent:
+    """Return a row for one of the door's two meters and one of its two customers."""
+    usage = usage_of(adapter, key, Decimal(quantity), index=meter, timestamp=NOW - timedelta(hours=1))
+    encoded = encode_row(adapter.encode(replace(usage, link=bound(adapter, customer)[1])))
+    return Sent(key=key, row=decoded(encoded))
 
 
-def body(door: Door, rows: list[dict[str, object]]) -> bytes:
-    match door.rows:
-        case "one":
-            return json.dumps(rows[0]).encode()
-        case "list":
-            return json.dumps(rows).encode()
-        case (under,):
-            return json.dumps({under: rows}).encode()
-
-
-def send(vendor: SimulatedProvider, profile: str, rows: list[dict[str, object]]) -> Reply | Fault:
+def send(vendor: SimulatedProvider, adapter: AnyAdapter, sent: list[Sent]) -> Reply | Fault:
     """Send through an httpx client, as the gateway's transport would see it."""
-    door = vendor.spec.doors[profile]
-    url = vendor.spec.base_url + door.path
-    headers = {**vendor.spec.auth.headers("k"), "content-type": "application/json"}
+    request = adapter.request([encode_row(one.row) for one in sent])
+    headers = dict(request.headers)
     with httpx.Client(transport=vendor.transport(), timeout=0.5) as client:
         try:
-            response = client.request(door.method, url, content=body(door, rows), headers=headers)
+            response = client.request(request.method, request.url, content=request.body, headers=headers)
         except httpx.TransportError as error:
             never = isinstance(error, httpx.ConnectError)
             kind = FaultKind.NEVER_LEFT if never else FaultKind.NO_ANSWER
@@ -96,33 +35,48 @@ def send(vendor: SimulatedProvider, profile: str, rows: list[dict[str, object]])
     return Reply(status=response.status_code, headers=lower, body=response.content)
 
 
-ROWS = st.lists(
-    st.tuples(st.sampled_from(["c1", "c2", "stranger"]), st.sampled_from(["m1", "m2", "odd"]), st.integers(1, 99)),
-    min_size=1,
-    max_size=6,
+def simulated(name: str, profile: str, customers: int = 2, meters: int = 2) -> SimulatedProvider:
+    """Return a vendor that knows so many of the door's customers and meters."""
+    names = [NAMED[name, profile].names(index) for index in (0, 1)]
+    return SimulatedProvider(
+        name,
+        api_key=KEY,
+        known_customers=[customer for _, customer in names[:customers]],
+        known_meters=[meter for meter, _ in names[:meters]],
+        quantity_properties=dict(zip((meter for meter, _ in names), NAMED[name, profile].quantity, strict=True)),
+        clock=lambda: NOW,
+    )
+
+
+ROWS = st.lists(st.tuples(st.integers(0, 1), st.integers(0, 1), st.integers(1, 99)), min_size=1, max_size=6)
+
+
+@every_door
+@given(
+    rows=ROWS,
+    known=st.tuples(st.integers(1, 2), st.integers(1, 2)),
+    poison=st.sets(st.integers(0, 5)),
+    fault=st.sampled_from([None, *FAULTS]),
+    again=st.booleans(),
 )
-
-
-@pytest.mark.parametrize(("name", "profile"), FOUR)
-@given(rows=ROWS, poison=st.sets(st.integers(0, 5)), fault=st.sampled_from([None, *FAULTS]), again=st.booleans())
 def test_what_is_settled_as_done_is_stored_and_what_is_refused_is_not(
-    name: str, profile: str, rows: list[tuple[str, str, int]], poison: set[int], fault: str | None, again: bool
+    name: str,
+    profile: str,
+    rows: list[tuple[int, int, int]],
+    known: tuple[int, int],
+    poison: set[int],
+    fault: str | None,
+    again: bool,
 ) -> None:
-    vendor = SimulatedProvider(name, known_customers=["c1", "c2"], known_meters=["m1", "m2"], clock=lambda: NOW)
-    door = vendor.spec.doors[profile]
-    if door.rows == "one":
-        rows = rows[:1]
-    sent = [
-        Sent(key=f"e{index}", row=row(name, profile, f"e{index}", *facts))  # type: ignore[arg-type]
-        for index, facts in enumerate(rows)
-    ]
+    vendor, adapter = simulated(name, profile, *known), adapter_of(name, profile)
+    sent = [row(adapter, f"e{index}", *facts) for index, facts in enumerate(rows[: adapter.door.max_rows])]
     vendor.refuse([f"e{index}" for index in poison])
     if again:
-        send(vendor, profile, [dict(one.row) for one in sent])
+        send(vendor, adapter, sent)
     before = {stored.key for stored in vendor.stored}
     if fault is not None:
         vendor.fail(fault)
-    outcomes = settle(door, send(vendor, profile, [dict(one.row) for one in sent]), sent, now=NOW)
+    outcomes = settle(adapter.door, send(vendor, adapter, sent), sent, now=NOW)
     stored = {stored.key for stored in vendor.stored}
     assert [one.key for one in sent] == list(outcomes)
     for key, outcome in outcomes.items():
@@ -134,48 +88,28 @@ def test_what_is_settled_as_done_is_stored_and_what_is_refused_is_not(
             assert key in before or key not in stored
 
 
-@pytest.mark.parametrize("name", sorted(providers()))
-def test_a_good_request_is_settled_as_done_by_every_provider(name: str) -> None:
-    for profile in provider(name).spec.doors if name in dict(FOUR) else ():
-        vendor = SimulatedProvider(name)
-        sent = [Sent(key="e0", row=row(name, profile, "e0", "c1", "m1", 3))]  # type: ignore[arg-type]
-        outcomes = settle(vendor.spec.doors[profile], send(vendor, profile, [dict(sent[0].row)]), sent, now=NOW)
-        assert State.ACCEPTED is outcomes["e0"].state
-        assert {("c1", "m1"): Decimal(3)} == vendor.billed()
+@every_door
+def test_a_good_request_is_settled_as_done_and_billed(name: str, profile: str) -> None:
+    vendor, adapter = simulated(name, profile), adapter_of(name, profile)
+    for index in (0, 1):
+        sent = row(adapter, f"e{index}", index, index)
+        outcomes = settle(adapter.door, send(vendor, adapter, [sent]), [sent], now=NOW)
+        assert State.ACCEPTED is outcomes[sent.key].state
+    names = [NAMED[name, profile].names(index) for index in (0, 1)]
+    assert {(customer, meter): Decimal(3) for meter, customer in names} == vendor.billed()
 
 
-SETTINGS: Mapping[str, Mapping[str, object]] = {"paygentic": {"profile": "usage-v0", "merchant_id": "org_1"}}
-NAMES: Mapping[str, tuple[Mapping[str, str], Mapping[str, str]]] = {
-    "flexprice": ({"event_name": "m1"}, {"external_customer_id": "c1"}),
-    "flowglad": ({"price_slug": "m1"}, {"subscription_id": "c1"}),
-    "paygentic": ({"billable_metric_id": "m1"}, {"customer_id": "cus_1"}),
-    "wingback": ({"feature_slug": "m1"}, {"customer_id": "Cust_c40bea18-c0c9-44b1-bd0c-43f5283e1670"}),
-}
-
-
-@pytest.mark.parametrize("name", sorted(NAMES))
-def test_the_vendor_reads_what_the_adapter_wrote(name: str) -> None:
-    kind = provider(name)
-    adapter: AnyAdapter = kind(kind.Settings.model_validate({"api_key": "k", **SETTINGS.get(name, {})}))
-    binding, link = NAMES[name]
+@every_door
+def test_the_vendor_reads_what_the_adapter_wrote(name: str, profile: str) -> None:
+    vendor, adapter = simulated(name, profile), adapter_of(name, profile)
     at = datetime(2026, 10, 31, 23, 59, 59, 999000, tzinfo=UTC)
-    usage = Usage(
-        key="e1",
-        event_id="e1",
-        customer="acme",
-        meter="calls",
-        timestamp=at,
-        measures=(Measure(name="", quantity=Decimal(7), binding=adapter.door.binding.model_validate(binding)),),
-        link=adapter.door.link.model_validate(link),
-        properties={"quantity": "1000", "amount": 1000, "units": "1000"},
+    usage = usage_of(
+        adapter, "e1", Decimal(7), timestamp=at, properties={"quantity": "1000", "amount": 1000, "units": "1000"}
     )
-    request = adapter.request([encode_row(adapter.encode(usage))])
-    vendor = SimulatedProvider(name, api_key="k")
-    with httpx.Client(transport=vendor.transport()) as client:
-        client.request(request.method, request.url, content=request.body, headers=dict(request.headers))
+    send(vendor, adapter, [Sent(key="e1", row=decoded(encode_row(adapter.encode(usage))))])
     (stored,) = vendor.stored
-    (customer,) = link.values()
-    assert ("e1", customer, "m1", Decimal(7), at) == (
+    meter, customer = NAMED[name, profile].names(0)
+    assert ("e1", customer, meter, Decimal(7), usage.timestamp) == (
         stored.key,
         stored.customer,
         stored.meter,
@@ -185,10 +119,9 @@ def test_the_vendor_reads_what_the_adapter_wrote(name: str) -> None:
 
 
 def test_a_declared_time_window_is_kept() -> None:
-    spec = provider("flexprice").spec
-    door = spec.doors["bulk"]
-    door = replace(door, time=replace(door.time, past=timedelta(minutes=30)))
-    vendor = SimulatedProvider(replace(spec, doors={"bulk": door}), clock=lambda: NOW)
-    reply = send(vendor, "bulk", [row("flexprice", "bulk", "e1", "c1", "m1", 1)])
+    adapter = adapter_of("flexprice", "bulk")
+    door = replace(adapter.door, time=replace(adapter.door.time, past=timedelta(minutes=30)))
+    vendor = SimulatedProvider(replace(adapter.spec, doors={"bulk": door}), clock=lambda: NOW)
+    reply = send(vendor, adapter, [row(adapter, "e1")])
     assert isinstance(reply, Reply)
     assert (400, []) == (reply.status, vendor.stored)
