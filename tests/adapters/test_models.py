@@ -5,6 +5,7 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta, timezone
 from decimal import Decimal
 from importlib.metadata import EntryPoint
+from pkgutil import iter_modules
 from typing import Any
 
 import pytest
@@ -256,10 +257,11 @@ def test_usage_of_several_measures_has_no_single_quantity() -> None:
 # The registry.
 
 
-def test_the_folder_is_the_registry() -> None:
-    assert ["flexprice", "flowglad", "paygentic", "wingback"] == [
-        name for name, kind in providers().items() if kind.__module__.startswith("adapters.")
-    ]
+def test_the_folder_is_the_registry_and_a_file_is_named_like_its_provider() -> None:
+    modules = [module.name for module in iter_modules(adapters.__path__) if not module.name.startswith("_")]
+    assert {f"adapters.{name}": name for name in modules} == {
+        kind.__module__: name for name, kind in providers().items() if kind.__module__.startswith("adapters.")
+    }
     assert provider("wingback") is Wingback
     with pytest.raises(KeyError):
         provider("nobody")

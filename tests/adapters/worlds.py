@@ -75,6 +75,7 @@ NAMED: Mapping[tuple[str, str], Named] = {
     ("paygentic", "events"): Named(
         ({"event_type": "api.calls"}, {"event_type": "tokens", "quantity_field": "tokens_used"}),
         ({"external_subject": "customer-one"}, {"customer_id": "cus_customertwo"}),
+        settings={"merchant_id": "org_1"},
         quantity=("quantity", "tokens_used"),
     ),
     ("paygentic", "usage-v0"): Named(

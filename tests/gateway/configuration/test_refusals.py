@@ -2,6 +2,7 @@
 
 import pytest
 
+from adapters import providers
 from gateway.configuration.file import loads
 from gateway.errors import ConfigurationError
 
@@ -150,7 +151,7 @@ def case(text: str, *lines: str) -> tuple[str, tuple[str, ...]]:
         ),
         case(
             "destinations: {one: {provider: acme, settings: {}}}",
-            "1: destinations.one.provider: unknown provider; known are flexprice, flowglad, paygentic, wingback",
+            f"1: destinations.one.provider: unknown provider; known are {', '.join(providers())}",
         ),
         case(
             "destinations:\n  one:\n    provider: flexprice\n    settings:\n      api_kye: s3cret\n",

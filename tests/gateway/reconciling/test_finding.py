@@ -14,7 +14,7 @@ from gateway.reconciling.confirming import Confirming
 from gateway.reconciling.finding import REST, TOGETHER, Finding
 from gateway.simulator import SimulatedProvider, StoredRow
 from gateway.simulator.world import Stock
-from tests.adapters.worlds import DOORS, adapter_of, usage_of
+from tests.adapters.worlds import adapter_of, every_door, usage_of
 from tests.gateway.clocks import ManualClock
 from tests.gateway.conftest import Asking, House, MovableClock, event
 from tests.waiting import until
@@ -261,12 +261,12 @@ def test_what_is_remembered_is_bounded_and_the_oldest_is_due_first() -> None:
     assert [(5, LOOKS - 1)] == doubts.due("it", 9)
 
 
-@pytest.mark.parametrize(("name", "profile"), DOORS)
+@every_door
 def test_where_one_can_be_asked_for_no_more_is_asked_than_its_key_or_its_instant(name: str, profile: str) -> None:
     read_back = provider(name).spec.doors[profile].read_back
     if read_back is None or read_back.finds is None:
         return
-    adapter = adapter_of(name, profile, **({"merchant_id": "org_1"} if name == "paygentic" else {}))
+    adapter = adapter_of(name, profile)
     assert isinstance(adapter, CanReadUsage)
     usage = usage_of(adapter)
     window = Window(start=usage.timestamp, end=usage.timestamp + adapter.door.time.resolution)
