@@ -12,7 +12,7 @@ import msgspec
 
 from adapters import Reply, Row
 
-__all__ = ["INVALID", "Manners", "Shape", "answer", "manners", "text", "unvalidated"]
+__all__ = ["INVALID", "Manners", "Shape", "answer", "manners", "text"]
 
 _ENCODER = msgspec.json.Encoder(decimal_format="number")
 
@@ -52,8 +52,8 @@ class Manners:
     too_large: Reply = field(default_factory=lambda: text(413, "Payload Too Large"))
     bare_key: bool = False
     """Whether a key is taken without the word `Bearer`, too."""
-    json_only: bool = False
-    """Whether another content type is answered 415."""
+    not_json: Reply | None = None
+    """For another content type, where the vendor minds."""
     empty: bool = False
     """Whether a list without rows is fine."""
     issues: Row = field(default_factory=dict[str, None])
@@ -66,8 +66,8 @@ class Manners:
     """Members that a row must have beside its roles, by profile."""
     shapes: Mapping[str, Mapping[str, Shape]] = field(default_factory=dict[str, Mapping[str, Shape]])
     """What other members of a row have to be where they are there, by profile."""
-    required: Mapping[str, str] = field(default_factory=dict[str, str])
-    """What a vendor calls the members that a row lacks, where it says so in `details`."""
+    lacking: Mapping[str, Reply] = field(default_factory=dict[str, Reply])
+    """For a row that lacks a member, where the vendor names it in words of its own."""
     either: str | None = None
     """Which of several meters an issue is about where not exactly one is given; absent: the first."""
     coerced: bool = False
@@ -80,7 +80,7 @@ INVALID: Row = {"code": "validation_error", "http_status_code": 400}
 """How Flexprice begins to say that it cannot read something."""
 
 
-def unvalidated(model: str, member: str, tag: str) -> Row:
+def _unvalidated(model: str, member: str, tag: str) -> Row:
     """Return what Flexprice says of a member that breaks a rule."""
     said = f"Key: '{model}.{member}' Error:Field validation for '{member}' failed on the '{tag}' tag"
     return {**INVALID, "message": "Request validation failed", "details": {member: said}}
@@ -103,7 +103,7 @@ _MANNERS: Mapping[str, Manners] = {
                 ],
             },
         ),
-        json_only=True,
+        not_json=answer(415, {"error": "Unsupported content-type", "code": "UNSUPPORTED_MEDIA_TYPE"}),
         empty=True,
         either="priceId",
         coerced=True,
@@ -127,15 +127,18 @@ _MANNERS: Mapping[str, Manners] = {
         unauthorized=answer(401, {"error": "Unauthorized"}),
         not_found=text(404, "404 page not found"),
         unreadable=answer(400, {**INVALID, "message": "Invalid request payload"}),
-        rowless=answer(400, unvalidated("BulkIngestEventRequest", "Events", "required")),
-        too_few=answer(400, unvalidated("BulkIngestEventRequest", "Events", "min")),
-        too_many=answer(400, unvalidated("BulkIngestEventRequest", "Events", "max")),
+        rowless=answer(400, _unvalidated("BulkIngestEventRequest", "Events", "required")),
+        too_few=answer(400, _unvalidated("BulkIngestEventRequest", "Events", "min")),
+        too_many=answer(400, _unvalidated("BulkIngestEventRequest", "Events", "max")),
         too_large=answer(
             400, {**INVALID, "message": "Request body exceeds the maximum size; split the batch into smaller requests"}
         ),
         optional={"bulk": frozenset({"key", "timestamp"})},
         shapes={"bulk": {"properties": "object", "source": "string", "customer_id": "string"}},
-        required={"event_name": "EventName", "external_customer_id": "ExternalCustomerID"},
+        lacking={
+            "event_name": answer(400, _unvalidated("IngestEventRequest", "EventName", "required")),
+            "external_customer_id": answer(400, _unvalidated("IngestEventRequest", "ExternalCustomerID", "required")),
+        },
     ),
     "wingback": Manners(
         unauthorized=answer(401, {"feedback": {"token": {"type": "error", "value": "Invalid API token"}}}),

@@ -14,7 +14,7 @@ from adapters._facts import Refusal
 from adapters._values import JsonValue
 from canonical_schema import ErrorCode
 from gateway.simulator.faults import Answer, Armed, Script, When, picks
-from gateway.simulator.manners import answer, manners, unvalidated
+from gateway.simulator.manners import answer, manners
 from gateway.simulator.reading import EPOCH, Flaw, Incoming, Properties, label, lacks_rows, raw_rows, understand
 from gateway.simulator.reads import ReadRequest, month_of, queried, read
 from gateway.simulator.transport import SimulatedTransport, respond
@@ -246,9 +246,8 @@ class SimulatedProvider:
             return habits.unauthorized
         if door is None:
             return habits.not_found
-        if habits.json_only and headers.get("content-type", "").partition(";")[0].strip() != "application/json":
-            said = {"error": "Unsupported content-type", "code": "UNSUPPORTED_MEDIA_TYPE"}
-            return answer(415, said)
+        if habits.not_json is not None and _media_type(headers) != "application/json":
+            return habits.not_json
         if len(body) > door[1].max_bytes:
             return habits.too_large
         if raw is None and habits.rowless is not None and lacks_rows(door[1], body):
@@ -314,8 +313,7 @@ class SimulatedProvider:
     def _lacking(self, first: Incoming | list[Flaw]) -> Reply | None:
         """Return what the vendor says of the first row that it refuses, where that lacks something which it names."""
         member = str(first[0].path[0]) if isinstance(first, list) else ""
-        called = self._manners.required.get(member)
-        return None if called is None else answer(400, unvalidated("IngestEventRequest", called, "required"))
+        return self._manners.lacking.get(member)
 
     def _echoed(self, door: Door, row: JsonValue, found: Incoming | list[Flaw]) -> Row:
         """Return a row as an answer tells of it: a time that was read from something else is told as it was read."""
@@ -384,6 +382,10 @@ class SimulatedProvider:
             early = future is not None and found.timestamp - now > future
             code = ErrorCode.OUTSIDE_TIME_WINDOW if old or early else None
         return None if code is None else Outcome(state=State.REJECTED, code=code)
+
+
+def _media_type(headers: Mapping[str, str]) -> str:
+    return headers.get("content-type", "").partition(";")[0].strip()
 
 
 def _checked(door: Door, codes: Sequence[ErrorCode]) -> ErrorCode | None:
