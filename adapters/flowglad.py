@@ -169,6 +169,7 @@ class Flowglad(Adapter[Settings, PriceBinding, SubscriptionLink]):
             "A meter named by usage_meter_* bills its default price, which may be free of charge.",
             "Late usage lands on the billing period that is current when it arrives.",
             "A 401 can also mean that the key is rate limited.",
+            "New accounts were switched off in March 2026: ask the vendor whether the service goes on.",
         ),
         sources=(
             Source(url=SERVER, seen=SEEN, grade="code", fact="one transaction a batch; duplicates are left out"),
@@ -177,6 +178,9 @@ class Flowglad(Adapter[Settings, PriceBinding, SubscriptionLink]):
             Source(url=SERVER, seen=SEEN, grade="code", fact="domain errors: 500, or 404, 400, 409, by their words"),
             Source(
                 url=SERVER, seen=SEEN, grade="unverified", fact="rows and bytes of a request: none stated, 100 kept"
+            ),
+            Source(
+                url=SERVER, seen=SEEN, grade="unverified", fact="whether the hosted service goes on: sign-ups are off"
             ),
         ),
     )
