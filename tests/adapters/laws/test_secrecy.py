@@ -76,3 +76,13 @@ def test_no_repr_shows_a_secret_or_a_customer(name: str, profile: str) -> None:
     customer = NAMED[name, profile].names(0)[1]
     hidden = (KEY, "tenant-42-gold", "424242", "billing-box-7", "'acme'", customer)
     assert [] == [value for value in hidden if value in shown]
+
+
+@every_door
+def test_the_key_stands_in_its_own_header_and_nowhere_else(name: str, profile: str) -> None:
+    """What shows a request masks that header alone."""
+    adapter = adapter_of(name, profile)
+    request = adapter.request([encode_row(adapter.encode(usage_of(adapter, properties={"who": "acme"})))])
+    rest = {header: value for header, value in request.headers.items() if header not in adapter.credentials[0]}
+    assert KEY in str({**request.headers})
+    assert KEY not in str((request.url, rest, request.body))
