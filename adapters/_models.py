@@ -149,6 +149,8 @@ class Binding(_Named):
 
     surprising: ClassVar[Mapping[str, tuple[str, str]]] = {}
     """Names that bill otherwise than one would think: the code of a warning, and its words behind the name."""
+    several: ClassVar[str | None] = None
+    """The field by which one row takes several of an event's quantities; `None`: it takes one."""
 
     quantity: str | None = Field(
         default=None, description="Which of the event's `quantities` this row takes; absent: the plain quantity."

@@ -71,6 +71,7 @@ class EventBinding(Binding):
 
     names = ("event_name",)
     default = "event_name"
+    several = "quantity_properties"
 
     event_name: str | None = Field(default=None, pattern=r"^\S(.*\S)?$", description="Exact, case-sensitive.")
     quantity_property: str = Field(default="quantity", min_length=1, description="The property that is summed.")

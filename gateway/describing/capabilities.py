@@ -91,8 +91,7 @@ def facts(spec: ProviderSpec, door: Door) -> dict[str, str]:
     Names from the configuration and the wire stand in backticks.
     """
     dedupe, roles = door.dedupe, door.roles
-    wide = "quantity_properties" in door.binding.model_fields
-    measures = "one row" if door.several_measures else "a row each"
+    several, measures = door.binding.several, "one row" if door.several_measures else "a row each"
     return {
         "Endpoint": f"`{door.method} {door.path}`",
         "Events a request": f"{door.max_rows:,}",
@@ -100,7 +99,7 @@ def facts(spec: ProviderSpec, door: Door) -> dict[str, str]:
         "Quantities": _quantities(door.quantity),
         "Zero": "sent" if door.zero == "sent" else "left out (`filtered`)",
         "Running totals (`kind: absolute`)": "no" if door.absolute is None else f"with `{door.absolute}`",
-        "Several measures in an event": "one row, by `quantity_properties`, or a row each" if wide else measures,
+        "Several measures in an event": measures if several is None else f"one row, by `{several}`, or {measures}",
         "Aggregations": ", ".join(sorted(door.aggregations)),
         "A repeat": "is billed again"
         if dedupe is None

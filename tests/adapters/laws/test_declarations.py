@@ -2,7 +2,7 @@
 
 import re
 
-from adapters import Amend, Deltas, Outcome, State, TakeBack, encode_row, providers, settle
+from adapters import Amend, Binding, Deltas, Outcome, State, TakeBack, encode_row, providers, settle
 from tests.adapters.worlds import DOORS, NAMED, NOW, adapter_of, every_door, rows_of
 
 
@@ -48,6 +48,9 @@ def test_the_facts_of_a_door_agree_with_each_other(name: str, profile: str) -> N
     for model in (door.binding, door.link):
         assert set(model.names) <= model.model_fields.keys()
         assert model.default is None or model.default in model.names
+    several = door.binding.several
+    assert several is None or several in door.binding.model_fields
+    assert (several is None) == (door.binding.takes is Binding.takes), "what takes several says by which field"
 
 
 @every_door
