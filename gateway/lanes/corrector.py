@@ -54,6 +54,10 @@ class Corrector:
         """Return whether the rows of a piece of work go to the door that takes whole rows back."""
         return self._withdraws and work.parts is not None and _void(work.events[0])
 
+    def once(self, work: Work) -> bool:
+        """Return whether nobody vouches for a second request with the rows of a piece of work."""
+        return self.withdraws(work) or self._restored.other(work)
+
     async def prepared(self, works: Sequence[Work], now: datetime) -> list[Work]:
         """Return what can be sent, corrections rendered and those that go another way apart.
 

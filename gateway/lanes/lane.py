@@ -118,7 +118,7 @@ class Lane:
         self._corrector = Corrector(name, catalogue, ledger, self._settling.write, self._restored)
         withdraws = self._corrector.withdraws
         self._unheard = Unheard(name, ledger, self._settling, withdraws=withdraws, sending=self._sending.values)
-        self._preparer = Preparer(name, catalogue, self._absolutes, withdraws)
+        self._preparer = Preparer(name, catalogue, self._absolutes, self._corrector.once)
         self._returning = Returning(name, ledger)
         self._setback = SetBack(name, ledger, self._adapter.dedupe, write=self._settling.write)
         self._helping = Helping(self._adapter, self.pace, lambda: self._in_flight)

@@ -41,14 +41,14 @@ class Preparer:
     """Makes lots of one destination's work."""
 
     def __init__(
-        self, destination: str, catalogue: Catalogue, absolutes: Absolutes, withdraws: Callable[[Work], bool]
+        self, destination: str, catalogue: Catalogue, absolutes: Absolutes, once: Callable[[Work], bool]
     ) -> None:
-        """`withdraws` tells what goes by a door without dedupe."""
+        """`once` tells what rows nobody vouches for a second request with, whatever the provider does with repeats."""
         self._destination = destination
         self._catalogue = catalogue
         self._adapter = catalogue.destinations[destination].adapter
         self._absolutes = absolutes
-        self._withdraws = withdraws
+        self._once = once
         self._stencils = Stencils(catalogue, destination)
 
     def prepared(
@@ -62,8 +62,7 @@ class Preparer:
             if rows >= max_rows or size >= max_bytes:
                 break
             group = work.group
-            dedupe = None if self._withdraws(work) else self._adapter.dedupe
-            if group.doubt and not may_resend(dedupe, group, now):
+            if group.doubt and not may_resend(None if self._once(work) else self._adapter.dedupe, group, now):
                 following = Next(code=Code.UNKNOWN, doubt=group.doubt, error=group.error)
                 turned.append(moved(work, range(len(work.members)), following, now))
                 continue

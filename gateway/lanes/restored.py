@@ -10,7 +10,7 @@ from datetime import datetime, timedelta
 import msgspec
 
 from gateway.chain import Chain, Stand
-from gateway.ledger import LOST_ANSWER, RESTORE, Group, Ledger, RestoredAt, Work, sent_since
+from gateway.ledger import LOST_ANSWER, RESTORE, Group, Ledger, RestoredAt, Sheet, Work, sent_since
 from gateway.times import to_micros
 
 __all__ = ["Restored"]
@@ -37,6 +37,13 @@ class Restored:
         """
         last = self._last
         return works if last is None else [_doubted(work, last) for work in works]
+
+    def other(self, work: Work) -> bool:
+        """Return whether rows in doubt may not be those that left: another correction had their id since the copy."""
+        last, group = self._last, work.group
+        if last is None or not group.doubt or group.since < last.at or group.sent != last.taken:
+            return False
+        return any(_under_its_id(work, place) for place in range(len(work.members)))
 
     def seen(self, chain: Chain, stands: Sequence[Stand]) -> Sequence[Stand]:
         """Return how the events of a chain stand, with what may have been delivered since the copy in doubt."""
@@ -70,7 +77,16 @@ def _doubted(work: Work, last: RestoredAt) -> Work:
     places = [place for place in range(len(work.events)) if _when(work, place) < last.at]
     if not places:
         return work
+    places = [place for place in places if _under_its_id(work, place)] or places
     return msgspec.structs.replace(work.some(places), group=_in_doubt(group, last))
+
+
+def _under_its_id(work: Work, place: int) -> bool:
+    """Return whether it is a correction that is sent as a row of its own, under the id that this gateway gave it."""
+    event = work.events[place]
+    if event.corrects is None or work.parts is None or isinstance(work.parts, Sheet):
+        return False
+    return any(part.key == event.id or part.key.startswith(f"{event.id}/") for part in work.parts[place])
 
 
 def _when(work: Work, place: int) -> int:

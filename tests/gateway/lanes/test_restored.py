@@ -340,3 +340,51 @@ async def test_a_refund_that_may_have_been_made_since_the_backup_is_not_made_aga
         await asking.settled("e1~c1")
         assert "unknown" == statuses(await asking.get("/v1/events/e1~c1"))["paygentic"]
         assert {("cus_acme", "bm_calls"): 3} == asking.vendors["paygentic"].billed()
+
+
+async def test_a_correction_whose_id_another_one_may_have_had_since_the_backup_is_not_taken_for_its_repeat(
+    house: House, clock: MovableClock, tmp_path: Path, copy: Path
+) -> None:
+    """Where the first row of an id stays, another difference under it would count as there, and never be billed."""
+    alone = {"meters": {"api_calls": {"bindings": {"paygentic": None, "flexprice": None, "wingback": None}}}}
+
+    async def corrected(quantity: int) -> Any:
+        said = {"quantity": quantity, "reason": "it was more"}
+        assert (await asking.client.post("/v1/events/e1/correct", json=said)).is_success
+        await asking.settled("e1~c1")
+        return statuses(await asking.get("/v1/events/e1~c1"))["flowglad"]
+
+    async with house(alone) as asking:
+        await asking.send(event("e1"))
+        back_up(tmp_path / "ledger.db", copy, to_micros(clock.now()))
+        assert "accepted" == await corrected(5)
+        before = asking.vendors["flowglad"].billed()
+    restore(tmp_path / "ledger.db", copy, to_micros(clock.now()))
+    async with house(alone) as asking:
+        assert "unknown" == await corrected(7)
+        assert before == asking.vendors["flowglad"].billed()
+        said = {"id": "e1~c1", "destination": "flowglad", "resolution": "resend", "reason": "none was made"}
+        assert (await asking.client.post("/v1/deliveries/resolve", json=said)).is_success
+        await asking.settled("e1~c1")
+        assert "duplicate" == statuses(await asking.get("/v1/events/e1~c1"))["flowglad"], "a person has said so"
+
+
+async def test_an_amendment_in_doubt_by_a_restore_goes_again(
+    house: House, clock: MovableClock, tmp_path: Path, copy: Path
+) -> None:
+    """It has the id of what it amends, and says the whole quantity: whatever was said since the backup, it holds."""
+
+    async def corrected(quantity: int) -> Any:
+        said = {"quantity": quantity, "reason": "it was more"}
+        assert (await asking.client.post("/v1/events/e1/correct", json=said)).is_success
+        await asking.settled("e1~c1")
+        return statuses(await asking.get("/v1/events/e1~c1"))["flexprice"]
+
+    async with house() as asking:
+        await asking.send(event("e1", meter="jobs"))
+        back_up(tmp_path / "ledger.db", copy, to_micros(clock.now()))
+        assert "accepted" == await corrected(5)
+    restore(tmp_path / "ledger.db", copy, to_micros(clock.now()))
+    async with house() as asking:
+        assert "accepted" == await corrected(7)
+        assert {("acme", "jobs"): 7} == asking.vendors["flexprice"].billed()
