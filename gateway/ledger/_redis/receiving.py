@@ -1,5 +1,6 @@
 """Taking in what another ledger held."""
 
+import asyncio
 from collections.abc import Mapping, Sequence
 
 import msgspec
@@ -8,6 +9,7 @@ from gateway.errors import LedgerUnavailable
 from gateway.ledger._kept import AuditRow
 from gateway.ledger._redis.base import Base
 from gateway.ledger._redis.link import LONG
+from gateway.ledger._redis.owners import HORIZON
 
 __all__ = ["Receiving"]
 
@@ -16,7 +18,10 @@ class Receiving(Base):
     """A copy that comes in: begun, taken up again, ended."""
 
     async def receive(self) -> None:
-        """Begin a copy, or take it up again. Raises LedgerUnavailable where something else was put here."""
+        """Begin a copy, or take it up again.
+
+        Raises LedgerUnavailable where something else was put here, or a gateway is open that would send what comes.
+        """
         copying: bytes | None = await self._opened()[0].ask("HGET", ":m", "copying")
         if copying == b"0":
             raise LedgerUnavailable("a copy into the ledger on the server has ended: it is in use from then on")
@@ -25,7 +30,18 @@ class Receiving(Base):
         ]
         if any(sizes):
             raise LedgerUnavailable("the ledger on the server holds events already: copy into an empty one")
+        if others := await self._others():
+            many = "1 gateway has" if others == 1 else f"{others} gateways have"
+            raise LedgerUnavailable(
+                f"{many} the ledger on the server open, or had it a minute ago: stop them, and try again then"
+            )
         await self._opened()[0].ask("HSET", ":m", "copying", "1", writes=True)
+
+    async def _others(self) -> int:
+        """Return how many processes share the ledger, without being one of them."""
+        asked, lease = asyncio.get_running_loop().time(), round(self._owners.lease * 1000)
+        self._owners.heard(await self._opened()[0].run("beat", self._owners.name, "", HORIZON, lease), asked)
+        return len(self._owners.living) - 1
 
     async def received(self) -> None:
         """End a copy: from now on the ledger may be used."""

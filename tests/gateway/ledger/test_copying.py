@@ -28,7 +28,18 @@ from gateway.ledger._redis.address import Address
 from gateway.ledger.backup import back_up, restore
 from gateway.ledger.copying import copy
 from gateway.ledger.redis import RedisLedger
-from tests.gateway.ledger.conftest import TENANT, SqliteStore, event, opened, recorded, rendered, strays, totals
+from tests.gateway.ledger.conftest import (
+    TENANT,
+    SqliteStore,
+    event,
+    opened,
+    processes,
+    recorded,
+    rendered,
+    strays,
+    taken,
+    totals,
+)
 from tests.redis_servers import Server
 
 ERROR = ErrorItem(code=ErrorCode.FORBIDDEN, message="no", retryable=True)
@@ -193,3 +204,14 @@ async def test_what_holds_something_else_and_a_file_in_use_are_refused(tmp_path:
     await other.close()
     with pytest.raises(LedgerUnavailable, match="holds events already"):
         await copy(store.path, ledger_on(server, observer=True))
+
+
+async def test_nothing_is_copied_under_a_gateway_that_would_send_it(tmp_path: Path, server: Server) -> None:
+    store = SqliteStore(tmp_path)
+    async with opened(store) as source:
+        await recorded(source, "e1")
+    async with processes(server, 1) as (other,):
+        with pytest.raises(LedgerUnavailable, match="1 gateway has the ledger on the server open"):
+            await copy(store.path, ledger_on(server, observer=True))
+        assert [] == await taken(other)
+    assert 1 == (await copy(store.path, ledger_on(server, observer=True)))["events"]
