@@ -13,6 +13,7 @@ from gateway.chain import LedgerReader, Stand, correction_id, has_corrections
 from gateway.lanes.correcting import SOON, Rows, Situation, Waits, named_since, needs_rows, rendered, situation
 from gateway.lanes.rendering import Turned
 from gateway.lanes.restored import Restored
+from gateway.lanes.verdict import doubtful
 from gateway.ledger import AttemptRow, Change, Code, Ledger, Moved, Part, Work, WorkState, ref_of
 from gateway.times import from_micros, to_micros
 
@@ -195,13 +196,16 @@ def _together(changes: Sequence[Change]) -> list[Change]:
 
 def _settled(work: Work, index: int, destination: str, found: Waits | Turned, now: datetime) -> Change:
     """Return what becomes of a correction that is not sent now."""
+    error = found.error
     if isinstance(found, Waits):
         due, state, code = to_micros(found.until), WorkState.READY, Code.PENDING
         if work.group.attempts:
             code = Code.RETRYING
     else:
         due, state, code = to_micros(now), _STATES.get(found.code), found.code
-    group = None if state is None else msgspec.structs.replace(work.group, state=state, due=due, error=found.error)
+        if work.group.doubt and code in {Code.REJECTED, Code.DEAD}:  # it may have been carried out before a restore
+            state, code, error = WorkState.UNKNOWN, Code.UNKNOWN, doubtful(error)
+    group = None if state is None else msgspec.structs.replace(work.group, state=state, due=due, error=error)
     return Change(
         work=work.id, batch=work.batch, destination=destination, members=[index], code=code, group=group, waiting=True
     )

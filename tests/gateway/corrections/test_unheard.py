@@ -3,13 +3,16 @@
 import asyncio
 from collections.abc import Sequence
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from gateway.errors import LedgerUnavailable
 from gateway.ledger import Change
-from tests.gateway.conftest import Asking, House, event
+from gateway.ledger.backup import back_up, restore
+from gateway.times import to_micros
+from tests.gateway.conftest import Asking, House, MovableClock, event
 from tests.gateway.corrections.asking import ask, billed, corrected, statuses
 
 pytestmark = pytest.mark.anyio
@@ -72,3 +75,25 @@ async def test_what_nobody_heard_of_went_under_the_names_of_then(house: House) -
         await heard_since(asking)
         assert "rejected" == statuses(await corrected(asking, "e1", "correct", quantity=7))["flowglad"]
         assert {("sub_acme", "api_calls"): 3} == asking.vendors["flowglad"].billed()
+
+
+async def test_a_correction_that_may_have_arrived_is_not_refused_as_it_could_not_be_made_now(
+    house: House, clock: MovableClock, tmp_path: Path
+) -> None:
+    path, copy = tmp_path / "ledger.db", tmp_path / "copy.db"
+    said = {"quantity": 5, "reason": "a meter ran twice"}
+    async with house() as asking:
+        await asking.send(event("e1", meter="jobs"))
+    async with house(running=False) as asking:
+        answer = await asking.client.post("/v1/events/e1/correct", json=said, headers={"prefer": "respond-async"})
+        assert {"flexprice": "pending"} == statuses(answer.json())
+        back_up(path, copy, to_micros(clock.now()))
+    async with house() as asking:
+        await asking.settled("e1~c1")
+        assert {("acme", "jobs"): 5} == asking.vendors["flexprice"].billed()
+    restore(path, copy, to_micros(clock.now()))
+    async with house({"destinations": {"flexprice": {"settings": {"allow_amend": False}}}}) as asking:
+        await asking.settled("e1~c1")
+        shown = (await asking.get("/v1/events/e1~c1"))["deliveries"]["flexprice"]
+        assert "unknown" == shown["status"]
+        assert shown["error"]["message"].endswith("an earlier request without an answer may have stored it")
