@@ -178,9 +178,8 @@ class Preparer:
             for place in places:
                 self._catalogue.miss(self._destination, work.tenant, work.events[place].customer)
         code, error, doubt = reason.code, reason.error, work.group.doubt
-        if (
-            doubt and code is Code.REJECTED
-        ):  # it may be there all the same: it was taken once, or is of before a restore
+        if doubt and code in {Code.REJECTED, Code.DEAD}:
+            # It may be there all the same: it was taken once, or is of before a restore.
             code, error = Code.UNKNOWN, doubtful(error)
         return moved(work, places, Next(code=code, doubt=doubt, error=error), now)
 

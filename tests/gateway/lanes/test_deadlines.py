@@ -329,3 +329,16 @@ async def test_the_first_answer_has_the_deadline_of_each_event(tmp_path: Path, w
         _, shown = fresh(plan, {"it": "flexprice"})
         assert "2026-11-23T12:30:00Z" == closing(shown, plan, event, to_micros(START))["it"].get("deadline")
         assert "deadline" not in shown["it"]
+
+
+async def test_what_may_be_there_is_in_doubt_where_it_was_stored_before_there_was_a_window(
+    tmp_path: Path, windowed: Windowed
+) -> None:
+    async with World(tmp_path) as world:
+        await world.record("e1")
+        await doubt(world.ledger, to_micros(START), to_micros(START))
+        windowed()
+        await world.restart()
+        world.clock.advance(2 * HOUR)
+        await world.now()
+        assert {"e1": "unknown"} == await world.statuses()
