@@ -1,19 +1,34 @@
 """A connection of its own to one server: several commands at once, and their answers in order."""
 
 import asyncio
-from collections.abc import Callable, Sequence
+import contextlib
+from collections.abc import Callable, Generator, Sequence
 from typing import Any, cast
 
 import hiredis
 from redis.asyncio import Redis
+from redis.exceptions import ConnectionError as Unconnected
 from redis.exceptions import ResponseError
 from redis.exceptions import TimeoutError as TimedOut
 
-__all__ = ["Command", "Line"]
+__all__ = ["Command", "Line", "resets_told"]
 
 Command = tuple[bytes | str | int, ...]
 # What redis-py packs with is written in Python, and takes ten times as long.
 _packed: Callable[[Command], bytes] = cast("Any", hiredis).pack_command
+
+
+@contextlib.contextmanager
+def resets_told() -> Generator[None]:
+    """Raise what comes of a connection that was reset since it was last used as what comes of any that is lost.
+
+    Uvloop refuses to write to one with a RuntimeError, where asyncio raises an OSError, and redis-py lets it through.
+    https://github.com/MagicStack/uvloop/blob/v0.21.0/uvloop/handles/handle.pyx
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        raise Unconnected(f"the connection was lost: {error}") from error
 
 
 class Line:
@@ -47,7 +62,8 @@ class Line:
                 await self._connect()
                 commands, before = [*first, *commands], len(first)
             async with asyncio.timeout(self._timeout) as limit:
-                await connection.send_packed_command([_packed(one) for one in commands], check_health=False)
+                with resets_told():
+                    await connection.send_packed_command([_packed(one) for one in commands], check_health=False)
                 for _ in commands:
                     if answers:
                         limit.reschedule(asyncio.get_running_loop().time() + self._timeout)

@@ -12,6 +12,7 @@ from redis.exceptions import AuthenticationError, RedisError
 
 from gateway.errors import ConfigurationError, LedgerUnavailable
 from gateway.ledger._redis.address import Address
+from gateway.ledger._redis.line import resets_told
 
 __all__ = ["SLOTS", "Topology", "commanded", "partition_tag", "turned_away"]
 
@@ -32,7 +33,8 @@ def partition_tag(partition: int, partitions: int) -> bytes:
 
 async def commanded(client: Redis, *words: str | bytes | int | None) -> Any:
     """Return what a server answers to a command, as it says it."""
-    return await cast("Any", client).execute_command(*words)
+    with resets_told():
+        return await cast("Any", client).execute_command(*words)
 
 
 def turned_away(name: str, error: Exception) -> ConfigurationError | LedgerUnavailable:
