@@ -1,7 +1,9 @@
 """What senders were promised and what vendors have, kept beside the gateway and held against its ledger."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
+from copy import copy
 from decimal import Decimal
 from itertools import chain, combinations
 from typing import Any, NamedTuple
@@ -11,7 +13,7 @@ from adapters._facts import KeyRule
 from canonical_schema import Event, Quantities
 from gateway.chain import correction_id, quantities_of
 from gateway.lanes.rendering import _key
-from gateway.ledger import Code, Snapshot, SqliteLedger, WorkState
+from gateway.ledger import Code, Erasure, Snapshot, SqliteLedger, WorkState
 from gateway.ledger.check import add_up
 from gateway.ledger.redis import RedisLedger
 from gateway.simulator import SimulatedProvider
@@ -73,8 +75,10 @@ def stands_of(snapshots: Sequence[Snapshot]) -> dict[str, dict[str, Stand]]:
 class Books:
     """What was acknowledged and what was seen. `hold` raises AssertionError for whatever does not fit it."""
 
-    def __init__(self, vendors: Mapping[str, SimulatedProvider]) -> None:
+    def __init__(self, vendors: Mapping[str, SimulatedProvider], whose: Callable[[str, str], str]) -> None:
+        """`whose` tells which customer a vendor means by a name of its own."""
         self._vendors = vendors
+        self._whose = whose
         self.sent: dict[str, Event] = {}
         """What was acknowledged, as it was sent."""
         self._corrected: dict[str, Event] = {}
@@ -87,6 +91,14 @@ class Books:
         """What the ledger said to be with a vendor."""
         self._rows: dict[Place, Row] = {}
         """Rows as the vendors first stored them."""
+        self._named: dict[str, Event] = {}
+        """What was acknowledged of customers who are erased, as it was sent."""
+        self._given_up: set[Place] = set()
+        """What was in doubt when its customer was erased."""
+        self._repeated: set[str] = set()
+        """What came once more after a restore that had lost it."""
+        self._renewed: set[str] = set()
+        """What a restore put back to before it was sent: it may be rendered anew."""
         self._read = dict.fromkeys(vendors, 0)
 
     def acknowledge(self, events: Sequence[Event], results: Sequence[Mapping[str, Any]]) -> None:
@@ -101,6 +113,49 @@ class Books:
         self._promised.add(answer["id"])
         if "refund" in answer:
             self._promised.add(answer["refund"]["id"])
+
+    @property
+    def corrections(self) -> AbstractSet[str]:
+        """Ids of all that were seen."""
+        return self._corrected.keys()
+
+    def original(self, event_id: str) -> Event:
+        """Return an event as its sender knows it."""
+        return self._named.get(event_id) or self.sent[event_id]
+
+    def erase(self, erasure: Erasure, stands: Mapping[str, Mapping[str, Stand]]) -> None:
+        """Take note that a customer was erased. `stands`: how everything stood before."""
+        for known in (self.sent, self._corrected):
+            for event_id, event in known.items():
+                if event.customer == erasure.customer:
+                    if known is self.sent:
+                        self._named[event_id] = event
+                    known[event_id] = erasure.of(event)
+                    at = stands[event_id].items()
+                    self._given_up |= {(event_id, name) for name, stand in at if self._may_be_there(stand, name)}
+
+    def copied(self) -> "Books":
+        """Return the books as they stand, for when the ledger is put back to this."""
+        made = copy(self)
+        for name in ("sent", "_corrected", "_promised", "_owed", "_done", "_given_up", "_repeated"):
+            setattr(made, name, copy(getattr(self, name)))
+        return made
+
+    def put_back(self, before: "Books", stands: Mapping[str, Mapping[str, Stand]]) -> list[Event]:
+        """Take note that the ledger was put back to what it was before; return what it lost."""
+        lost = [event for event_id, event in self.sent.items() if event_id not in before.sent]
+        for name in ("sent", "_corrected", "_promised", "_owed", "_done", "_given_up", "_repeated"):
+            setattr(self, name, copy(getattr(before, name)))
+        self._repeated |= {event.id for event in lost}
+        self._renewed |= self._repeated
+        self._renewed |= {
+            event_id for event_id, at in stands.items() if not all(one.code.status.final for one in at.values())
+        }
+        return lost
+
+    def _may_be_there(self, stand: Stand, name: str) -> bool:
+        again = stand.event.id in self._repeated and not stand.code.status.final
+        return stand.may_be_there or again or (stand.event.id, name) in self._given_up
 
     async def hold(self, ledger: SqliteLedger | RedisLedger) -> dict[str, dict[str, Stand]]:
         """Hold the ledger and the vendors against all that is known; return how everything stands."""
@@ -117,6 +172,7 @@ class Books:
         for name, vendor in self._vendors.items():
             self._nothing_twice(name, vendor, stands, keys)
             self._unchanged(name, vendor, keys)
+            self._to_whom(name, vendor, keys)
         self._bills_fit(stands, keys)
         return stands
 
@@ -157,9 +213,21 @@ class Books:
         for call in calls:
             for row in call.rows if call.path in doors else ():
                 key = label(doors[call.path], row)
-                if key in held and keys[key] in last and (call.fault is None or FAULTS[call.fault].stores):
+                if (
+                    key in held
+                    and keys[key] in last - self._renewed
+                    and (call.fault is None or FAULTS[call.fault].stores)
+                ):
                     first = self._rows.setdefault((name, key), row)
                     assert first == row, f"{name} has {key}, and got it with other content"
+
+    def _to_whom(self, name: str, vendor: SimulatedProvider, keys: Mapping[str, str]) -> None:
+        """Nobody is billed for what another used."""
+        for row in vendor.stored:
+            customer = self.original(keys[row.key].partition("~")[0]).customer
+            assert self._whose(name, row.customer) == customer, (
+                f"{name} bills {row.customer} for {row.key} of {customer}"
+            )
 
     def _bills_fit(self, stands: Mapping[str, Mapping[str, Stand]], keys: Mapping[str, str]) -> None:
         """Every vendor bills of every event what the ledger says; where that is in doubt, what it may be."""
@@ -174,7 +242,10 @@ class Books:
             for event_id, ids in chains.items():
                 ways = [stands[one][name] for one in ids if name in stands[one]]
                 bill = sum((billed.get(one, Decimal(0)) for one in ids), Decimal(0))
-                assert bill in _possible(ways), f"{name} bills {bill} of {event_id}, and the ledger says {ways}"
+                doubtful = [self._may_be_there(way, name) for way in ways]
+                assert bill in _possible(ways, doubtful), (
+                    f"{name} bills {bill} of {event_id}, and the ledger says {ways}"
+                )
 
     def _chains(self) -> dict[str, list[str]]:
         """Return every event's id with those of its corrections, in order."""
@@ -195,18 +266,20 @@ def _half(row: StoredRow) -> str:
     return next((half for half in HALVES if row.meter.endswith(half)), "")
 
 
-def _possible(stands: Sequence[Stand]) -> set[Decimal]:
-    """Return what a vendor may bill of an event and its corrections."""
-    may: list[Quantities] = [{}]
-    for stand in stands:
+def _possible(stands: Sequence[Stand], doubtful: Sequence[bool]) -> set[Decimal]:
+    """Return what a vendor may bill of an event and its corrections, some of which may be there or not."""
+    may: set[frozenset[tuple[str, Decimal]]] = {frozenset()}
+    for stand, in_doubt in zip(stands, doubtful, strict=True):
         if stand.code.status.success:
-            may = [stand.value]
-        elif stand.may_be_there:  # each of its rows, or none
-            names = {name for has in (*may, stand.value) for name in has}
-            may = [
-                {name: (stand.value if name in there else has).get(name, Decimal(0)) for name in names}
-                for has in may
-                for count in range(len(names) + 1)
-                for there in combinations(sorted(names), count)
-            ]
-    return {sum(has.values(), Decimal(0)) for has in may}
+            may = {frozenset(stand.value.items())}
+        elif in_doubt:  # each of its rows, or none
+            may = {one for has in may for one in _with_some(dict(has), stand.value)}
+    return {sum((quantity for _, quantity in has), Decimal(0)) for has in may}
+
+
+def _with_some(has: Quantities, said: Quantities) -> Iterator[frozenset[tuple[str, Decimal]]]:
+    """Give what a vendor has with every choice of what else was said."""
+    names = sorted({*has, *said})
+    for there in chain.from_iterable(combinations(names, count) for count in range(len(names) + 1)):
+        made = {name: (said if name in there else has).get(name, Decimal(0)) for name in names}
+        yield frozenset(made.items())

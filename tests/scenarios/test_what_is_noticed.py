@@ -2,19 +2,25 @@
 
 import contextlib
 from collections.abc import Callable, Generator
+from datetime import datetime
 from decimal import Decimal
-from typing import Any
+from typing import Any, TypeVar
 
+import msgspec
 import pytest
 
-from canonical_schema import Quantities
+from adapters import Link
+from canonical_schema import Event, Quantities
+from gateway.catalogue import Catalogue
 from gateway.lanes.verdict import Next
 from gateway.ledger import Code, SqliteLedger, _events
 from tests.gateway.ledger.conftest import SqliteStore
 from tests.scenarios.hasty import HastyLedger
+from tests.scenarios.operated import OnAServer, Operated
 from tests.scenarios.setups import Setup
-from tests.scenarios.whole import OnAServer, Whole
+from tests.scenarios.whole import Whole
 
+T = TypeVar("T", bound=Whole)
 Plant = Callable[[str, object], None]
 
 
@@ -38,8 +44,14 @@ def whole() -> Generator[Whole]:
         yield machine
 
 
+@pytest.fixture
+def operated() -> Generator[Operated]:
+    with _opened(Operated()) as machine:
+        yield machine
+
+
 @contextlib.contextmanager
-def _opened(machine: Whole) -> Generator[Whole]:
+def _opened(machine: T) -> Generator[T]:
     machine.begin()
     try:
         machine.everything_fits()
@@ -122,3 +134,57 @@ def test_a_correction_by_the_whole_amount_and_not_the_difference(whole: Whole, p
     whole.work()
     with pytest.raises(AssertionError, match="bills 8 of e0"):
         whole.everything_fits()
+
+
+def test_a_restore_that_puts_nothing_in_doubt(operated: Operated, plant: Plant) -> None:
+    plant("gateway.lanes.restored.LOST_ANSWER", 0)
+    operated.back_up()
+    operated.send([3], then="work")
+    operated.restore()
+    operated.work()
+    with pytest.raises(AssertionError, match="wingback bills twice"):
+        operated.everything_fits()
+
+
+def test_a_backup_whose_open_deliveries_are_in_no_doubt(operated: Operated, plant: Plant) -> None:
+    plant("gateway.ledger._restored.LOST_ANSWER", 0)
+    operated.send([3])
+    operated.back_up()
+    operated.work()
+    operated.restore()
+    with pytest.raises(AssertionError, match="bills 3 of e0"):
+        operated.everything_fits()
+
+
+def test_a_customer_who_is_forgotten_and_sent_all_the_same(operated: Operated, plant: Plant) -> None:
+    plant("gateway.ledger._keeping._leave", lambda *_: None)
+    operated.send([3])
+    operated.forget("acme", abandon=True)
+    operated.work()
+    with pytest.raises(AssertionError, match="flexprice bills erased_"):
+        operated.everything_fits()
+
+
+def test_reading_back_that_takes_for_there_what_is_not(operated: Operated, plant: Plant) -> None:
+    plant("gateway.reconciling.confirming.shows", lambda *_: True)
+    operated.send([3], ("paygentic", "reset_before"), "begin")
+    operated.lose_power()
+    for _ in range(3):
+        operated.pass_time(600)
+    operated.work()
+    operated.everything_fits()
+    operated.read_back("paygentic")
+    with pytest.raises(AssertionError, match="paygentic bills 0 of e0"):
+        operated.everything_fits()
+
+
+def test_a_link_of_another_customer(operated: Operated, plant: Plant) -> None:
+    kept = Catalogue.link
+
+    def other(self: Catalogue, destination: str, tenant: str, event: Event, when: datetime) -> Link | None:
+        return kept(self, destination, tenant, msgspec.structs.replace(event, customer="globex"), when)
+
+    plant("gateway.catalogue.Catalogue.link", other)
+    operated.send([3], then="work")
+    with pytest.raises(AssertionError, match=r"bills \w+ for e0 of acme"):
+        operated.everything_fits()

@@ -8,7 +8,7 @@ from hypothesis.stateful import run_state_machine_as_test
 
 from gateway.ledger import _events
 from gateway.ledger._redis import batches
-from tests.scenarios.whole import OnAServer, Whole
+from tests.scenarios.operated import OnAServer, Operated
 
 EXAMPLES = int(os.environ.get("USAGE_GATEWAY_EXAMPLES", "12"))
 
@@ -20,8 +20,10 @@ def from_disk(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(module, "CACHED_BYTES", 0)
 
 
-@pytest.mark.parametrize(("machine", "examples"), [(Whole, EXAMPLES), (OnAServer, EXAMPLES // 3)])
-def test_whatever_happens_it_adds_up_and_nothing_is_lost_or_billed_twice(machine: type[Whole], examples: int) -> None:
+@pytest.mark.parametrize(("machine", "examples"), [(Operated, EXAMPLES), (OnAServer, EXAMPLES // 3)])
+def test_whatever_happens_it_adds_up_and_nothing_is_lost_or_billed_twice(
+    machine: type[Operated], examples: int
+) -> None:
     run_state_machine_as_test(
         machine,
         settings=settings(
