@@ -32,7 +32,7 @@ from redis.exceptions import TimeoutError as TimedOut
 from gateway.errors import LedgerUnavailable
 from gateway.ledger._redis.line import Command, Line
 from gateway.ledger._redis.scripts import Script, script
-from gateway.ledger._redis.topology import Topology, commanded
+from gateway.ledger._redis.topology import Topology
 
 __all__ = ["BRIEF", "LONG", "Argument", "Link", "Replicas"]
 
@@ -99,6 +99,8 @@ class Link:
         self._waiting: dict[bool, deque[_Call]] = {True: deque(), False: deque()}
         self._trips: dict[bool, asyncio.Task[None] | None] = {True: None, False: None}
         self._lines: dict[bool, Line] = {}
+        self._astray: set[bool] = set()
+        """Which of them lead to a server that is no master any more: its name may be another's by now."""
 
     async def run(self, name: str, *arguments: Argument, patience: float | None = None) -> Any:
         """Return what a script answers. Tries again for `patience` seconds, or a brief while, while trouble may pass.
@@ -176,9 +178,12 @@ class Link:
         answers = await self._sent(client, calls, writes=writes)
         unknown = [place for place, found in enumerate(answers) if isinstance(found, NoScriptError)]
         if unknown:  # the server was started anew, or is another one
-            for one in dict.fromkeys(calls[place].script for place in unknown):
-                if one is not None:
-                    await commanded(client, "SCRIPT", "LOAD", one.text)
+            missing = dict.fromkeys(one for place in unknown if (one := calls[place].script) is not None)
+            loads = [("SCRIPT", "LOAD", one.text) for one in missing]
+            line = await self._line(client, writes=writes)  # another connection may lead to another server
+            for loaded in await line.ask(loads, self._anew() if writes else ()):
+                if isinstance(loaded, Exception):
+                    raise loaded
             again = await self._sent(client, [calls[place] for place in unknown], writes=writes)
             for place, found in zip(unknown, again, strict=True):
                 answers[place] = found
@@ -190,7 +195,8 @@ class Link:
     async def _line(self, client: Redis, *, writes: bool) -> Line:
         """Return the connection to a server that this kind of calls has for itself."""
         line = self._lines.get(writes)
-        if line is None or line.client is not client:
+        if line is None or line.client is not client or writes in self._astray:
+            self._astray.discard(writes)
             if line is not None:
                 await line.close()
             line = self._lines[writes] = Line(client, self._connected)
@@ -214,6 +220,8 @@ class Link:
                 commands.append(("WAITAOF", 1, wait.copies, wait.milliseconds))
         line = await self._line(client, writes=writes)
         answers = await line.ask(commands, self._anew() if writes else ())
+        if any(isinstance(one, ReadOnlyError) for one in answers):
+            self._astray = {True, False}
         if wait is None:
             return answers
         acknowledged = answers[-1]

@@ -33,7 +33,7 @@ class Wire:
     """What lies between the gateway and its server."""
 
     def __init__(self, server: Server) -> None:
-        self._server = server
+        self.server = server
         self._listener: asyncio.Server | None = None
         self._open: set[asyncio.StreamWriter] = set()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -66,7 +66,7 @@ class Wire:
         assert task is not None
         self._tasks.add(task)
         try:
-            inner = await asyncio.open_connection("127.0.0.1", self._server.port)
+            inner = await asyncio.open_connection("127.0.0.1", self.server.port)
         except OSError:
             writer.close()
             return
@@ -376,3 +376,25 @@ async def test_what_a_server_that_lost_its_last_writes_has_as_being_sent_is_in_d
             await world.lane.take_over()
         assert {"e1": "unknown"} == await world.statuses()
     server.kill()
+
+
+async def test_a_name_that_leads_to_another_master_by_now_is_followed(tmp_path: Path) -> None:
+    before = Server(tmp_path / "before")
+    after = Server(tmp_path / "after", {"replicaof": f"127.0.0.1 {before.port}"})
+    wire, plans = Wire(before), [Plan(live=("a",))]
+    await wire.begin()
+    ledger = RedisLedger(Address.read(f"redis://127.0.0.1:{wire.port}/0"), patience=SOON)
+    await ledger.open()
+    try:
+        await ledger.record("default", 1000, [stored("e1")], plans)
+        assert 1 == len(await ledger.take("a", 5000, 10))
+        settled(lambda: after.accepts("REPLICAOF", "NO", "ONE") if after.command("DBSIZE") else False)
+        before.command("REPLICAOF", "127.0.0.1", 1)
+        wire.server = after
+        await ledger.record("default", 2000, [stored("e2")], plans)
+        assert 2 == len(await ledger.take("a", 5000, 10)), "what only reads has gone there, too"
+    finally:
+        await ledger.close()
+        await wire.end()
+        before.kill()
+        after.kill()
