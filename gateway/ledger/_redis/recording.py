@@ -271,7 +271,9 @@ class Recording(Keeping):
         elif events:
             looked_at = Batch(known[b"t"].decode(), int(known[b"r"]), unpack_events(events), left, receipts)
             self._batches.put(batch, looked_at, age)
-        held = (await self._batches.get({batch}))[batch]
+        held = (await self._batches.get({batch})).get(batch)
+        if held is None:  # others forgot it meanwhile
+            return None
         tracks = {
             name: Track(
                 destination=name,

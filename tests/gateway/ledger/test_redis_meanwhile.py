@@ -96,6 +96,15 @@ async def test_what_is_trimmed_while_it_is_looked_at_is_left_out(server: Server,
         assert [kept] == [work.batch for work in await other.walk("a", WorkState.REJECTED, 0, 10)]
 
 
+async def test_what_is_past_remembering_while_it_is_looked_at_is_not_known(server: Server, meanwhile: Any) -> None:
+    async with processes(server, 2) as (one, other):
+        batch = await ended(one)
+        kept = await recorded(one, "e3")
+        await trimmed(one, batch)
+        meanwhile(other, "bodies", lambda: one.forget(5000, 10))
+        assert {kept} == set(await other.snapshots([batch, kept]))
+
+
 @pytest.mark.parametrize("look", [RedisLedger.abandoned, partial(RedisLedger.held, state=WorkState.SENDING)])
 async def test_what_a_process_sends_that_just_came_is_its_own(server: Server, meanwhile: Any, look: Look) -> None:
     async with contextlib.AsyncExitStack() as stack:
