@@ -48,7 +48,10 @@ SKIPPED = 10_000
 HEAVY = 16 * 2**20
 """Bytes that share a trip at most, unless one call alone is more."""
 
-_ELSEWHERE = (MovedError, AskError, TryAgainError, ClusterDownError, MasterDownError, ReadOnlyError, BusyLoadingError)
+_ELSEWHERE = (
+    *(MovedError, AskError, TryAgainError, ClusterDownError, MasterDownError, ReadOnlyError, BusyLoadingError),
+    NoScriptError,  # though it was brought: another server has taken the place of that one
+)
 _PASSING = (
     *("LOADING", "READONLY", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN", "MOVED", "ASK", "BUSY", "UNBLOCKED"),
     *("NOREPLICAS", "MISCONF"),

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections import Counter
+from collections.abc import Sequence
 from datetime import timedelta
 from decimal import Decimal
 from typing import Any
@@ -14,6 +15,7 @@ from gateway.ledger import Change, ClaimKind, Code, Moved, Plan, WorkState
 from gateway.ledger._redis import recording
 from gateway.ledger._redis.address import Address
 from gateway.ledger._redis.layout import PARTITIONS
+from gateway.ledger._redis.line import Command, Line
 from gateway.ledger.redis import RedisLedger
 from tests.gateway.ledger.conftest import TENANT, RedisStore, event, events, opened, places, recorded, rendered, totals
 from tests.redis_servers import Server, settled
@@ -158,6 +160,24 @@ async def test_a_server_that_loads_or_only_reads_promises_nothing_until_it_does(
             assert batch < await recorded(ledger, "e2")
     finally:
         replica.kill()
+
+
+async def test_a_server_that_forgets_the_scripts_again_is_asked_again(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ask, times = Line.ask, [2]
+
+    async def forgetful(self: Line, commands: Sequence[Command], first: Sequence[Command] = ()) -> list[Any]:
+        if commands[0][0] == "EVALSHA" and times[0]:
+            times[0] -= 1
+            server.command("SCRIPT", "FLUSH")
+        return await ask(self, commands, first)
+
+    async with opened(RedisStore(server.folder, server)) as ledger:
+        monkeypatch.setattr(Line, "ask", forgetful)
+        await recorded(ledger, "e1")
+        assert [0] == times
+        assert {"a": {"pending": 1}} == await totals(ledger)
 
 
 async def test_a_server_that_stands_still_is_a_refusal_in_time(server: Server) -> None:
