@@ -129,6 +129,8 @@ class Operated(Whole):
         stands = await self.books.hold(self._used)
         if backup is None or not backup.fits(self.books, stands):
             return
+        if len(backup.books.sent) < self.told_before:  # what was sent since would go other ways by this configuration
+            return
         await self.gateway.stop()
         latest = max([self.clock.now(), *(event.timestamp for event in self.books.sent.values() if event.timestamp)])
         self.clock.advance_to(latest + timedelta(seconds=1))

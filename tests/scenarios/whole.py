@@ -97,6 +97,8 @@ class Whole(RuleBasedStateMachine):
         self.vendors = {name: SimulatedProvider(name, clock=self.clock.now) for name in VENDORS}
         self.books = Books(self.vendors, customer_of)
         self.setup = Setup()
+        self.told_before = 0
+        """How many events were sent before the configuration was as it is."""
 
     @initialize(profile=st.sampled_from(["events", "usage-v0"]))
     def begin(self, profile: str = "events") -> None:
@@ -247,14 +249,17 @@ class Whole(RuleBasedStateMachine):
 
     async def _restart(self, setup: Setup) -> None:
         await self.gateway.stop()
-        self.setup = setup
+        self._take(setup)
         await self._open()
 
     @rule(setup=SETUPS)
     def reload(self, setup: Setup) -> None:
         """Go on with another configuration without stopping; what is in flight is heard first."""
         self._runner.run(self.gateway.reload(configured(setup, self.profile)))
-        self.setup = setup
+        self._take(setup)
+
+    def _take(self, setup: Setup) -> None:
+        self.setup, self.told_before = setup, len(self.books.sent)
 
     @rule()
     def lose_power(self) -> None:
