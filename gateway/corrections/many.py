@@ -1,12 +1,12 @@
 """Many events corrected by filter, some at a time, with the impact by customer and meter."""
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from decimal import Decimal
 from typing import Any
 
 from canonical_schema import ErrorCode, Event, Quantities, quantities_json
-from gateway.chain import LedgerReader, correction_id
+from gateway.chain import Chain, LedgerReader, correction_id
 from gateway.corrections.foreseeing import foresee
 from gateway.corrections.recording import carry_out, record
 from gateway.corrections.steps import EXACT, NotCorrected, Step, Target, chain_of, steps_to
@@ -24,7 +24,7 @@ AT_ONCE = 500
 """Corrections that are recorded together."""
 AT_A_TURN = 10
 """Corrections that are worked out before other requests have a turn: a millisecond or two."""
-_MEANWHILE = "others corrected some of these at the same time: ask again"
+_MEANWHILE = "others corrected it at the same time: ask again"
 
 
 async def correct_many(
@@ -44,6 +44,7 @@ async def correct_many(
             raise RequestRefused(422, ErrorCode.INVALID_REQUEST, detail)
     async for event_ids in _found(gateway, actor.tenant, wanted):
         together: list[Step] = []
+        done: dict[str, tuple[Chain, Step, dict[str, Any]]] = {}
         async with gateway.turns.correcting:
             reader = LedgerReader(gateway.ledger)
             await reader.learn(actor.tenant, [*event_ids, *(correction_id(event_id, 1) for event_id in event_ids)])
@@ -59,17 +60,22 @@ async def correct_many(
                 if not steps:
                     unchanged += 1
                     continue
-                foreseen = await foresee(gateway, reader, chain, steps)
-                key = (chain.original.customer, chain.original.meter)
-                impact.setdefault(key, _Impact()).add(chain.value, steps[-1].event, foreseen)
+                done[event_id] = chain, steps[-1], await foresee(gateway, reader, chain, steps)
                 together += steps
-            refs = await record(gateway, actor, together) if together and not dry_run else None
-        if refs is not None:
-            await carry_out(gateway, refs, together)
-        elif together and not dry_run:
-            skipped += [{"id": step.chain.original.id, "why": _MEANWHILE} for step in together]
-            continue
-        corrected += len({step.chain.original.id for step in together})
+            refs: Sequence[int | None] = ()
+            if together and not dry_run:
+                refs = await record(gateway, actor, together)
+        if refs:
+            await carry_out(gateway, [ref for ref in refs if ref is not None], together)
+            for event_id in {
+                step.chain.original.id: None for step, ref in zip(together, refs, strict=True) if ref is None
+            }:
+                skipped.append({"id": event_id, "why": _MEANWHILE})
+                del done[event_id]
+        for chain, step, foreseen in done.values():
+            key = (chain.original.customer, chain.original.meter)
+            impact.setdefault(key, _Impact()).add(chain.value, step.event, foreseen)
+        corrected += len(done)
     return {
         "object": "corrections_result",
         "dry_run": dry_run,

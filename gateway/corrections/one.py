@@ -42,8 +42,8 @@ async def correct(
                     return {"object": "correction", "dry_run": True, **said, "deliveries": foreseen}
                 if not steps:
                     break
-                refs = await record(gateway, actor, steps)
-            if refs is None:  # another process corrected it at the same time: this one builds on theirs
+                refs = [ref for ref in await record(gateway, actor, steps) if ref is not None]
+            if len(refs) < len(steps):  # another process corrected it at the same time: this one builds on theirs
                 continue
             await carry_out(gateway, refs, steps)
             awaited = await not_ended(gateway, refs)

@@ -17,26 +17,24 @@ from gateway.times import to_micros
 __all__ = ["carry_out", "not_ended", "record"]
 
 
-async def record(gateway: Gateway, actor: Actor, steps: Sequence[Step]) -> Sequence[int] | None:
-    """Record corrections with their audit; return their refs, `None` where some of their ids were taken meanwhile.
+async def record(gateway: Gateway, actor: Actor, steps: Sequence[Step]) -> Sequence[int | None]:
+    """Record corrections with their audit; return their refs, `None` for one whose id was taken meanwhile.
 
     The steps of one event are recorded together, and all of them at once unless they differ in whether a
     destination counts.
     """
     now = to_micros(gateway.clock.now())
     refs: dict[int, int] = {}
-    taken = False
     for places in _apart(steps):
         some = [steps[place] for place in places]
         events, plans = [step.event for step in some], [step.plan for step in some]
         claims = await gateway.ledger.record(actor.tenant, now, events, plans, _audit(actor, some, now))
-        refs |= {place: claim.ref for place, claim in zip(places, claims, strict=True)}
-        new = [step for step, claim in zip(some, claims, strict=True) if claim.kind is ClaimKind.NEW]
+        new = {place: claim.ref for place, claim in zip(places, claims, strict=True) if claim.kind is ClaimKind.NEW}
+        refs |= new
         if len(new) < len(some):
             # The audit goes with all of them or not at all, and those that are new will be carried out.
-            await gateway.ledger.keep([], _audit(actor, new, now))
-            taken = True
-    return None if taken else [refs[place] for place in range(len(steps))]
+            await gateway.ledger.keep([], _audit(actor, [steps[place] for place in new], now))
+    return [refs.get(place) for place in range(len(steps))]
 
 
 def _apart(steps: Sequence[Step]) -> list[list[int]]:

@@ -36,9 +36,28 @@ async def test_an_id_that_is_taken_while_it_is_worked_out_is_told_and_every_othe
     chains = [await chain_of(reader, "default", event_id) for event_id in ("e1", "e2")]
     steps = [step for chain in chains for step in await steps_to(gateway, reader, chain, {}, actor)]
     await asking.send(event("e1~c1", meter="logins", quantity=None))
-    assert await record(gateway, actor, steps) is None
+    assert [True, False] == [ref is None for ref in await record(gateway, actor, steps)]
     trail = [(row["action"], row["target"], row["reason"]) for row in (await asking.get("/v1/audit"))["data"]]
     assert [("void", "e2", "a meter ran twice")] == trail
+    assert {"void": True} == (await asking.get("/v1/events/e2"))["current"]
+
+
+async def test_of_many_only_those_whose_id_is_taken_meanwhile_are_told_as_left_out(
+    asking: Asking, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await asking.send([event("e1"), event("e2")])
+    ledger = asking.gateway.ledger
+    recorded = ledger.record
+
+    async def later(*said: Any) -> Any:
+        monkeypatch.setattr(ledger, "record", recorded)
+        await asking.send(event("e1~c1", meter="logins", quantity=None))
+        return await recorded(*said)
+
+    monkeypatch.setattr(ledger, "record", later)
+    said = await posted(asking, "/v1/corrections", filter={"meter": "api_calls"}, action="void")
+    assert (1, ["e1"]) == (said["corrected"], [one["id"] for one in said["skipped"]])
+    assert [(1, {"quantity": "3"})] == [(one["events"], one["before"]) for one in said["impact"]]
     assert {"void": True} == (await asking.get("/v1/events/e2"))["current"]
 
 
