@@ -141,6 +141,7 @@ class LedgerSide:
             errors = {name: dict(_errors(track)) for name, track in tracks.items()}
             sent = {name: _sent(track) for name, track in tracks.items()}
             reader = LedgerReader(self._gateway.ledger)
+            erased = frozenset[int]() if snapshot.remains is None else snapshot.remains.erased
             async for part in slices(len(chosen)):
                 for index in chosen[part.start : part.stop]:
                     event, received = snapshot.events[index], snapshot.received_at(index)
@@ -152,6 +153,7 @@ class LedgerSide:
                             meant[name] = await self._ours(reader, name, event, received, standing)
                             for ours in meant[name]:
                                 ours.sent = max(received, sent[name].get(index, 0))
+                                ours.renamed = ours.renamed or index in erased  # the pseudonym is known here alone
                                 self.spills[name].put(ours.key, ours)
                     if self._scope.against is not None and len(meant) == 1:
                         self._count_alone(*meant.popitem())

@@ -49,6 +49,18 @@ async def test_a_customer_alone_is_read_by_its_names_of_today_which_may_not_tell
     assert "had another name there" in figure["unread"]["why"]
 
 
+async def test_usage_of_a_customer_who_was_erased_is_found_by_its_key(asking: Asking, day: Day) -> None:
+    """The vendor has it under the customer's name, which is nowhere here any more."""
+    await asking.send([day.event("e1"), day.event("lost", quantity=7)], query="?ack=all")
+    asking.vendors["flexprice"].tamper(lambda stock: stock.forget(keyed("lost")))
+    said = {"reason": "on request", "unsettled": "abandon"}
+    alias = (await asking.client.post("/v1/customers/acme/erase", json=said)).json()["pseudonym"]
+    day.later()
+    for name, lost in (("flowglad", {}), ("paygentic", {}), ("flexprice", {(alias, "only_here"): ("-7", ["lost"])})):
+        found = await day.reconcile(asking, destinations=[name], meter="api_calls")
+        assert lost == reasons(found, name)
+
+
 async def test_usage_under_a_name_that_it_never_had_is_a_strangers(asking: Asking, day: Day) -> None:
     await relink(asking, "flowglad", subscription_id="sub_new")
     await asking.send(day.event("e1"))
