@@ -51,13 +51,15 @@ class _Names(msgspec.Struct):
 
 
 class Relinked(msgspec.Struct, frozen=True):
-    """Which customers destinations named otherwise, and until when that may have been."""
+    """Which customers and meters destinations named otherwise, and until when that may have been."""
 
     put: Mapping[tuple[str, str], int]
     """By destination and customer."""
     seeded: Mapping[str, Mapping[str, int]]
     """By destination, and by customer as `hidden` has it."""
     hidden: Callable[[str], str]
+    metered: Mapping[str, Mapping[str, int]]
+    """By destination and meter."""
 
     def may_have(self, destination: str, customer: str, received: int) -> bool:
         """Return whether what was received at an instant may have been sent under another name than today's."""
@@ -65,6 +67,10 @@ class Relinked(msgspec.Struct, frozen=True):
             return True
         seeds = self.seeded.get(destination)
         return bool(seeds) and received <= seeds.get(self.hidden(customer), -1)
+
+    def had_metered(self, destination: str, meter: str, sent: int) -> bool:
+        """Return whether what was sent at an instant may have gone under another name of its meter than today's."""
+        return sent < self.metered.get(destination, {}).get(meter, -1)
 
 
 class Naming:
@@ -168,7 +174,11 @@ class Naming:
             for name, names in self._names.items()
             if tenant == DEFAULT_TENANT
         }
-        return Relinked(put, seeded, self._hidden)
+        metered = {
+            name: {meter: at for meter, (_, at) in names.meters.items() if at > after}
+            for name, names in self._names.items()
+        }
+        return Relinked(put, seeded, self._hidden, metered)
 
     async def answered(
         self,

@@ -68,6 +68,12 @@ RENAMED = Unread(
 )
 
 
+REMETERED = Unread(
+    kind=UnreadKind.UNSUPPORTED,
+    why="some of it was sent under another name of its meter, or to another account: what is there was not read",
+)
+
+
 class Standing(StrEnum):
     """Where one event's delivery stands, as far as figures go."""
 
@@ -111,6 +117,8 @@ class Ours(msgspec.Struct, array_like=True):
     """When it was last sent, or received where it was not."""
     renamed: bool = False
     """It may have been sent under another name of the customer than `theirs`, or nobody knows any: its key tells."""
+    remetered: bool = False
+    """It may have been sent under another name of its meter than the one that is read."""
     foreign: bool = False
     """Of another tenant, or of a meter that is not compared, and listed with what is: only its key is looked at."""
 

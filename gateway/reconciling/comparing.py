@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 from adapters import Link, Read, Take, Unread, UnreadKind, UsageRow, Window
 from canonical_schema import ErrorCode
 from gateway.errors import RequestRefused
-from gateway.reconciling._model import RENAMED, Cell, Scope, Side, Theirs, Why
+from gateway.reconciling._model import Cell, Scope, Side, Theirs, Why
 from gateway.reconciling.counting import SHARED, Counters
 from gateway.reconciling.joining import Joiner
 from gateway.reconciling.ledger_side import EDGE, Labels, LedgerSide, beside, labels_of
@@ -153,8 +153,8 @@ class _Destination:
                 theirs = () if side.unread is not None else spill.part(number)
                 joiner.join(self._ours.spills[self._name].part(number), theirs)
                 await asyncio.sleep(0)
-        for place in joiner.untold:
-            _unread(side.cells[place], RENAMED)
+        for place, untold in joiner.untold.items():
+            _unread(side.cells[place], untold)
         if side.unread is not None:
             for cell in side.cells.values():
                 _unread(cell, side.unread)

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, replace
 from decimal import Decimal
 
 from adapters import Read, Unread, UnreadKind, Window
-from gateway.reconciling._model import EXACT, RENAMED, Ours, Place, Side, Standing, Why, total
+from gateway.reconciling._model import EXACT, REMETERED, RENAMED, Ours, Place, Side, Standing, Why, total
 from gateway.reconciling.joining import Joiner
 from gateway.times import to_micros
 
@@ -32,7 +32,8 @@ class _Tally:
     open: list[tuple[Decimal, str]] = field(default_factory=list[tuple[Decimal, str]])
     more: int = 0
     absolute: bool = False
-    renamed: bool = False
+    untold: Unread | None = None
+    """Why some of it may be counted elsewhere."""
 
 
 class Counters:
@@ -67,7 +68,8 @@ class Counters:
             cell.record(one)
             tally = self._tallies.setdefault(place, _Tally())
             tally.absolute = tally.absolute or one.absolute
-            tally.renamed = tally.renamed or one.renamed
+            if one.remetered or one.renamed:
+                tally.untold = REMETERED if one.remetered else RENAMED
             why = _CERTAIN.get(one.standing)
             if why is not None:
                 cell.put(why, EXACT.minus(one.quantity), one.id)
@@ -113,8 +115,8 @@ class Counters:
         if rest == 0:
             return
         missing = _combination(tally.open, EXACT.minus(rest))
-        if missing is None and tally.renamed:
-            cell.provider, cell.unread = None, RENAMED
+        if missing is None and tally.untold is not None:
+            cell.provider, cell.unread = None, tally.untold
             cell.reasons.clear()
             return
         if missing is None:

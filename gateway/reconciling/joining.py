@@ -5,8 +5,8 @@ from decimal import Decimal
 
 import msgspec
 
-from adapters import Window
-from gateway.reconciling._model import EXACT, Cell, Ours, Place, Side, Standing, Theirs, Why
+from adapters import Unread, Window
+from gateway.reconciling._model import EXACT, REMETERED, RENAMED, Cell, Ours, Place, Side, Standing, Theirs, Why
 from gateway.reconciling.ledger_side import Labels
 from gateway.times import to_micros
 
@@ -49,8 +49,8 @@ class Joiner:
         self._by = by
         self._settled = settled
         self._narrow = narrow
-        self.untold: set[Place] = set()
-        """Figures of which a part was sent under names that were not read."""
+        self.untold: dict[Place, Unread] = {}
+        """Figures of which a part was sent under names that were not read, and which."""
 
     def join(self, ours: Iterable[Ours], theirs: Iterable[Theirs]) -> None:
         """Compare all that one part holds; every record of a key is in the same part."""
@@ -115,8 +115,9 @@ class Joiner:
             if not ours.quantity:
                 return  # taken back, and gone there
             elsewhere = [row for row in rows if not self._within(row.at)]
-            if self._narrow and ours.renamed and not elsewhere and ours.standing is Standing.DELIVERED:
-                self.untold.add(Place(ours.customer, ours.meter, ours.part))
+            untold = REMETERED if ours.remetered else RENAMED if self._narrow and ours.renamed else None
+            if untold is not None and not elsewhere and ours.standing is Standing.DELIVERED:
+                self.untold[Place(ours.customer, ours.meter, ours.part)] = untold
             moved = Why.LATE if ours.received >= self._end else Why.BOUNDARY
             cell.put(moved if elsewhere else self._missing(ours), EXACT.minus(ours.quantity), ours.id)
             return

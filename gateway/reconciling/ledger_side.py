@@ -127,7 +127,7 @@ class LedgerSide:
     async def read(self) -> None:
         """Read every event of the window, and a little beyond."""
         scope = self._scope
-        await self._learn_names()
+        relinked = await self._learn_names()
         async for view in stored(self._gateway.ledger, None):
             snapshot = view.snapshot
             await self._pass_over(view)
@@ -154,6 +154,7 @@ class LedgerSide:
                             for ours in meant[name]:
                                 ours.sent = max(received, sent[name].get(index, 0))
                                 ours.renamed = ours.renamed or index in erased  # the pseudonym is known here alone
+                                ours.remetered = relinked.had_metered(name, event.meter, ours.sent)
                                 self.spills[name].put(ours.key, ours)
                     if self._scope.against is not None and len(meant) == 1:
                         self._count_alone(*meant.popitem())
@@ -162,13 +163,14 @@ class LedgerSide:
             for one in theirs & self.known[name].keys():
                 self.shared[name].setdefault(one, set()).add(self.known[name][one])
 
-    async def _learn_names(self) -> None:
+    async def _learn_names(self) -> Relinked:
         scope, book = self._scope, self.book
         self._relinked = await book.naming.relinked(scope.tenant, to_micros(self._wide.start))
         if scope.customer is not None:
             await book.learn(scope.tenant, {scope.customer})
             for name in self._labels:
                 self._names(name, scope.tenant, scope.customer)
+        return self._relinked
 
     async def _pass_over(self, view: View) -> None:
         """Note the keys of what is not compared, and may be listed with what is."""

@@ -5,7 +5,8 @@ from typing import Any
 
 import pytest
 
-from tests.gateway.conftest import CONTRACT, Asking, House, MovableClock, event
+from gateway.configuration.file import loads
+from tests.gateway.conftest import CONTRACT, Asking, House, MovableClock, configured, event
 
 pytestmark = pytest.mark.anyio
 
@@ -100,3 +101,15 @@ async def test_a_counter_that_is_off_is_unexplained(house: House, clock: Movable
         assert [("unexplained", "-4")] == [(one["class"], one["quantity"]) for one in found["acme"]["reasons"]]
         assert 1 == found["report"]["unexplained"]
         assert CONTRACT not in str(found)
+
+
+async def test_a_counter_under_another_name_of_the_meter_is_not_laid_beside_all_of_it(
+    asking: Asking, clock: MovableClock
+) -> None:
+    await asking.send(event("e1"), query="?ack=all")
+    changed = {"meters": {"api_calls": {"bindings": {"wingback": {"feature_slug": "CALLS"}}}}}
+    await asking.gateway.reload(loads(configured(changed), {}))
+    await asking.send(event("e2", quantity=4), query="?ack=all")
+    clock.ahead = timedelta(minutes=30)
+    found = await reconciled(asking, clock)
+    assert "under another name of its meter" in found["acme"]["unread"]["why"]

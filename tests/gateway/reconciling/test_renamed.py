@@ -8,10 +8,11 @@ from typing import Any
 import pytest
 
 from adapters import Window
+from gateway.configuration.file import loads
 from gateway.reconciling.comparing import compare, scope_of
 from gateway.reconciling.report import report
 from gateway.simulator import StoredRow
-from tests.gateway.conftest import CONTRACT, Asking, House, MovableClock, event
+from tests.gateway.conftest import CONTRACT, Asking, House, MovableClock, configured, event
 from tests.gateway.links.test_lookups import House as Looking
 from tests.gateway.reconciling.test_counters import OTHER, reconciled
 from tests.gateway.reconciling.test_planted import Day, keyed, reasons
@@ -142,3 +143,19 @@ async def test_a_customer_whose_vendor_answers_otherwise_has_had_both_names(look
     assert ["sub_old", "sub_old", "sub_new"] == looking.vendor.billed
     found = await told(looking)
     assert (0, True) == (found["unexplained"], found["complete"])
+
+
+async def test_usage_that_was_sent_under_another_name_of_its_meter_is_not_said_to_be_lost(
+    asking: Asking, day: Day
+) -> None:
+    await asking.send([day.event("e1"), day.event("lost", meter="jobs")], query="?ack=all")
+    changed = {"meters": {"api_calls": {"bindings": {"flexprice": {"event_name": "calls"}}}}}
+    await asking.gateway.reload(loads(configured(changed), {}))
+    await asking.send([day.event("e2")], query="?ack=all")
+    asking.vendors["flexprice"].tamper(lambda stock: stock.forget(keyed("lost")))
+    day.later()
+    found = await day.reconcile(asking, destinations=["flexprice"])
+    figures = {one["meter"]: one for one in found["comparisons"][0]["figures"]}
+    assert "under another name of its meter" in figures["api_calls"]["unread"]["why"]
+    assert not found["complete"]
+    assert "only_here" == figures["jobs"]["class"], "its name is what it was"
