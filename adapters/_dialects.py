@@ -21,6 +21,8 @@ from canonical_schema import ErrorCode
 
 __all__ = ["EchoedRows", "IndexedFailures", "OneVerdict", "TwoLists", "refuse"]
 
+_MULTI_STATUS = 207
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OneVerdict:
@@ -63,7 +65,8 @@ class OneVerdict:
 class IndexedFailures:
     """A bare list of the rows that failed, by position; the others are stored (Wingback).
 
-    A success without a body names nobody. Outside success an empty list says nothing.
+    A success without a body names nobody; but a 207 is nothing without its body. Outside success an empty list says
+    nothing.
     """
 
     row_by_row: ClassVar[bool] = True
@@ -84,7 +87,7 @@ class IndexedFailures:
 
     def read(self, door: Door, reply: Reply, sent: Sequence[Sent]) -> Mapping[str, Outcome] | None:
         expected, success = reply.status in self.statuses, reply.status < 300
-        failures: JsonValue | None = () if expected and success and not reply.body.strip() else reply.json
+        failures: JsonValue | None = () if expected and success and _is_bare(reply) else reply.json
         if not _is_list(failures) or not (failures or success):
             return None
         if not expected and (success or all(_member(failure, self.index) is None for failure in failures)):
@@ -102,7 +105,7 @@ class IndexedFailures:
         return outcomes
 
     def took_all(self, reply: Reply, keys: Sequence[str]) -> Sequence[str | None] | None:
-        silent = not reply.body.strip() or reply.json == []
+        silent = _is_bare(reply) or reply.json == []
         return () if reply.status in self.statuses and silent else None
 
     def _why(self, failure: JsonValue, status: int) -> tuple[str, int, str | None]:
@@ -298,6 +301,11 @@ def _text(value: JsonValue | None) -> str | None:
 
 def _is_list(value: JsonValue | None) -> TypeGuard[Sequence[JsonValue]]:
     return isinstance(value, list | tuple)
+
+
+def _is_bare(reply: Reply) -> bool:
+    """Return whether an answer needs no body, and has none. A 207 tells row by row: without a body it is cut short."""
+    return reply.status != _MULTI_STATUS and not reply.body.strip()
 
 
 def _is_index(value: JsonValue | None, length: int) -> TypeGuard[int]:

@@ -6,7 +6,7 @@ from decimal import Decimal
 import pytest
 from pydantic import ValidationError
 
-from adapters import Outcome, Reply, State, encode_row, settle
+from adapters import Outcome, Reply, State, encode_row, settle, took_all
 from canonical_schema import ErrorCode
 from tests.adapters.worlds import NOW, adapter_of, json_reply, rows_of, text_reply, usage_of
 
@@ -66,11 +66,18 @@ def test_a_zero_has_no_sign() -> None:
     assert "0" == WINGBACK.encode(usage_of(WINGBACK, quantity=Decimal("-0")))["units"]
 
 
-@pytest.mark.parametrize("status", [200, 201, 202, 207])
-@pytest.mark.parametrize("body", ["", "  \n", "[]"])
+@pytest.mark.parametrize(
+    ("status", "body"), [(status, body) for status in (200, 201, 202) for body in ("", "  \n", "[]")] + [(207, "[]")]
+)
 def test_a_success_that_names_nobody_stored_everything(status: int, body: str) -> None:
     reply = json_reply(status, []) if body == "[]" else text_reply(status, body)
     assert [Outcome(state=State.ACCEPTED, status=status)] * 3 == settled(reply)
+
+
+@pytest.mark.parametrize("body", ["", "  \n"])
+def test_an_answer_that_promises_to_tell_row_by_row_and_has_no_body_says_nothing(body: str) -> None:
+    reply, rows = text_reply(207, body), rows_of(WINGBACK, 3)
+    assert ([State.UNKNOWN] * 3, None) == (states(reply), took_all(DOOR, reply, [row.key for row in rows]))
 
 
 @pytest.mark.parametrize("status", [200, 207, 400, 422])
