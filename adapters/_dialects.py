@@ -277,6 +277,7 @@ def _ids(
 
     `failed` names a list that has to be there, and empty.
     """
+    reply.body.decode()  # what is passed over is not looked at, and may be no text
     listing = _listing(under, failed, key, theirs).decode(reply.body)
     if failed is not None and listing.failed:
         return None

@@ -201,6 +201,22 @@ def test_a_row_that_is_listed_as_failed_too_is_not_told_at_once() -> None:
 
 
 @every_door
+@given(data=st.data(), count=st.integers(1, 3))
+@settings(max_examples=40, deadline=None)
+def test_an_answer_that_is_no_text_somewhere_is_read_alike_at_once_and_row_by_row(
+    name: str, profile: str, data: st.DataObject, count: int
+) -> None:
+    adapter = adapter_of(name, profile)
+    sent = rows_of(adapter, 1 if adapter.door.rows == "one" else count)
+    taken = adapter.door.dialect.render(adapter.door, sent, {row.key: Outcome(state=State.ACCEPTED) for row in sent})
+    body = taken.body.removesuffix(b"}") + b',"more":"words"}' if taken.body.endswith(b"}") else taken.body
+    letters = [place for place, byte in enumerate(body) if chr(byte).isalpha()]
+    place = data.draw(st.sampled_from(letters)) if letters else 0
+    reply = Reply(status=taken.status, headers=taken.headers, body=body[:place] + b"\xff" + body[place + 1 :])
+    agrees(adapter, reply, sent, settle(adapter.door, reply, sent, now=NOW))
+
+
+@every_door
 @given(data=st.data(), count=st.integers(1, 5))
 @settings(max_examples=60, deadline=None)
 def test_reading_claims_no_more_than_was_rendered(name: str, profile: str, data: st.DataObject, count: int) -> None:
