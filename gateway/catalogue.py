@@ -141,6 +141,10 @@ class Catalogue:
             known[asked] = await self._book.naming.since(*asked)
         return known[asked]
 
+    def renamed(self, destination: str, meter: str, since: int) -> bool:
+        """Return whether a destination names a meter otherwise than it did at an instant, as far as is known."""
+        return self._book is not None and self._book.naming.meter_since(destination, meter) > since
+
     def unlinked(self, destination: str, tenant: str, customer: str) -> str | None:
         """Return why looking a customer up gave no link, if it was looked up."""
         return None if self._book is None else self._book.lookups.why(destination, tenant, customer)

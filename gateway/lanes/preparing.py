@@ -66,6 +66,10 @@ class Preparer:
                 following = Next(code=Code.UNKNOWN, doubt=group.doubt, error=group.error)
                 turned.append(moved(work, range(len(work.members)), following, now))
                 continue
+            if renamed := self._renamed(work):  # the others are taken again
+                following = Next(code=Code.UNKNOWN, doubt=group.doubt, error=group.error)
+                turned.append(moved(work, renamed, following, now))
+                continue
             gone, places = ended(work, self._adapter.spec.title, now)
             turned += gone
             places, waiting = self._in_turn(work, places)
@@ -90,6 +94,17 @@ class Preparer:
             lots.append(lot)
             rows, size = rows + lot.count, size + lot.size
         return lots, turned
+
+    def _renamed(self, work: Work) -> list[int]:
+        """Return the places of what may be there under another name of its meter, where a repeat has to have the same.
+
+        What is in doubt by a restore may have been sent as it was named before: its rows are not known any more.
+        """
+        dedupe, sent = self._adapter.dedupe, work.group.sent
+        if not work.group.doubt or work.parts is not None or sent is None or dedupe is None or "meter" not in dedupe.by:
+            return []
+        events = enumerate(work.events)
+        return [place for place, one in events if self._catalogue.renamed(self._destination, one.meter, sent)]
 
     def _seen(self, runs: Sequence[Run], now: datetime) -> Iterable[tuple[Work, _Seen]]:
         """Return each piece of work with what there is to see of it. None is looked at before its run is asked for."""

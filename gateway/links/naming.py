@@ -149,6 +149,10 @@ class Naming:
         _, answered = found.get(destination, ("", 0))
         return max(metered, seeded, put.get(destination, 0), answered)
 
+    def meter_since(self, destination: str, meter: str) -> int:
+        """Return since when a destination names a meter as it does, in microseconds; 0: as far as is known, always."""
+        return self._names.get(destination, _Names()).meters.get(meter, ("", 0))[1]
+
     async def _latest(self, destination: str) -> _Names | None:
         """Return how a destination names things by the configuration that was read last; `None`: by this one."""
         mark = await self._ledger.document(LATEST, "", destination) if self._ledger.shared else None
