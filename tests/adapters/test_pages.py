@@ -9,6 +9,7 @@ import pytest
 
 from adapters import AnyAdapter, CanReadUsage, Read, Reply, Unread, UnreadKind, UsageRow, Wanted, Window
 from adapters._inventory import CanListCustomers, CanListMeters
+from adapters._readback import listed
 from tests.adapters.worlds import NOW, adapter_of, bound
 
 NOVEMBER = Window(start=datetime(2026, 11, 1, tzinfo=UTC), end=datetime(2026, 12, 1, tzinfo=UTC))
@@ -49,6 +50,12 @@ def usage(*keys: str) -> list[dict[str, Any]]:
 
 def counted(total: object, under: str, rows: list[dict[str, Any]]) -> dict[str, Any]:
     return {under: rows, "pagination": {"limit": 2, "offset": 0, "total": total}}
+
+
+@pytest.mark.parametrize("status", [302, 404, 429, 503])
+def test_an_empty_page_that_comes_with_a_refusal_is_no_end(status: int) -> None:
+    refused = Reply(status=status, body=b'{"data": []}')
+    assert Unread(kind=UnreadKind.TROUBLE, why=f"events: HTTP {status}") == listed(refused, "events", "data")
 
 
 @pytest.mark.parametrize("total", [3, "3", 3.0])
