@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, replace
 from decimal import Decimal
 
 from adapters import Read, Unread, UnreadKind, Window
-from gateway.reconciling._model import EXACT, REMETERED, RENAMED, Ours, Place, Side, Standing, Why, total
+from gateway.reconciling._model import EXACT, REMETERED, RENAMED, Cell, Ours, Place, Side, Standing, Why, total
 from gateway.reconciling.joining import Joiner
 from gateway.times import to_micros
 
@@ -94,7 +94,7 @@ class Counters:
                 cell.window = told.window
             label, _ = reads.get((place.meter, place.part), ("", ""))
             unread = told if isinstance(told, Unread) else None if told is None else told.unread.get(label)
-            if told is None:
+            if told is None and EXACT.add(cell.recorded, _explained(cell)) != 0:  # else nothing of it ever left
                 unread = Unread(kind=UnreadKind.UNSUPPORTED, why="no link names the customer there")
             if unread is not None:
                 cell.provider, cell.unread = None, unread
@@ -110,8 +110,7 @@ class Counters:
             if provider != cell.recorded:  # a running value replaces what came before it: sums say nothing
                 cell.put(Why.CAPABILITY, EXACT.subtract(provider, cell.recorded), "")
             return
-        explained = total(one.quantity for one in cell.reasons.values())
-        rest = EXACT.subtract(EXACT.subtract(provider, cell.recorded), explained)
+        rest = EXACT.subtract(EXACT.subtract(provider, cell.recorded), _explained(cell))
         if rest == 0:
             return
         missing = _combination(tally.open, EXACT.minus(rest))
@@ -124,6 +123,10 @@ class Counters:
             return
         for quantity, event_id in missing:
             cell.put(Why.IN_FLIGHT, EXACT.minus(quantity), event_id)
+
+
+def _explained(cell: Cell) -> Decimal:
+    return total(one.quantity for one in cell.reasons.values())
 
 
 def _together(one: Read | Unread, other: Read | Unread) -> Read | Unread:
