@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from canonical_schema import Event, encode_events
+from gateway.errors import LedgerUnavailable
 from gateway.ledger._claims import Claim, ClaimKind, Run, Spread
 from gateway.ledger._deliveries import earliest, times
 from gateway.ledger._events import StoredEvents
@@ -216,6 +217,8 @@ class Recording(Keeping):
                 claims.append(Claim(ref, ClaimKind.NEW))
                 continue
             batch, index = split_ref(ref)
+            if batch not in held:  # what it was is not known any more, and in a moment the id is not either
+                raise LedgerUnavailable("an id of this request is past remembering at this very moment")
             differing = held[batch].differing(index, event)
             claims.append(
                 Claim(ref, ClaimKind.REPLAY) if differing is None else Claim(ref, ClaimKind.CONFLICT, differing)

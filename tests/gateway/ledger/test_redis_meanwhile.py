@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from canonical_schema import fingerprint
-from gateway.ledger import Code, Group, Ledger, Plan, Work, WorkState
+from gateway.errors import LedgerUnavailable
+from gateway.ledger import ClaimKind, Code, Group, Ledger, Plan, Work, WorkState
 from gateway.ledger._kept import Erasure
 from gateway.ledger.redis import RedisLedger
 from tests.gateway.ledger.conftest import TENANT, batch_of, change, event, processes, recorded, rendered, sending, taken
@@ -103,6 +104,20 @@ async def test_what_is_past_remembering_while_it_is_looked_at_is_not_known(serve
         await trimmed(one, batch)
         meanwhile(other, "bodies", lambda: one.forget(5000, 10))
         assert {kept} == set(await other.snapshots([batch, kept]))
+
+
+async def test_a_repeat_of_what_is_past_remembering_while_it_is_looked_at_is_to_come_again(
+    server: Server, meanwhile: Any
+) -> None:
+    async with processes(server, 2) as (one, other):
+        batch = await ended(one)
+        await recorded(one, "e3")
+        await trimmed(one, batch)
+        meanwhile(other, "bodies", lambda: one.forget(5000, 10))
+        again = partial(other.record, TENANT, 6000, [event("e1", customer="ann")], [PLAN])
+        with pytest.raises(LedgerUnavailable, match="past remembering"):
+            await again()
+        assert [ClaimKind.NEW] == [claim.kind for claim in await again()]
 
 
 @pytest.mark.parametrize("look", [RedisLedger.abandoned, partial(RedisLedger.held, state=WorkState.SENDING)])
