@@ -88,6 +88,12 @@ class Chain(msgspec.Struct, frozen=True, kw_only=True):
         last = self.events[-1].corrects
         return quantities_of(self.original) if last is None else last.after
 
+    @property
+    def halved(self) -> bool:
+        """Whether it was refunded in order to be replaced, and is not: only some destinations know of the refund."""
+        last = self.events[-1].corrects
+        return last is not None and last.action == "refund"
+
 
 class LedgerReader:
     """Reads the ledger and remembers what it read, so it is to be thrown away soon."""

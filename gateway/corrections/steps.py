@@ -68,7 +68,7 @@ async def steps_to(gateway: Gateway, reader: LedgerReader, chain: Chain, wanted:
         detail = "it states a running value: send the right value as a new event"
         raise NotCorrected(422, ErrorCode.UNSUPPORTED, detail)
     target = _target(chain, wanted)
-    if target == chain.value:
+    if target == chain.value and not chain.halved:
         return []
     live, shadow, unknown, refunds = list[str](), list[str](), list[str](), list[str]()
     filtered: list[tuple[str, Code]] = []
@@ -120,7 +120,8 @@ def _target(chain: Chain, wanted: Target) -> Quantities:
     original = chain.original
     has = quantities_of(original)
     if isinstance(wanted, Scale):
-        if not chain.value:
+        last = chain.events[-1].corrects
+        if not (last.before if last is not None and chain.halved else chain.value):
             return {}
         try:
             return {name: EXACT.multiply(each, wanted.factor) for name, each in has.items()}
