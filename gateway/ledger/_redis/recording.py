@@ -69,6 +69,9 @@ class Recording(Keeping):
         places: dict[int, list[int]] = {}
         for position, one in enumerate(digests):
             places.setdefault(_part_of(one, links), []).append(position)
+        firsts = [] if len(places) == 1 else [position for position, event in enumerate(events) if _refunds(event)]
+        if 0 < len(firsts) < len(events):
+            return await self._whole(self._in_halves(tenant, received, events, plans, audit, firsts))
         # The audit goes with the events where they lie in one partition, and follows them where they do not.
         whole = len(places) == 1
         made = await together(
@@ -95,6 +98,26 @@ class Recording(Keeping):
         claims: dict[int, Claim] = {}
         for some, found in zip(places.values(), made, strict=True):
             claims.update(zip(some, found, strict=True))
+        return [claims[position] for position in range(len(events))]
+
+    async def _in_halves(
+        self,
+        tenant: str,
+        received: int,
+        events: Sequence[Event],
+        plans: Sequence[Plan],
+        audit: Sequence[AuditRow],
+        firsts: Sequence[int],
+    ) -> Sequence[Claim]:
+        """Record refunds before what replaces the refunded: without the refund that would be refused for good."""
+        seconds = sorted(set(range(len(events))).difference(firsts))
+        claims: dict[int, Claim] = {}
+        for some in (firsts, seconds):
+            rows = audit if some is seconds and all(claim.kind is ClaimKind.NEW for claim in claims.values()) else ()
+            made = await self.record(
+                tenant, received, [events[one] for one in some], [plans[one] for one in some], rows
+            )
+            claims.update(zip(some, made, strict=True))
         return [claims[position] for position in range(len(events))]
 
     def partition_of(self, one: bytes) -> int:
@@ -309,6 +332,11 @@ class Recording(Keeping):
             remains=left,
             receipts=held.receipts,
         )
+
+
+def _refunds(event: Event) -> bool:
+    """Return whether it is the first half of a correction in two."""
+    return event.corrects is not None and event.corrects.action == "refund"
 
 
 def _part_of(one: bytes, partitions: int) -> int:

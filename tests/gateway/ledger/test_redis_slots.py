@@ -10,12 +10,14 @@ from decimal import Decimal
 import pytest
 from redis.crc import key_slot
 
-from canonical_schema import Event
+from canonical_schema import PLAIN, Correction, Event
 from gateway.accepting import Accepting
 from gateway.configuration.file import loads
 from gateway.errors import LedgerUnavailable
 from gateway.ledger import ClaimKind, Plan
 from gateway.ledger._redis.address import Address
+from gateway.ledger._redis.link import Link
+from gateway.ledger._rows import digests
 from gateway.ledger.redis import RedisLedger
 from gateway.service import Gateway
 from gateway.simulator import SimulatedProvider
@@ -274,3 +276,49 @@ async def test_a_cluster_that_tells_no_addresses_is_where_it_was_asked(cluster: 
         await ledger.close()
         for server in cluster.masters:
             server.command("CONFIG", "SET", "cluster-preferred-endpoint-type", "ip")
+
+
+async def test_what_replaces_a_refunded_event_is_not_there_before_its_refund(cluster: Cluster) -> None:
+    ledger = ledger_on(cluster)
+    await ledger.open()
+    try:
+        halves, links = corrections_apart(cluster, ledger)
+        away = cluster.masters[cluster.master_of(key_slot(links[0].tag))]
+        away.pause(on=True)
+        try:
+            with pytest.raises(LedgerUnavailable):
+                await ledger.record(TENANT, 1000, halves, [PLAN] * 2)
+            assert await ledger.find(TENANT, halves[1].id) is None
+        finally:
+            away.pause(on=False)
+        claims = await ledger.record(TENANT, 1000, halves, [PLAN] * 2)
+        assert ClaimKind.NEW is claims[1].kind
+    finally:
+        await ledger.close()
+
+
+def corrections_apart(cluster: Cluster, ledger: RedisLedger) -> tuple[list[Event], list[Link]]:
+    """Return a refund and a replacement whose ids fall into parts on different masters, with these parts."""
+    for number in range(100):
+        halves = [
+            Event(
+                id=f"e{number}~c{each}",
+                customer="acme",
+                meter="api_calls",
+                quantity=Decimal(each),
+                corrects=Correction(
+                    of=f"e{number}",
+                    number=each,
+                    action="refund" if each == 1 else "replace",
+                    before={PLAIN: Decimal(3)},
+                    after={PLAIN: Decimal(7)} if each == 2 else {},
+                    reason="a meter ran twice",
+                    actor="ada",
+                ),
+            )
+            for each in (1, 2)
+        ]
+        links = [ledger._links[ledger.partition_of(one)] for one in digests(TENANT, [half.id for half in halves])]
+        if len({cluster.master_of(key_slot(link.tag)) for link in links}) == 2:
+            return halves, links
+    raise AssertionError("all fall together")
