@@ -1,7 +1,7 @@
 """A customer is forgotten, and what was measured still adds up."""
 
 from collections import Counter
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Collection
 from typing import Any, cast
 
 import msgspec
@@ -53,7 +53,7 @@ async def _erased(gateway: Gateway, actor: Actor, erasure: Erasure) -> tuple[dic
             unsettled.update(_unsettled(snapshot, customer))
     _refuse(unsettled, abandon=abandon, events=0)
 
-    events, abandoned, left = 0, Counter[str](), Counter[str]()
+    events, in_doubt, abandoned, left = 0, 0, Counter[str](), Counter[str]()
     async for batch in _batches(ledger, erasure):
         snapshot = await snapshot_of(ledger, batch)
         places = [] if snapshot is None else _places(snapshot, customer)
@@ -64,6 +64,7 @@ async def _erased(gateway: Gateway, actor: Actor, erasure: Erasure) -> tuple[dic
         events += count
         if found:
             abandoned.update(found)
+            in_doubt += 0 if snapshot is None else _in_doubt(snapshot, places)
             for lane in gateway.lanes.values():  # absolute values may wait for one that was given up
                 await lane.settled(batch, places)
     try:
@@ -79,7 +80,9 @@ async def _erased(gateway: Gateway, actor: Actor, erasure: Erasure) -> tuple[dic
         action="erase",
         target=erasure.alias,
         reason=erasure.told(actor.reason),
-        after=msgspec.json.encode({"events": events, "archived": archived, "abandoned": abandoned}).decode(),
+        after=msgspec.json.encode(
+            {"events": events, "archived": archived, "abandoned": abandoned, "in_doubt": in_doubt}
+        ).decode(),
     )
     await ledger.unname(erasure)
     gateway.lookups.drop(erasure.tenant, customer)
@@ -96,6 +99,7 @@ async def _erased(gateway: Gateway, actor: Actor, erasure: Erasure) -> tuple[dic
         "events": events,
         "archived": archived,
         "abandoned": dict(abandoned),
+        "in_doubt": in_doubt,
         "configured": customer in gateway.configuration.customers,
     }
     return told, left
@@ -155,6 +159,16 @@ def _unnamed(value: Any, erasure: Erasure) -> Any:
 
 def _places(snapshot: Snapshot, customer: str) -> list[int]:
     return [index for index, event in enumerate(snapshot.events) if event.customer == customer]
+
+
+def _in_doubt(snapshot: Snapshot, places: Collection[int]) -> int:
+    """Count the deliveries of which a part may be stored all the same: nothing will tell, once they are given up."""
+    return sum(
+        len(set(places).intersection(members))
+        for track in snapshot.tracks
+        for group, members in track.work
+        if group.doubt or group.state is WorkState.UNKNOWN
+    )
 
 
 def _unsettled(snapshot: Snapshot, customer: str) -> Counter[str]:

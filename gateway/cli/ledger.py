@@ -171,6 +171,8 @@ def erase(
     say(f"{made['events']} events in the ledger and {archived} in the archive: now {made['pseudonym']}", "green")
     if made["abandoned"]:
         say("given up: " + ", ".join(f"{count} {state}" for state, count in sorted(made["abandoned"].items())))
+    if made["in_doubt"]:
+        say(f"{made['in_doubt']} of these may have been stored at the vendor: look there", "yellow")
     if made["configured"]:
         say("The configuration still names this customer: take the links there out too.")
     return Exit.OK

@@ -115,6 +115,18 @@ async def test_what_could_still_be_billed_is_refused_by_number_and_given_up_on_d
     adds_up(tmp_path)
 
 
+async def test_what_may_have_been_stored_of_what_is_given_up_is_counted(house: House) -> None:
+    """It ends as dead, and nothing else tells that a vendor may bill it."""
+    async with house() as asking:
+        asking.vendors["wingback"].fail("lost_answer")
+        await asking.one(event("e1"))
+        await asking.one(event("e2", quantity="2.5"))
+        told = (await erase(asking, unsettled="abandon")).json()
+        assert ({"unknown": 1, "rejected": 2}, 1) == (told["abandoned"], told["in_doubt"])
+        (row,) = [row for row in (await asking.get("/v1/audit"))["data"] if row["action"] == "erase"]
+        assert '"in_doubt":1' in row["after"]
+
+
 async def test_who_may_not_or_gives_no_reason_erases_nothing(house: House) -> None:
     async with house() as asking:
         await asking.one(event())
@@ -130,6 +142,7 @@ async def test_a_customer_is_erased_from_the_command_line(house: House, monkeypa
     def ask(url: str, key: str | None, method: str, path: str, body: Any) -> httpx.Response:
         asked.append((method, path, body))
         told = {"pseudonym": "erased_1", "events": 2, "archived": 1, "abandoned": {"dead": 3}, "configured": True}
+        told["in_doubt"] = 2
         return httpx.Response(200, json=told)
 
     monkeypatch.setattr("gateway.cli.ledger.ask", ask)
