@@ -66,7 +66,13 @@ def backfill(
         path = Path(source)
         asked |= {"source": "file", "digest": _digest(path), "unproven": unproven}
         job = ask(url, key, "POST", "/v1/backfills", asked).json()
-        job = _sent(path, format, job, url, key)
+        try:
+            rows = _rows(path, format, str(job["tenant"]))
+        except CommandFailed:
+            if not job.get("cursor"):  # a file that is mended is another one: this job would never end
+                ask(url, key, "POST", f"/v1/backfills/{job['id']}/cancel", {"reason": "its file cannot be read"})
+            raise
+        job = _sent(path, format, job, rows, url, key)
     if as_json:
         machine(job)
     else:
@@ -109,15 +115,20 @@ def _followed(job: Mapping[str, Any], look: Callable[[], Mapping[str, Any]]) -> 
     return job
 
 
+def _rows(path: Path, given: HistoryFormat | None, tenant: str) -> Counter[bool]:
+    """Return how many rows are events, and how many are not."""
+    rows = Counter(isinstance(one, Event) for one in read(path, given, tenant))
+    if not rows[True]:
+        raise CommandFailed(f"{path}: holds no events of tenant {tenant}")
+    return rows
+
+
 def _sent(
-    path: Path, given: HistoryFormat | None, job: Mapping[str, Any], url: str, key: str | None
+    path: Path, given: HistoryFormat | None, job: Mapping[str, Any], rows: Mapping[bool, int], url: str, key: str | None
 ) -> Mapping[str, Any]:
     """Send what the gateway has not taken yet; return the job, and of how many rows nothing can be sent."""
     tenant = str(job["tenant"])
-    rows = Counter(isinstance(one, Event) for one in read(path, given, tenant))
     total, invalid = rows[True], rows[False]
-    if not total:
-        raise CommandFailed(f"{path}: holds no events of tenant {tenant}")
     events = in_order(_good(path, given, tenant))
     done = int(job.get("cursor", 0))
     if done:

@@ -1,10 +1,12 @@
 """Backfill: history to one destination, once, behind live traffic, whatever breaks off in between."""
 
+import asyncio
 import json
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 
 from gateway.cli import main
@@ -262,6 +264,23 @@ def test_a_file_that_is_not_there_is_a_usage_error(tmp_path: Path, capsys: pytes
     command = ["backfill", "--to", "flexprice", "--from", str(tmp_path / "none.csv"), "--reason", "we move"]
     assert 2 == main(command)
     assert "none.csv: cannot be read" in capsys.readouterr().err
+
+
+async def test_a_file_of_which_nothing_can_be_read_leaves_no_job_behind(
+    asking: Asking, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loop = asyncio.get_running_loop()
+
+    def ask(_url: str, _key: str | None, method: str, path: str, body: Any) -> httpx.Response:
+        return asyncio.run_coroutine_threadsafe(asking.client.request(method, path, json=body), loop).result()
+
+    monkeypatch.setattr("gateway.cli.backfill.ask", ask)
+    for name, content in (("cut.ndjson.gz", b"\x1f\x8b"), ("empty.ndjson", b"\n"), ("wrong.ndjson", b"\n{}\n")):
+        (tmp_path / name).write_bytes(content)
+        command = ["backfill", "--to", "flexprice", "--from", str(tmp_path / name), "--reason", "we move"]
+        assert 1 == await asyncio.to_thread(main, command)
+    jobs = (await asking.get("/v1/backfills"))["data"]
+    assert ["cancelled"] * 3 == [job["state"] for job in jobs]
 
 
 async def test_what_another_of_the_group_has_billed_is_not_billed_again(house: House, clock: MovableClock) -> None:
