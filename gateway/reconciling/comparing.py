@@ -46,7 +46,7 @@ def scope_of(
 ) -> Scope:
     """Return what to compare; without destinations, all that have a binding for what is asked about.
 
-    Raises RequestRefused for what is not configured, and for a window without an inside.
+    Raises RequestRefused for what is not configured or is of other tenants, and for a window without an inside.
     """
     catalogue, meters = gateway.catalogue, gateway.configuration.meters
     if window.start >= window.end:
@@ -62,6 +62,9 @@ def scope_of(
     for name in destinations:
         if name not in catalogue.destinations:
             raise RequestRefused(400, ErrorCode.INVALID_REQUEST, f"destination: {name[:64]!r} is not configured")
+        if not catalogue.destinations[name].serves(tenant):  # what stands there is other tenants' alone
+            detail = f"destination: {name[:64]!r} takes no events of tenant {tenant}"
+            raise RequestRefused(400, ErrorCode.INVALID_REQUEST, detail)
     asked = [meters[meter]] if meter is not None else list(meters.values())
     bound = {name for one in asked for name in one.bindings}
     serves = {name for name, one in catalogue.destinations.items() if one.serves(tenant)}

@@ -48,6 +48,27 @@ async def test_the_usage_of_another_tenant_is_no_difference(house: House, day: D
             assert ("theirs" in str(report)) == (tenant == "eu")
 
 
+async def test_a_destination_of_one_tenant_is_read_for_no_other(house: House, day: Day) -> None:
+    async with house({**TENANTS, "destinations": {"flexprice": {"tenants": ["default"]}}}) as asking:
+        be(asking, "default")
+        await asking.send(day.event("e1", customer="ours"))
+        day.later()
+        be(asking, "eu")
+        window = {"from": day.start.isoformat(), "to": day.end.isoformat()}
+        query = {**window, "customer": "ours", "meter": "api_calls", "destination": "flexprice"}
+        for answer in (
+            await asking.client.post("/v1/reconciliations", json={**window, "destinations": ["flexprice"]}),
+            await asking.client.post(
+                "/v1/reconciliations", json={**window, "destinations": ["flowglad"], "against": "flexprice"}
+            ),
+            await asking.client.get("/v1/usage", params=query),
+        ):
+            assert (400, "destination: 'flexprice' takes no events of tenant eu") == (
+                answer.status_code,
+                answer.json().get("detail"),
+            )
+
+
 def tokens(place: str, **others: Any) -> dict[str, Any]:
     return {"bindings": {"flexprice": {"event_name": "tokens", "quantity_property": place}, **others}}
 
