@@ -113,6 +113,7 @@ class Book:
     def drop(self, tenant: str, customer: str) -> None:
         """Have nothing of a customer at hand: what the ledger holds has changed."""
         self._held.pop((tenant, customer), None)
+        self._none.pop(tenant, None)
 
     def _forget(self, most: int) -> None:
         while len(self._held) > most:

@@ -60,7 +60,7 @@ class Linking:
         As `Book.put`: `whole` says whether destinations that a change does not name lose what they had.
         """
         async with self._turn:
-            moved = await self._gateway.book.put(tenant, changes, actor, reason, whole=whole)
+            moved = await self._put(tenant, changes, actor, reason, whole=whole)
         return self._free(tenant, moved)
 
     async def take_away(self, tenant: str, customer: str, destination: str | None, actor: str, reason: str) -> bool:
@@ -73,9 +73,19 @@ class Linking:
             kept = configured.keys() - {destination} if destination is not None else ()
             left = {name: rows for name, rows in stored.items() if name in kept}
             change = Change(customer=customer, links=left)
-            moved = await self._gateway.book.put(tenant, [change], actor, reason, whole=True)
+            moved = await self._put(tenant, [change], actor, reason, whole=True)
         self._free(tenant, moved)
         return True
+
+    async def _put(
+        self, tenant: str, changes: Sequence[Change], actor: str, reason: str, *, whole: bool
+    ) -> set[tuple[str, str]]:
+        book = self._gateway.book
+        moved = await book.put(tenant, changes, actor, reason, whole=whole)
+        if self._gateway.book is not book:  # a reload came in between, and may have read what was before
+            for customer, _ in moved:
+                self._gateway.book.drop(tenant, customer)
+        return moved
 
     def _free(self, tenant: str, moved: Collection[tuple[str, str]]) -> int:
         for name in {name for _, name in moved}:

@@ -1,7 +1,7 @@
 """Several tenants, and a configuration that changes under what is going on."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,8 @@ import pytest
 from gateway.configuration.file import loads
 from gateway.configuration.keys import sha256
 from gateway.errors import ConfigurationError
-from gateway.ledger import SqliteLedger, WorkState
+from gateway.ledger import AuditRow, Document, SqliteLedger, WorkState
+from gateway.links.book import KIND as LINKS
 from gateway.reconciling.ledger_side import LedgerSide
 from gateway.service import Gateway
 from gateway.simulator import SimulatedProvider
@@ -237,3 +238,27 @@ async def test_usage_is_read_by_the_configuration_that_it_was_asked_under(
             planted.setattr(LedgerSide, "read", reading)
             assert before == await figures()
         assert {"flexprice"} == before.keys() - (await figures()).keys()
+
+
+async def test_a_link_that_is_put_in_the_instant_of_a_reload_holds_from_its_answer_on(
+    asking: Asking, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gateway, going, on = asking.gateway, asyncio.Event(), asyncio.Event()
+    keep = gateway.ledger.keep
+
+    async def slow(documents: Sequence[Document], audit: Sequence[AuditRow] = ()) -> None:
+        if any(one.kind == LINKS for one in documents):
+            going.set()
+            await on.wait()
+        await keep(documents, audit)
+
+    monkeypatch.setattr(gateway.ledger, "keep", slow)
+    link = {"links": {"flowglad": {"subscription_id": "sub_other"}}}
+    putting = asyncio.create_task(asking.client.put("/v1/customers/acme", json=link))
+    await going.wait()
+    await gateway.reload(loads(configured(), {}))
+    await asking.one(event("e1"))
+    on.set()
+    assert (await putting).is_success
+    await asking.one(event("e2", quantity=5))
+    assert {("sub_acme", "api_calls"): 3, ("sub_other", "api_calls"): 5} == asking.vendors["flowglad"].billed()
