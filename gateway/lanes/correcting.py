@@ -15,8 +15,9 @@ from canonical_schema import PLAIN, ErrorCode, ErrorItem, Event, Quantities
 from gateway.catalogue import Catalogue
 from gateway.chain import LedgerReader, Stand, quantities_of
 from gateway.lanes.rendering import Refused, Turned, check_period, encoded, render
+from gateway.lanes.verdict import SET_BACK
 from gateway.ledger import Code, Part, WorkState
-from gateway.times import from_micros
+from gateway.times import from_micros, to_micros
 
 __all__ = [
     "PATIENCE",
@@ -149,6 +150,12 @@ def rendered(
     if named > found.carrier.sent and isinstance(way, Amend | Deltas):
         return _unsupported(
             adapter, "it was sent under other names of its meter or customer, or scaled otherwise: correct it there"
+        )
+    if named and found.carrier.sent > to_micros(now + SET_BACK) and isinstance(way, Amend | Deltas):
+        return _unsupported(
+            adapter,
+            "the clock was set back since it was sent, and its meter or customer may have had another name then:"
+            " correct it there",
         )
     match way:
         case Amend() if aggregation in (way.replaces if want else way.voids):

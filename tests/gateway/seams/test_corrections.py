@@ -221,3 +221,17 @@ async def test_links_that_change_from_some_time_on_leave_what_was_before_to_be_c
         said = await corrected(asking, "e1", quantity=5)
         assert {"accepted"} == {one["status"] for one in said["deliveries"].values()}
         assert {("cus_acme", "calls"): 5} == bills(asking)["paygentic"]
+
+
+async def test_what_was_sent_before_the_clock_was_set_back_has_perhaps_another_name(
+    house: House, clock: MovableClock
+) -> None:
+    async with house(DELTAS) as asking:
+        await asking.one(event())
+        before = bills(asking)
+        clock.ahead -= timedelta(hours=1)
+        assert (await asking.client.put("/v1/customers/acme", json=OTHER)).is_success
+        said = await corrected(asking, "e1", quantity=2)
+        assert {"rejected"} == {one["status"] for one in said["deliveries"].values()}
+        assert all("clock was set back" in one["error"]["message"] for one in said["deliveries"].values())
+        assert before == bills(asking)
