@@ -107,8 +107,10 @@ class _Migration:
         """Hold what is stored against a destination; nothing is sent and nothing changes."""
         tenant = tenant_of(request, self._gateway.keyring, "events:read")
         asked = await body_of(request, _Preflight)
-        if asked.to not in self._gateway.catalogue.destinations:
-            raise RequestRefused(400, ErrorCode.INVALID_REQUEST, f"to: {asked.to[:64]!r} is not configured")
+        destination = self._gateway.catalogue.destinations.get(asked.to)
+        if destination is None or not destination.serves(tenant):
+            state = "is not configured" if destination is None else f"takes no events of tenant {tenant}"
+            raise RequestRefused(400, ErrorCode.INVALID_REQUEST, f"to: {asked.to[:64]!r} {state}")
         wanted, now = asked.filter.wanted(), self._gateway.clock.now()
         made = Preflight(self._gateway.catalogue, asked.to, now)
         async for view in stored(self._gateway.ledger, tenant):

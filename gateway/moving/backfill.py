@@ -59,6 +59,9 @@ class Backfills:
             raise RequestRefused(
                 400, ErrorCode.INVALID_REQUEST, f"to: {job.to[:64]!r} {state}: nothing can be sent there"
             )
+        if not destination.serves(actor.tenant):  # of which every event would be left out
+            detail = f"to: {job.to[:64]!r} takes no events of tenant {actor.tenant}: nothing can be sent there"
+            raise RequestRefused(400, ErrorCode.INVALID_REQUEST, detail)
         async with self._turn:
             return await self._begun(actor, job)
 

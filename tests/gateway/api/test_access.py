@@ -90,6 +90,21 @@ async def test_a_destination_of_one_tenant_gets_nothing_of_another(house: House)
         assert 0 == asking.calls["flexprice"]
 
 
+@pytest.mark.parametrize("path", ["/v1/preflights", "/v1/backfills"])
+async def test_nothing_of_another_tenant_is_said_to_fit_a_destination_or_filled_in_there(
+    house: House, path: str
+) -> None:
+    other = {"name": "red", "sha256": sha256("ugw_red"), "tenant": "red", "scopes": ["admin"]}
+    changes = {"auth": {"keys": [other]}, "destinations": {"flexprice": {"tenants": ["default"]}}}
+    more = {"source": "ledger", "reason": "we move"} if path == "/v1/backfills" else {}
+    async with house(changes, running=False) as asking:
+        headers = {"authorization": "Bearer ugw_red"}
+        await asking.client.post("/v1/events?ack=stored", json=event(), headers=headers)
+        answer = await asking.client.post(path, json={"to": "flexprice", **more}, headers=headers)
+        assert 400 == answer.status_code, answer.text
+        assert "to: 'flexprice' takes no events of tenant red" in answer.json()["detail"]
+
+
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.1", "gateway.example"])
 def test_without_a_key_only_loopback_is_listened_on(host: str) -> None:
     with pytest.raises(ConfigurationError, match="no key is configured"):
