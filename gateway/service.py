@@ -186,26 +186,26 @@ class Gateway:
         async with self._reloading:
             if self._leaving.is_set():
                 return
-            before = self.generation
+            before, earlier = self.generation, self.book.naming
             await self._end_what_is_slow(self.configuration.delivery.grace)
             await self._rest(self.configuration.delivery.grace)
             self._use(configuration)
             self.generation = Generation(configuration, before.number + 1, self.clock.now())
             try:
-                while not self._leaving.is_set() and not await self._took_over(before, actor):
+                while not self._leaving.is_set() and not await self._took_over(before, actor, earlier):
                     await self.clock.wait(self._leaving, self.clock.now() + LATER)
             finally:
                 if not self._leaving.is_set():
                     self._run()
                     log.info("configuration.reloaded", generation=self.generation.number, digest=self.generation.digest)
 
-    async def _took_over(self, before: Generation, actor: str) -> bool:
+    async def _took_over(self, before: Generation, actor: str, earlier: Naming) -> bool:
         """Take up what the lanes before left, and put it on record; return whether the ledger took that.
 
         Until then nothing may leave: nobody else would ever judge what was being sent.
         """
         try:
-            await self._take_up()
+            await self._take_up(earlier)
             await reloaded(self.ledger, before, self.generation, actor)
         except LedgerUnavailable as error:
             log.error("configuration.waits", error=str(error), hint="it is in use, and nothing is sent before that")
@@ -245,9 +245,9 @@ class Gateway:
                 await self.keeper.catch_up()
         return self.clock.now() + TAKE_OVER
 
-    async def _take_up(self) -> None:
+    async def _take_up(self, earlier: Naming | None = None) -> None:
         await self.ledger.name(self._providers)
-        await self.book.naming.take(self.clock.now())
+        await self.book.naming.take(self.clock.now(), earlier)
         for lane in self.lanes.values():
             await lane.recover()
         await shelve(self.ledger, self.lanes, self.clock.now())

@@ -79,12 +79,15 @@ class Naming:
     def __init__(self, configuration: Configuration, ledger: Ledger) -> None:
         self._configuration = configuration
         self._ledger = ledger
-        self._names: dict[str, _Names] = {}
+        self.names: dict[str, _Names] = {}
         self._marks: dict[str, bytes] = {}
         self._key = b""
 
-    async def take(self, now: datetime) -> None:
-        """Hold the configuration against the one before, and note what it names otherwise."""
+    async def take(self, now: datetime, earlier: "Naming | None" = None) -> None:
+        """Hold the configuration against the one before, and note what it names otherwise.
+
+        `earlier`: what this process went by until now, whatever others have noted since.
+        """
         self._key = await self._ledger.secret(KIND)
         at = to_micros(now)
         # Other processes are told at the same time, and finish what is under way before they read it.
@@ -99,8 +102,11 @@ class Naming:
                 meters=_noted({} if before is None else before.meters, self._meters(name, destination), since, until),
                 customers=_noted({} if before is None else before.customers, self._seeds(name), since, until),
             )
+            if earlier is not None and self._ledger.shared and (own := earlier.names.get(name)) is not None:
+                made.meters = _latest_of(made.meters, own.meters, at)
+                made.customers = _latest_of(made.customers, own.customers, at)
             body = msgspec.json.encode(made, order="deterministic")
-            self._names[name], mark = made, blake2b(body, digest_size=9).digest()
+            self.names[name], mark = made, blake2b(body, digest_size=9).digest()
             self._marks[name] = mark
             if made != before:
                 latest = Document(kind=LATEST, tenant="", name=name, body=mark)
@@ -134,7 +140,7 @@ class Naming:
 
     async def since(self, destination: str, tenant: str, customer: str, meter: str) -> int:
         """Return since when a destination names both as it does, in microseconds; 0: as far as is known, always."""
-        names, hidden = self._names.get(destination, _Names()), self._hidden(customer)
+        names, hidden = self.names.get(destination, _Names()), self._hidden(customer)
         named, metered = names.meters.get(meter, ("", 0))
         linked, seeded = names.customers.get(hidden, ("", 0))
         latest = await self._latest(destination)
@@ -142,6 +148,9 @@ class Naming:
             latest.meters.get(meter, (named, 0))[0] != named or latest.customers.get(hidden, (linked, 0))[0] != linked
         ):
             return NEVER
+        if latest is not None:  # the same names, and others went by those before for longer than this one knows
+            metered = max(metered, latest.meters.get(meter, ("", 0))[1])
+            seeded = max(seeded, latest.customers.get(hidden, ("", 0))[1])
         body = await self._ledger.document(RELINKED, tenant, customer)
         put: Mapping[str, int] = {} if body is None else msgspec.json.decode(body, type=dict[str, int])
         body = await self._ledger.document(LOOKED_UP, tenant, customer)
@@ -151,7 +160,7 @@ class Naming:
 
     def meter_since(self, destination: str, meter: str) -> int:
         """Return since when a destination names a meter as it does, in microseconds; 0: as far as is known, always."""
-        return self._names.get(destination, _Names()).meters.get(meter, ("", 0))[1]
+        return self.names.get(destination, _Names()).meters.get(meter, ("", 0))[1]
 
     async def _latest(self, destination: str) -> _Names | None:
         """Return how a destination names things by the configuration that was read last; `None`: by this one."""
@@ -175,12 +184,12 @@ class Naming:
                             put[key] = max(at, put.get(key, 0))
         seeded = {
             name: {hidden: at for hidden, (_, at) in names.customers.items() if at > after}
-            for name, names in self._names.items()
+            for name, names in self.names.items()
             if tenant == DEFAULT_TENANT
         }
         metered = {
             name: {meter: at for meter, (_, at) in names.meters.items() if at > after}
-            for name, names in self._names.items()
+            for name, names in self.names.items()
         }
         return Relinked(put, seeded, self._hidden, metered)
 
@@ -258,6 +267,12 @@ def _noted(before: _Since, named: Iterable[tuple[str, str]], since: int, until: 
         if what not in made:
             made[what] = ("", at) if digest == "" else ("", since)
     return made
+
+
+def _latest_of(made: _Since, own: _Since, now: int) -> _Since:
+    """Return since when each is named as it is, where one process went by its own names until now."""
+    late = {what for what, (digest, _) in own.items() if digest and made.get(what, (digest,))[0] != digest}
+    return {what: (digest, max(at, now) if what in late else at) for what, (digest, at) in made.items()}
 
 
 def _digest(said: Any) -> str:

@@ -278,6 +278,23 @@ async def test_a_correction_does_not_go_by_a_binding_that_the_one_who_sent_had_n
         assert {(CONTRACT, "API_CALLS"): 3} == one.vendors["wingback"].billed()
 
 
+async def test_a_correction_does_not_go_by_a_binding_that_the_one_who_sent_read_far_too_late(
+    sharing: Sharing, clock: MovableClock
+) -> None:
+    before = {"destinations": {"wingback": {"settings": {"allow_negative": True}}}}
+    after = {**before, "meters": {"api_calls": {"bindings": {"wingback": {"feature_slug": "CALLS"}}}}}
+    async with sharing(before) as (one, other):
+        await one.gateway.reload(loads(configured(after), {}))
+        clock.ahead = timedelta(hours=1)
+        await other.one(event("e1"))
+        clock.ahead += timedelta(minutes=1)
+        await other.gateway.reload(loads(configured(after), {}))
+        for asked, quantity in ((other, 1), (one, 2)):
+            said = await corrected(asked, "e1", quantity=quantity)
+            assert "rejected" == said["deliveries"]["wingback"]["status"]
+        assert {(CONTRACT, "API_CALLS"): 3} == one.vendors["wingback"].billed()
+
+
 async def test_one_that_has_not_read_a_binding_corrects_nothing_that_another_sent_by_it(sharing: Sharing) -> None:
     before = {"destinations": {"wingback": {"settings": {"allow_negative": True}}}}
     after = {**before, "meters": {"api_calls": {"bindings": {"wingback": {"feature_slug": "CALLS"}}}}}
