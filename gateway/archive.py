@@ -74,6 +74,7 @@ class Draft:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.events = 0
+        path.touch(0o600)  # it tells of customers
         self._file: BufferedWriter = path.open("wb")
         self._writer = zstandard.ZstdCompressor(level=LEVEL, write_checksum=True).stream_writer(
             self._file, closefd=False

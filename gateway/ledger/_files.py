@@ -5,12 +5,22 @@ import os
 import sqlite3
 from pathlib import Path
 
-__all__ = ["OpenedFiles", "without_another_log"]
+__all__ = ["OpenedFiles", "begin", "without_another_log"]
 
 _NO_LOG = b"\x01\x01"
 """What a file says of itself that was never written to by way of a log: a backup, until a gateway opens it."""
 _SAYS = 18
 """Where it says so. https://www.sqlite.org/fileformat.html#file_format_version_numbers"""
+
+
+def begin(path: Path) -> None:
+    """Make a file that is not there one that its owner alone reads: it will tell of customers.
+
+    One that is there keeps its mode, and SQLite gives the log beside it the same. What cannot be made here is told by
+    whoever opens it.
+    """
+    with contextlib.suppress(OSError):
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
 
 
 class OpenedFiles:

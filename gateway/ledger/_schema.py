@@ -7,6 +7,7 @@ from pathlib import Path
 
 from gateway.errors import LedgerUnavailable
 from gateway.ledger import _keeping
+from gateway.ledger._files import begin
 from gateway.ledger._refs import split_ref
 
 __all__ = ["UPGRADES", "VERSION", "connect", "upgrade"]
@@ -86,6 +87,7 @@ a reader forgets everything when another connection commits, and the system has 
 
 def connect(path: Path) -> sqlite3.Connection:
     """Open the file so that what is committed survives kill -9 and power loss."""
+    begin(path)
     connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=10)
     for pragma in ("journal_mode=WAL", "synchronous=FULL", "temp_store=MEMORY", f"cache_size=-{CACHE}"):
         connection.execute(f"PRAGMA {pragma}")

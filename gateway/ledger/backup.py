@@ -12,6 +12,7 @@ import msgspec
 
 from canonical_schema import format_time
 from gateway.errors import LedgerUnavailable
+from gateway.ledger._files import begin
 from gateway.ledger._kept import AuditRow
 from gateway.ledger._restored import BACKUP, Taken, doubted
 from gateway.ledger._schema import VERSION, upgrade
@@ -32,6 +33,7 @@ def back_up(path: Path, to: Path, now: int) -> dict[str, Any]:
     part = to.with_name(f"{to.name}.part")
     with _failing(f"{path} cannot be copied to {to}"):
         part.unlink(missing_ok=True)
+        begin(part)
         with contextlib.closing(sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True)) as source:
             _this_version(source, path)
             source.execute("VACUUM INTO ?", (str(part),))
@@ -141,6 +143,7 @@ def _locked(path: Path) -> Generator[BinaryIO]:
 def _copied(source: Path, part: Path) -> None:
     """Copy a file by way of SQLite, so that a log that stands beside it is not left behind."""
     part.unlink(missing_ok=True)
+    begin(part)
     with (
         contextlib.closing(sqlite3.connect(f"{source.resolve().as_uri()}?mode=ro", uri=True)) as opened,
         contextlib.closing(sqlite3.connect(part)) as copy,

@@ -60,6 +60,7 @@ def test_a_segment_is_compressed_lines_and_the_manifest_sums_it_up(opened: Open,
     body = (archive.folder / segment.file).read_bytes()
     lines = zstandard.ZstdDecompressor().stream_reader(body).read().splitlines()
     assert [3, 4, 5, 9] == [json.loads(line)["batch"] for line in lines]
+    assert 0o600 == (archive.folder / segment.file).stat().st_mode & 0o777, "it tells of customers"
     manifest = json.loads((archive.folder / "manifest.json").read_bytes())
     assert ("usage_archive", 1, "zstd") == (manifest["object"], manifest["version"], manifest["compression"])
     assert [

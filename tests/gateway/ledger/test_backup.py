@@ -125,6 +125,26 @@ async def _awaited(one: Any) -> None:
     await one
 
 
+async def test_nobody_else_reads_a_ledger_or_a_copy_of_it(tmp_path: Path) -> None:
+    path, copy = tmp_path / "ledger.db", tmp_path / "copy.db"
+    ledger = SqliteLedger(path)
+    await ledger.open()
+    try:
+        await ledger.record("default", NOW, [stored("e1")], [Plan(live=("a",))])
+        assert {0o600} == {path.with_name(path.name + end).stat().st_mode & 0o777 for end in ("", "-wal", "-shm")}
+        back_up(path, copy, NOW)
+    finally:
+        await ledger.close()
+    path.chmod(0o640)
+    restore(path, copy, NOW)
+    assert {0o600} == {one.stat().st_mode & 0o777 for one in (copy, path)}
+    path.chmod(0o640)
+    ledger = SqliteLedger(path)
+    await ledger.open()
+    await ledger.close()
+    assert 0o640 == path.stat().st_mode & 0o777, "who lets a group read it may"
+
+
 async def test_what_cannot_be_done_leaves_everything_as_it_was(tmp_path: Path) -> None:
     path, copy = tmp_path / "ledger.db", tmp_path / "copy.db"
     with pytest.raises(LedgerUnavailable, match="nothing was stored"):
