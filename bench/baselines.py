@@ -19,52 +19,61 @@ from canonical_schema import read_event
 from gateway.catalogue import DEFAULT_TENANT, Catalogue
 from gateway.lanes.rendering import Turned, encoded, render
 
-__all__ = ["Loop", "Sender"]
+__all__ = ["IN_FLIGHT", "Loop", "Sender", "Sending"]
 
 IN_FLIGHT = 8
 
 
-class _Ready:
-    """Requests as the gateway would make them, made beforehand."""
+def _ready(catalogue: Catalogue, prefix: str, events: int, rows: int | None) -> dict[str, list[Request]]:
+    """Return the requests that the gateway would make of a set of events, `rows` rows in each, or as many as go in."""
+    now = datetime.now(UTC)
+    read = [read_event(text.encode()) for text in texts(prefix, events)]
+    requests: dict[str, list[Request]] = {}
+    for name, destination in catalogue.destinations.items():
+        adapter = destination.adapter
+        made: list[bytes] = []
+        for event in read:
+            rendered = render(catalogue, name, DEFAULT_TENANT, event, now, now)
+            if isinstance(rendered, Turned):
+                raise RuntimeError(f"{name} takes no such event: {rendered.error}")
+            made += [part.row for part in encoded(rendered)]
+        step = rows or adapter.door.max_rows
+        requests[name] = [adapter.request(made[at : at + step]) for at in range(0, len(made), step)]
+    return requests
+
+
+class Sending:
+    """aiohttp and nothing else, a session for each destination."""
 
     def __init__(self, given: Mapping[str, Any]) -> None:
-        self._catalogue = Catalogue(configuration(given["url"], Path("unused.db"), given["destinations"]))
-        self._requests: dict[str, list[Request]] = {}
+        self.catalogue = Catalogue(configuration(given["url"], Path("unused.db"), given["destinations"]))
 
     async def open(self) -> dict[str, Any]:
-        return {}
-
-    async def do_prepare(self, prefix: str, events: int, rows: int | None) -> None:
-        """Make the requests of a set of events, `rows` rows in each, or as many as the door takes."""
-        now = datetime.now(UTC)
-        read = [read_event(text.encode()) for text in texts(prefix, events)]
-        for name, destination in self._catalogue.destinations.items():
-            adapter = destination.adapter
-            made: list[bytes] = []
-            for event in read:
-                rendered = render(self._catalogue, name, DEFAULT_TENANT, event, now, now)
-                if isinstance(rendered, Turned):
-                    raise RuntimeError(f"{name} takes no such event: {rendered.error}")
-                made += [part.row for part in encoded(rendered)]
-            step = rows or adapter.door.max_rows
-            self._requests[name] = [adapter.request(made[at : at + step]) for at in range(0, len(made), step)]
-
-
-class Sender(_Ready):
-    """aiohttp and nothing else: every destination at once, eight requests in flight to each, answers read as bytes."""
-
-    async def open(self) -> dict[str, Any]:
-        self._sessions = {
+        self.sessions = {
             name: aiohttp.ClientSession(
                 connector=aiohttp.TCPConnector(limit=IN_FLIGHT), cookie_jar=aiohttp.DummyCookieJar()
             )
-            for name in self._catalogue.destinations
+            for name in self.catalogue.destinations
         }
         return {}
 
     async def close(self) -> None:
-        for session in self._sessions.values():
+        for session in self.sessions.values():
             await session.close()
+
+    async def sent(self, name: str, request: Request) -> None:
+        """Send a request, and read its answer as bytes. Raises aiohttp.ClientResponseError where it is no success."""
+        async with self.sessions[name].post(request.url, data=request.body, headers=request.headers) as response:
+            await response.read()
+            response.raise_for_status()
+
+
+class Sender(Sending):
+    """Ready bodies to every destination at once, eight requests in flight to each."""
+
+    async def do_prepare(self, prefix: str, events: int, rows: int | None) -> None:
+        """Make the requests of a set of events."""
+        self._requests = _ready(self.catalogue, prefix, events, rows)
 
     async def do_send(self, times: int) -> dict[str, Any]:
         """Send everything so many times over; tell how long that took."""
@@ -73,23 +82,29 @@ class Sender(_Ready):
             for name, requests in self._requests.items():
                 waiting = deque(requests * times)
                 for _ in range(IN_FLIGHT):
-                    group.create_task(_empty(self._sessions[name], waiting))
+                    group.create_task(self._emptied(name, waiting))
         return {"seconds": time.perf_counter() - began, "cpu": time.process_time() - cpu}
 
-
-async def _empty(session: aiohttp.ClientSession, waiting: deque[Request]) -> None:
-    while waiting:
-        request = waiting.popleft()
-        async with session.post(request.url, data=request.body, headers=request.headers) as response:
-            await response.read()
-            response.raise_for_status()
+    async def _emptied(self, name: str, waiting: deque[Request]) -> None:
+        while waiting:
+            await self.sent(name, waiting.popleft())
 
 
-class Loop(_Ready):
+class Loop:
     """One event after the other, a call to each provider; the bodies are ready, which flatters it."""
+
+    def __init__(self, given: Mapping[str, Any]) -> None:
+        self._catalogue = Catalogue(configuration(given["url"], Path("unused.db"), given["destinations"]))
+
+    async def open(self) -> dict[str, Any]:
+        return {}
 
     async def close(self) -> None:
         pass
+
+    async def do_prepare(self, prefix: str, events: int, rows: int | None) -> None:
+        """Make the requests of a set of events."""
+        self._requests = _ready(self._catalogue, prefix, events, rows)
 
     async def do_send(self, way: str) -> dict[str, Any]:
         """Send everything `sequence` by sequence, or each event's calls by `gather`; tell how long that took."""

@@ -16,6 +16,7 @@ import uvicorn
 import uvloop
 
 from bench.baselines import Loop, Sender
+from bench.books import Books
 from bench.events import bodies
 from bench.setting import configuration
 from canonical_schema import DeliveryStatus, Event, EventStatus
@@ -194,7 +195,7 @@ def _usage() -> dict[str, float]:
 
 
 async def _main(given: Mapping[str, Any]) -> None:
-    roles = {"service": Service, "sender": Sender, "loop": Loop}
+    roles = {"service": Service, "sender": Sender, "books": Books, "loop": Loop}
     role = roles[given["role"]](given)
     lines = asyncio.StreamReader()
     await asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(lines), sys.stdin)

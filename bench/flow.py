@@ -42,8 +42,9 @@ async def drained(
     async with (
         spawned("service", url, ledger=ledger or bench.ledger(), destinations=destinations, serve=False) as lanes,
         spawned("sender", url, destinations=destinations) as sender,
+        spawned("books", url, destinations=destinations) as books,
     ):
-        turns: dict[str, list[Sample]] = {"lanes": [], "sender": []}
+        turns: dict[str, list[Sample]] = {"lanes": [], "sender": [], "books": []}
         ready, times = bench.prefix(), 10 if len(destinations) == 1 else 5
         await sender.ask("prepare", prefix=ready, events=count // 2, rows=None)
         for turn in range(rounds + 1):  # the first is for warming up
@@ -54,11 +55,19 @@ async def drained(
             await lanes.ask("reopen")
             took = await lanes.ask("drain")
             bench.providers.check({name: identities(prefix, events) for name in destinations})
+            prefix = bench.prefix()
+            await books.ask("fill", prefix=prefix, events=events)
+            kept = await books.ask("drain")
+            bench.providers.check({name: identities(prefix, events) for name in destinations})
             if turn:
                 turns["sender"].append(_sample(count // 2 * times, said))
+                turns["books"].append(_sample(events, kept))
                 turns["lanes"].append(_sample(events, took))
         await _all_accepted(lanes, destinations, count * rounds + count // 10)
     bench.add("drain", f"bare aiohttp sender, {what}", turns["sender"])
+    bench.add(
+        "drain", f"the least that keeps books, {what}", turns["books"], against="bare sender", base=turns["sender"]
+    )
     bench.add("drain", f"lanes, {what}", turns["lanes"], against="bare sender", base=turns["sender"], goal=goal)
 
 
