@@ -119,6 +119,8 @@ class Ours(msgspec.Struct, array_like=True):
     """It may have been sent under another name of the customer than `theirs`, or nobody knows any: its key tells."""
     remetered: bool = False
     """It may have been sent under another name of its meter than the one that is read."""
+    alone: bool = False
+    """The other one of a pair of destinations was never meant to have it."""
     foreign: bool = False
     """Of another tenant, or of a meter that is not compared, and listed with what is: only its key is looked at."""
 
@@ -186,6 +188,8 @@ class Cell:
     """What was read, where that is not what was asked for."""
     unread: Unread | None = None
     reasons: dict[Why, Difference] = field(default_factory=dict[Why, Difference])
+    alone: Difference = field(default_factory=Difference)
+    """What of it the other one of a pair was never meant to have."""
 
     def put(self, why: Why, quantity: Decimal, event_id: str) -> None:
         """Count one event that differs, for a reason."""
@@ -201,6 +205,8 @@ class Cell:
             self.pending = EXACT.add(self.pending, ours.quantity)
         elif ours.standing is Standing.UNKNOWN:
             self.unknown = EXACT.add(self.unknown, ours.quantity)
+        if ours.alone:
+            self.alone.add(ours.quantity, ours.id)
 
     @property
     def difference(self) -> Decimal | None:

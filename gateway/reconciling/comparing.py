@@ -95,7 +95,7 @@ async def compare(gateway: Gateway, scope: Scope) -> Comparison:
             one = _Destination(scope, name, labels[name], ours, readers[name])
             made.sides[name] = await one.compare(gateway.clock.now())
         if scope.against is not None:
-            made.pair = paired(made.sides, labels, ours.alone, scope.destinations[0], scope.against)
+            made.pair = paired(made.sides, labels, scope.destinations[0], scope.against)
     finally:
         ours.close()
         for reader in readers.values():

@@ -13,10 +13,10 @@ from gateway.configuration.bindings import BindingRow
 from gateway.intake import slices
 from gateway.lanes.correcting import Situation, difference, saying, situation
 from gateway.lanes.rendering import Turned, usages
-from gateway.ledger import Code, Track
+from gateway.ledger import NO_WAY, Code, Snapshot, Track, split_ref
 from gateway.links.naming import Relinked
 from gateway.merge import View
-from gateway.reconciling._model import EXACT, Difference, Ours, Place, Scope, Standing, in_unit
+from gateway.reconciling._model import EXACT, Ours, Scope, Standing
 from gateway.reconciling.readback import name_of
 from gateway.reconciling.spill import Spill
 from gateway.service import Gateway
@@ -118,8 +118,6 @@ class LedgerSide:
         self._foreign: dict[str, set[str]] = {name: set() for name in labels}
         self._called: dict[tuple[str, str, str], frozenset[str]] = {}
         self._relinked: Relinked | None = None
-        self.alone: dict[str, dict[Place, Difference]] = {name: {} for name in labels}
-        """By destination, what the other one of a pair was never meant to have. In the meter's unit."""
         self.events = 0
         self.trimmed = 0
         """Batches of which only ids and statuses are left, so that nothing of them can be added up."""
@@ -146,18 +144,16 @@ class LedgerSide:
                 for index in chosen[part.start : part.stop]:
                     event, received = snapshot.events[index], snapshot.received_at(index)
                     self.events += 1
-                    meant: dict[str, list[Ours]] = {}
+                    alone = scope.against is not None and await self._alone(reader, snapshot, index)
                     for name, track in tracks.items():
                         standing = standing_of(Code(track.codes[index]), errors[name].get(index))
                         if standing is not None and event.meter in self._labels[name].meters:
-                            meant[name] = await self._ours(reader, name, event, received, standing)
-                            for ours in meant[name]:
+                            for ours in await self._ours(reader, name, event, received, standing):
                                 ours.sent = max(received, sent[name].get(index, 0))
                                 ours.renamed = ours.renamed or index in erased  # the pseudonym is known here alone
                                 ours.remetered = relinked.had_metered(name, event.meter, ours.sent)
+                                ours.alone = alone
                                 self.spills[name].put(ours.key, ours)
-                    if self._scope.against is not None and len(meant) == 1:
-                        self._count_alone(*meant.popitem())
         self.trimmed = await self._gateway.ledger.trimmed(scope.tenant, to_micros(scope.window.start))
         for name, theirs in self._foreign.items():
             for one in theirs & self.known[name].keys():
@@ -245,12 +241,19 @@ class LedgerSide:
             return False
         return (event.timestamp or from_micros(view.snapshot.received_at(index))) in self._wide
 
-    def _count_alone(self, name: str, meant: list[Ours]) -> None:
-        for ours in meant:
-            if from_micros(ours.at) in self._scope.window:
-                place = Place(ours.customer, ours.meter, ours.part)
-                scale = self._labels[name].scales.get((ours.meter, ours.part), Decimal(1))
-                self.alone[name].setdefault(place, Difference()).add(in_unit(ours.quantity, scale), ours.id)
+    async def _alone(self, reader: LedgerReader, snapshot: Snapshot, index: int) -> bool:
+        """Return whether one of a pair of destinations alone was meant to have an event; a correction is of its event.
+
+        Where an event never left, a correction of it goes otherwise than where it did, or not at all.
+        """
+        event = snapshot.events[index]
+        if event.corrects is not None:
+            found = await reader.event(snapshot.tenant, event.corrects.of)
+            if found is not None:
+                (_, index), snapshot = split_ref(found[0]), found[1]
+        codes = {track.destination: Code(track.codes[index]) for track in snapshot.tracks}
+        bound = [name for name, labels in self._labels.items() if event.meter in labels.meters]
+        return sum(codes.get(name, Code.NONE) not in NO_WAY for name in bound) == 1
 
     async def _ours(
         self, reader: LedgerReader, name: str, event: Event, received: int, standing: Standing

@@ -38,14 +38,8 @@ class Pair:
     cells: dict[Place, Both] = field(default_factory=dict[Place, Both])
 
 
-def paired(
-    sides: Mapping[str, Side],
-    labels: Mapping[str, Labels],
-    alone: Mapping[str, Mapping[Place, Difference]],
-    left: str,
-    right: str,
-) -> Pair:
-    """Return how two providers differ. `alone`: by each, what the other was never meant to have."""
+def paired(sides: Mapping[str, Side], labels: Mapping[str, Labels], left: str, right: str) -> Pair:
+    """Return how two providers differ."""
     made = Pair(left=left, right=right)
     for place in dict.fromkeys([*sides[left].cells, *sides[right].cells]):
         both = made.cells[place] = Both()
@@ -59,18 +53,12 @@ def paired(
             why = "one of the two counts by another window than was asked for"
             both.unread = Unread(kind=UnreadKind.WINDOW, why=why)
         if both.unread is None:
-            _explain(both, cells[left], cells[right], place, labels, alone, (left, right))
+            _explain(both, cells[left], cells[right], place, labels, (left, right))
     return made
 
 
 def _explain(
-    both: Both,
-    one: Cell,
-    other: Cell,
-    place: Place,
-    labels: Mapping[str, Labels],
-    alone: Mapping[str, Mapping[Place, Difference]],
-    names: tuple[str, str],
+    both: Both, one: Cell, other: Cell, place: Place, labels: Mapping[str, Labels], names: tuple[str, str]
 ) -> None:
     for cell, sign in ((one, -1), (other, 1)):
         for why, found in cell.reasons.items():
@@ -78,14 +66,12 @@ def _explain(
             both.put(flipped, found, EXACT.multiply(sign, in_unit(found.quantity, cell.scale)))
     routed = EXACT.subtract(in_unit(other.recorded, other.scale), in_unit(one.recorded, one.scale))
     if routed:
-        for name, sign, why in ((names[0], -1, Why.ONLY_HERE), (names[1], 1, Why.ONLY_THERE)):
-            found = alone[name].get(place)
-            if found is not None:
-                elsewhere = labels[names[1] if name == names[0] else names[0]]
+        for cell, sign, why, elsewhere in ((one, -1, Why.ONLY_HERE, names[1]), (other, 1, Why.ONLY_THERE, names[0])):
+            if cell.alone.events:
                 both.put(
-                    why if place.meter in elsewhere.meters else Why.UNMAPPED,
-                    found,
-                    EXACT.multiply(sign, found.quantity),
+                    why if place.meter in labels[elsewhere].meters else Why.UNMAPPED,
+                    cell.alone,
+                    EXACT.multiply(sign, in_unit(cell.alone.quantity, cell.scale)),
                 )
     assert both.left is not None
     assert both.right is not None
