@@ -24,6 +24,7 @@ from bench.baselines import IN_FLIGHT, Sending
 from bench.events import texts
 from canonical_schema import encode_events, read_event
 from gateway.catalogue import DEFAULT_TENANT
+from gateway.garbage import collect_rarely
 from gateway.lanes.stencils import Stencils
 from gateway.ledger import StoredEvents
 
@@ -73,6 +74,7 @@ class Books(Sending):
         """Deliver all that is stored; tell how long that took. Raises RuntimeError where not all was taken."""
         stencils = {name: Stencils(self.catalogue, name) for name in self.sessions}
         writer, reader = _Writer(self._file), _Reader(self._file)
+        collect_rarely()  # as `serve` does
         began, cpu = time.perf_counter(), time.process_time()
         async with asyncio.TaskGroup() as group:
             for name in self.sessions:
