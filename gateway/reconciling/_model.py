@@ -112,7 +112,7 @@ class Ours(msgspec.Struct, array_like=True):
     id: str
     absolute: bool = False
     replaces: bool = False
-    """A correction of the row of this key: its quantity is what the row says now."""
+    """A correction of the row of this key: its quantity is what the row says now, or will."""
     sent: int = 0
     """When it was last sent, or received where it was not."""
     renamed: bool = False

@@ -61,10 +61,10 @@ class Joiner:
             meter, part, _ = self._labels.places[row.label, row.measure]
             listed.setdefault((row.key, meter, part), []).append(row)
         used = set[tuple[object, ...]]()
-        for one in _folded(one for one in ours if not one.foreign):
+        for one, amended in _folded(one for one in ours if not one.foreign):
             rows = listed.pop((one.key, one.meter, one.part), []) if one.key else []
             used.update(self._shown_as(row) for row in rows)
-            self._compare(one, rows)
+            self._compare(one, amended, rows)
         for rows in listed.values():
             for row in rows:
                 if self._within(row.at) and row.key not in foreign and self._shown_as(row) not in used:
@@ -95,7 +95,7 @@ class Joiner:
     def _within(self, at: int) -> bool:
         return self._start <= at < self._end
 
-    def _compare(self, ours: Ours, rows: Sequence[Theirs]) -> None:
+    def _compare(self, ours: Ours, amended: Ours | None, rows: Sequence[Theirs]) -> None:
         here = self._within(ours.at)
         there = [row for row in rows if self._within(row.at)]
         if not here and not there:
@@ -111,6 +111,8 @@ class Joiner:
                 cell.put(Why.BOUNDARY, row.quantity, ours.id)
             return
         cell.record(ours)
+        if amended is not None and self._amend(cell, ours, amended, right):
+            ours = amended
         if not right:
             if not ours.quantity:
                 return  # taken back, and gone there
@@ -130,6 +132,16 @@ class Joiner:
             cell.put(Why.ROUNDING if rounded else Why.IN_FLIGHT if lately else Why.UNEXPLAINED, delta, ours.id)
         for row in more:
             cell.put(Why.DUPLICATE, row.quantity, ours.id)
+
+    def _amend(self, cell: Cell, ours: Ours, amended: Ours, rows: Sequence[Theirs]) -> bool:
+        """Count a correction of a row that is on its way; return whether it has arrived, as far as can be seen."""
+        step = EXACT.subtract(amended.quantity, ours.quantity)
+        cell.record(msgspec.structs.replace(amended, quantity=step))
+        said = {row.quantity for row in rows}
+        if ours.quantity not in said and (amended.quantity in said or not (amended.quantity or said)):
+            return True
+        cell.put(Why.IN_FLIGHT, EXACT.minus(step), amended.id)
+        return False
 
     def _missing(self, ours: Ours) -> Why:
         """Return why what the ledger has is not listed."""
@@ -155,19 +167,23 @@ class Joiner:
             cell.provider = EXACT.add(cell.provider or Decimal(0), row.quantity)
 
 
-def _folded(ours: Iterable[Ours]) -> list[Ours]:
-    """Return what each row should say by now: a correction of a row takes its place."""
-    made: list[Ours] = []
+def _folded(ours: Iterable[Ours]) -> list[tuple[Ours, Ours | None]]:
+    """Return what each row should say by now, as a correction of a row takes its place; and the one on its way."""
+    made: list[tuple[Ours, Ours | None]] = []
     places: dict[tuple[str, str, str], int] = {}
     for one in ours:
         identity = (one.key, one.meter, one.part)
         if one.key and one.replaces and identity in places:
             place = places[identity]
-            sent = max(one.sent, made[place].sent)
-            made[place] = msgspec.structs.replace(made[place], quantity=one.quantity, replaces=True, sent=sent)
+            row, _ = made[place]
+            if one.standing is Standing.DELIVERED:
+                sent = max(one.sent, row.sent)
+                made[place] = msgspec.structs.replace(row, quantity=one.quantity, replaces=True, sent=sent), None
+            else:
+                made[place] = row, one
         else:
             places[identity] = len(made)
-            made.append(one)
+            made.append((one, None))
     return made
 
 

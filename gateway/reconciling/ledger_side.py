@@ -263,13 +263,13 @@ class LedgerSide:
         if said is None:
             return list(self._rows(name, event, received, standing))
         plainly = list(self._plain(name, event, received, standing))
-        if standing not in {Standing.DELIVERED, Standing.UNKNOWN}:
+        if standing not in {Standing.DELIVERED, Standing.UNKNOWN, Standing.PENDING}:
             return plainly
         chain = await reader.chain(self._scope.tenant, said.of, said.number)
         if chain is None:
             return plainly
         found = situation(await reader.stands(chain, name), event, self._gateway.clock.now())
-        if not isinstance(found, Situation):
+        if not isinstance(found, Situation) or (standing is Standing.PENDING and found.unsent):
             return plainly
         carrier = found.carrier
         if carrier is None:
@@ -278,15 +278,15 @@ class LedgerSide:
             case Deltas():
                 row = saying(event, event.id, difference(found.have, said.after))
                 return list(self._rows(name, row, received, standing))
-            case Amend() if standing is Standing.DELIVERED:
+            case Amend():
                 row = saying(event, carrier.event.id, said.after or dict.fromkeys(found.have, Decimal(0)))
-                return [
-                    msgspec.structs.replace(one, replaces=True) for one in self._rows(name, row, received, standing)
-                ]
-            case TakeBack() if standing is Standing.DELIVERED:
+                made = self._rows(name, row, received, standing)
+                return [msgspec.structs.replace(one, id=event.id, replaces=True) for one in made]
+            case TakeBack():
                 gone = self._rows(name, saying(event, carrier.event.id, found.have), received, standing)
-                return [msgspec.structs.replace(one, quantity=Decimal(0), replaces=True) for one in gone]
-            case _:
+                none = Decimal(0)
+                return [msgspec.structs.replace(one, id=event.id, quantity=none, replaces=True) for one in gone]
+            case None:
                 return plainly
 
     def _plain(self, name: str, event: Event, received: int, standing: Standing) -> Iterator[Ours]:
