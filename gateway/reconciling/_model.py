@@ -16,6 +16,7 @@ __all__ = [
     "IDS",
     "OPEN",
     "RENAMED",
+    "RESCALED",
     "Cell",
     "Difference",
     "Ours",
@@ -71,6 +72,11 @@ RENAMED = Unread(
 REMETERED = Unread(
     kind=UnreadKind.UNSUPPORTED,
     why="some of it was sent under another name of its meter, or to another account: what is there was not read",
+)
+
+RESCALED = Unread(
+    kind=UnreadKind.UNSUPPORTED,
+    why="some of it was sent before its meter's binding was changed, and says what it came to by the one before",
 )
 
 

@@ -6,7 +6,19 @@ from decimal import Decimal
 import msgspec
 
 from adapters import Unread, Window
-from gateway.reconciling._model import EXACT, REMETERED, RENAMED, Cell, Ours, Place, Side, Standing, Theirs, Why
+from gateway.reconciling._model import (
+    EXACT,
+    REMETERED,
+    RENAMED,
+    RESCALED,
+    Cell,
+    Ours,
+    Place,
+    Side,
+    Standing,
+    Theirs,
+    Why,
+)
 from gateway.reconciling.ledger_side import Labels
 from gateway.times import to_micros
 
@@ -50,7 +62,7 @@ class Joiner:
         self._settled = settled
         self._narrow = narrow
         self.untold: dict[Place, Unread] = {}
-        """Figures of which a part was sent under names that were not read, and which."""
+        """Figures of which a part was sent under names that were not read, or scaled otherwise, and which."""
 
     def join(self, ours: Iterable[Ours], theirs: Iterable[Theirs]) -> None:
         """Compare all that one part holds; every record of a key is in the same part."""
@@ -129,6 +141,8 @@ class Joiner:
         elif (delta := EXACT.subtract(first.quantity, ours.quantity)) != 0:
             rounded = is_rounded(ours.quantity, first.quantity, exact=self._side.exact)
             lately = ours.replaces and ours.sent > self._settled
+            if ours.remetered and not rounded:
+                self.untold[Place(ours.customer, ours.meter, ours.part)] = RESCALED
             cell.put(Why.ROUNDING if rounded else Why.IN_FLIGHT if lately else Why.UNEXPLAINED, delta, ours.id)
         for row in more:
             cell.put(Why.DUPLICATE, row.quantity, ours.id)

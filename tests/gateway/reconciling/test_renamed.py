@@ -159,3 +159,26 @@ async def test_usage_that_was_sent_under_another_name_of_its_meter_is_not_said_t
     assert "under another name of its meter" in figures["api_calls"]["unread"]["why"]
     assert not found["complete"]
     assert "only_here" == figures["jobs"]["class"], "its name is what it was"
+
+
+@pytest.mark.parametrize("name", ["flowglad", "paygentic", "flexprice"])
+async def test_usage_that_was_scaled_otherwise_is_not_said_to_be_off(house: House, day: Day, name: str) -> None:
+    async with house() as asking:
+        await asking.send(day.event("e1"), query="?ack=all")
+        await asking.gateway.reload(
+            loads(configured({"meters": {"api_calls": {"bindings": {name: SCALED[name]}}}}), {})
+        )
+        await asking.send(day.event("e2", quantity=4), query="?ack=all")
+        day.later()
+        found = await day.reconcile(asking, destinations=[name], meter="api_calls")
+    (figure,) = found["comparisons"][0]["figures"]
+    assert ("7", True, False) == (figure["left"], figure["explained"], "right" in figure)
+    assert "before its meter's binding was changed" in figure["unread"]["why"]
+    assert not found["complete"]
+
+
+SCALED = {
+    "flowglad": {"price_slug": "api_calls", "scale": "10"},
+    "paygentic": {"billable_metric_id": "bm_calls", "scale": "10"},
+    "flexprice": {"event_name": "api_call", "scale": "10"},
+}
