@@ -13,7 +13,7 @@ from canonical_schema import Event
 from gateway.catalogue import Catalogue
 from gateway.configuration.file import loads
 from gateway.errors import RequestRefused
-from gateway.intake import SLICE, Bad, admit, decoded, parse, parse_in_slices
+from gateway.intake import MEMBERS, SLICE, Bad, admit, decoded, parse, parse_in_slices
 from tests.gateway.conftest import configured, event
 
 NOW = datetime(2026, 11, 23, 12, tzinfo=UTC)
@@ -144,6 +144,14 @@ def test_a_gzip_bomb_is_stopped_at_the_limit() -> None:
     with pytest.raises(RequestRefused, match="larger than 1000 bytes decoded") as caught:
         decoded(bomb, "gzip", 1000)
     assert 413 == caught.value.status
+
+
+def test_a_gzip_body_of_countless_members_is_not_opened() -> None:
+    empty = gzip.compress(b"", mtime=0)
+    assert b"[1]" == decoded(empty * (MEMBERS - 1) + gzip.compress(b"[1]", mtime=0), "gzip", 10)
+    with pytest.raises(RequestRefused, match="more than 1000 gzip members: compress it as one") as caught:
+        decoded(empty * (MEMBERS + 1), "gzip", 10)
+    assert 400 == caught.value.status
 
 
 @pytest.mark.parametrize("encoding", ["br", "deflate", "gzip, gzip"])
