@@ -28,6 +28,8 @@ _ODD = "\t!"
 """Tabs and tags, of which libyaml has opinions of its own."""
 DEEP = 100
 """Collections in one another up to which a file is read fast."""
+EACH = 10
+"""Values that a file may stand for, for each of its characters: more come of aliases of aliases only."""
 _TAG = "tag:yaml.org,2002:"
 _MERGE = _TAG + "merge"
 _PLAIN = {_TAG + kind for kind in ("str", "int", "float", "bool", "null", "timestamp", "value")}
@@ -72,6 +74,10 @@ def loads(
     return configuration
 
 
+class _Countless(Exception):
+    """Raised where a file stands for far more than is written in it."""
+
+
 @dataclass(frozen=True, slots=True)
 class _Replaced:
     written: str
@@ -90,9 +96,12 @@ class _Reader:
         self._replaced: dict[Place, _Replaced] = {}
         self._failed: set[Place] = set()
         self._open: list[yaml.Node] = []
+        self._left = 0
+        """Values that may still come."""
 
     def read(self, text: str) -> object:
         """Return the file's data; what cannot be read is noted, and `None`."""
+        self._left = EACH * len(text)
         try:
             return self._top(_composed(text))
         except yaml.MarkedYAMLError as error:
@@ -103,6 +112,8 @@ class _Reader:
             )
         except RecursionError:
             self.findings.append((1, "is nested too deeply"))
+        except _Countless:
+            self.findings.append((1, "has aliases of aliases that stand for too many values: write fewer"))
         return None
 
     def _top(self, node: yaml.Node | None) -> object:
@@ -147,6 +158,7 @@ class _Reader:
 
     def _value(self, node: yaml.Node, place: Place) -> object:
         self._lines.setdefault(place, _line(node))
+        self._count()
         if self._inside(node):
             self._fail(place, "refers to itself")
             return None
@@ -192,11 +204,17 @@ class _Reader:
             if not isinstance(other, yaml.MappingNode) or self._inside(other):
                 self._say(place, "`<<` needs another mapping")
                 continue
+            self._count()
             self._open.append(other)
             for key, value in self._members(other, place):
                 members.setdefault(key.value, (key, value))
             self._open.pop()
         return members.values()
+
+    def _count(self) -> None:
+        self._left -= 1
+        if self._left < 0:
+            raise _Countless
 
     def _inside(self, node: yaml.Node) -> bool:
         return any(node is outer for outer in self._open)

@@ -15,6 +15,11 @@ def with_key(written: str) -> str:
     return f"destinations:\n  one:\n    provider: flexprice\n    settings:\n      api_key: {written}\n"
 
 
+def doubled(pattern: str) -> str:
+    """Return forty lines, each of which stands for twice the one before."""
+    return "a0: &0 {b: 1}\n" + "".join(pattern.format(n, n, n - 1, n - 1) + "\n" for n in range(1, 40))
+
+
 def case(text: str, *lines: str) -> tuple[str, tuple[str, ...]]:
     return text, lines
 
@@ -43,6 +48,11 @@ def case(text: str, *lines: str) -> tuple[str, tuple[str, ...]]:
         case(with_key("*s3cret"), "5: is no valid YAML: found undefined alias"),
         case(with_key("!s3cret x"), "5: destinations.one.settings.api_key: has a tag that is not supported"),
         case("listen: &a {host: *a}", "1: listen.host: refers to itself"),
+        case(doubled("a{}: &{} [*{}, *{}]"), "1: has aliases of aliases that stand for too many values: write fewer"),
+        case(
+            doubled("a{}: &{} {{<<: [*{}, *{}]}}"),
+            "1: has aliases of aliases that stand for too many values: write fewer",
+        ),
         case("listen: &a {<<: *a}", "1: listen: `<<` needs another mapping"),
         case("listen: {<<: 1}", "1: listen: `<<` needs another mapping"),
         case("listen: {[a]: 1}", "1: listen: has a key that is no text"),
