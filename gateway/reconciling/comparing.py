@@ -10,7 +10,8 @@ from gateway.errors import RequestRefused
 from gateway.reconciling._model import Cell, Scope, Side, Theirs, Why
 from gateway.reconciling.counting import SHARED, Counters
 from gateway.reconciling.joining import Joiner
-from gateway.reconciling.ledger_side import EDGE, Labels, LedgerSide, beside, labels_of
+from gateway.reconciling.labels import Labels, beside, labels_of
+from gateway.reconciling.ledger_side import EDGE, LedgerSide
 from gateway.reconciling.pairing import Pair, paired
 from gateway.reconciling.readback import Reader, name_of
 from gateway.reconciling.spill import PARTS, Spill

@@ -16,7 +16,8 @@ from canonical_schema import Event
 from gateway.errors import RequestRefused
 from gateway.lanes.rendering import Turned, usages
 from gateway.ledger import Code, Work, WorkState, split_ref
-from gateway.reconciling.ledger_side import EDGE, labels_of
+from gateway.reconciling.labels import labels_of
+from gateway.reconciling.ledger_side import EDGE
 from gateway.reconciling.readback import Reader
 from gateway.repair import Actor, resolve
 from gateway.service import Gateway

@@ -19,7 +19,7 @@ from gateway.reconciling._model import (
     Theirs,
     Why,
 )
-from gateway.reconciling.ledger_side import Labels
+from gateway.reconciling.labels import Labels
 from gateway.times import to_micros
 
 __all__ = ["Joiner", "is_rounded"]

@@ -6,7 +6,7 @@ from decimal import Decimal
 
 from adapters import Unread, UnreadKind
 from gateway.reconciling._model import EXACT, IDS, Cell, Difference, Place, Side, Why, in_unit, total
-from gateway.reconciling.ledger_side import Labels
+from gateway.reconciling.labels import Labels
 
 __all__ = ["Both", "Pair", "paired"]
 
