@@ -1,4 +1,4 @@
-"""A comparison from end to end: the ledger once, each provider once, then part by part."""
+"""A comparison from end to end: the ledger, each provider, what came to the ledger meanwhile; then part by part."""
 
 import asyncio
 from dataclasses import dataclass, field
@@ -89,16 +89,21 @@ async def compare(gateway: Gateway, scope: Scope) -> Comparison:
     readers = {name: Reader(gateway, name) for name in scope.destinations}  # of what is configured now
     ours = LedgerSide(gateway, scope, labels, {name: beside(labels[name], name, every) for name in scope.destinations})
     made = Comparison(scope=scope, at=gateway.clock.now())
+    parts = {name: _Destination(scope, name, labels[name], ours, readers[name]) for name in scope.destinations}
     try:
         await ours.read()
+        for one in parts.values():
+            await one.read(gateway.clock.now())
+        await ours.read()  # what was sent meanwhile may have been seen there
         made.events, made.trimmed = ours.events, ours.trimmed
-        for name in scope.destinations:
-            one = _Destination(scope, name, labels[name], ours, readers[name])
-            made.sides[name] = await one.compare(gateway.clock.now())
+        for name, one in parts.items():
+            made.sides[name] = await one.compare()
         if scope.against is not None:
             made.pair = paired(made.sides, labels, scope.destinations[0], scope.against)
     finally:
         ours.close()
+        for one in parts.values():
+            one.close()
         for reader in readers.values():
             await reader.close()
     return made
@@ -115,15 +120,33 @@ class _Destination:
         self._door = reader.adapter.door
         self._reader = reader
         self._side = Side()
+        self._spill = Spill(Theirs)
+        self._counted: list[tuple[str, Read | Unread]] = []
+        """Whose counters were read, and what they say."""
+        self._begun = 0
 
-    async def compare(self, now: datetime) -> Side:
-        """Read the provider, and hold it against what the ledger has."""
+    def close(self) -> None:
+        """Let go of what lies on disk."""
+        self._spill.__exit__(None, None, None)
+
+    async def read(self, now: datetime) -> None:
+        """Read the provider."""
         side, read_back = self._side, self._door.read_back
+        self._begun = to_micros(now)
         if read_back is None:
             side.unread = Unread(kind=UnreadKind.UNSUPPORTED, why="usage cannot be read back from this provider")
+            return
+        side.kind, side.exact = read_back.kind, read_back.exact
+        if read_back.by_customer:
+            await self._count()
         else:
-            side.kind, side.exact = read_back.kind, read_back.exact
-        settled = to_micros(now) - (read_back.settles // _MICRO if read_back else 0)
+            await self._read(self._put)
+        side.requests = self._reader.requests
+
+    async def compare(self) -> Side:
+        """Hold what was read against what the ledger has."""
+        side, read_back = self._side, self._door.read_back
+        settled = self._begun - (read_back.settles // _MICRO if read_back else 0)
         copies = read_back is not None and read_back.copies
         by = self._door.dedupe.by if copies and self._door.dedupe is not None else None
         known = self._ours.known[self._name]
@@ -133,30 +156,24 @@ class _Destination:
             await self._by_customer(joiner, settled)
         else:
             await self._listed(joiner)
-        side.requests = self._reader.requests
         for meter in self._labels.unreadable:
             why = "its name at the provider comes from each event: nobody can ask for it"
             self._leave_out(meter, Unread(kind=UnreadKind.UNSUPPORTED, why=why))
         return side
 
+    def _put(self, row: UsageRow) -> None:
+        at = to_micros(row.instant)
+        self._spill.put(
+            row.key, Theirs(row.key, row.meter, row.measure, row.customer, at, row.quantity, row.evidence, row.version)
+        )
+
     async def _listed(self, joiner: Joiner) -> None:
-        side, spill = self._side, Spill(Theirs)
-        with spill:
-
-            def take(row: UsageRow) -> None:
-                at = to_micros(row.instant)
-                spill.put(
-                    row.key,
-                    Theirs(row.key, row.meter, row.measure, row.customer, at, row.quantity, row.evidence, row.version),
-                )
-
-            if side.unread is None:
-                await self._read(take)
-            side.rows = spill.count
-            for number in range(PARTS):
-                theirs = () if side.unread is not None else spill.part(number)
-                joiner.join(self._ours.spills[self._name].part(number), theirs)
-                await asyncio.sleep(0)
+        side = self._side
+        side.rows = self._spill.count
+        for number in range(PARTS):
+            theirs = () if side.unread is not None else self._spill.part(number)
+            joiner.join(self._ours.spills[self._name].part(number), theirs)
+            await asyncio.sleep(0)
         for place, untold in joiner.untold.items():
             _unread(side.cells[place], untold)
         if side.unread is not None:
@@ -197,27 +214,31 @@ class _Destination:
         self._side.links = list(named.values())
         return self._side.links
 
-    async def _by_customer(self, joiner: Joiner, settled: int) -> None:
-        side = self._side
-        counters = Counters(side, joiner, self._scope.window, settled)
-        links = self._ours.links[self._name]
+    async def _count(self) -> None:
+        """Read the counters of each customer that the ledger has something of."""
+        side, links = self._side, self._ours.links[self._name]
         if self._scope.customer is not None:
             links = links or dict.fromkeys(await self._links(), self._scope.customer)
         asked: dict[tuple[str, str], None] = {}
-        for sharing in self._ours.shared[self._name].values():
-            for customer in sharing:
-                counters.told(customer, SHARED)
         for link, customer in links.items():
             if (customer, name_of(link)) in asked or name_of(link) in self._ours.shared[self._name]:
                 continue
             asked[customer, name_of(link)] = None
             told = await self._reader.usage(self._scope.window, self._labels.bindings, link, _nothing)
-            counters.told(customer, told)
+            self._counted.append((customer, told))
             if isinstance(told, Unread) and told.kind is UnreadKind.TROUBLE:
                 side.unread = told
             elif isinstance(told, Read):
                 side.exact = side.exact and told.exact
                 side.window = told.window
+
+    async def _by_customer(self, joiner: Joiner, settled: int) -> None:
+        counters = Counters(self._side, joiner, self._scope.window, settled, self._begun)
+        for sharing in self._ours.shared[self._name].values():
+            for customer in sharing:
+                counters.told(customer, SHARED)
+        for customer, told in self._counted:
+            counters.told(customer, told)
         for number in range(PARTS):
             counters.take(self._ours.spills[self._name].part(number))
             await asyncio.sleep(0)

@@ -39,12 +39,13 @@ class _Tally:
 class Counters:
     """One destination's counters, by customer."""
 
-    def __init__(self, side: Side, joiner: Joiner, window: Window, settled: int) -> None:
-        """`settled`: what was sent before this is counted, if it is there at all."""
+    def __init__(self, side: Side, joiner: Joiner, window: Window, settled: int, begun: int) -> None:
+        """`settled`: what was sent before this is counted, if it is there at all. `begun`: when they were asked."""
         self._side = side
         self._joiner = joiner
         self._window = window
         self._settled = settled
+        self._begun = begun
         self._told: dict[str, Read | Unread] = {}
         self._tallies: dict[Place, _Tally] = {}
 
@@ -60,6 +61,8 @@ class Counters:
             if one.foreign:
                 continue
             told = self._told.get(one.customer)
+            if told is None and one.received >= self._begun:
+                continue  # it came when nobody knew whom to ask for
             window = told.window if isinstance(told, Read) else self._window
             if not to_micros(window.start) <= one.at < to_micros(window.end):
                 continue

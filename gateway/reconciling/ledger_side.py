@@ -28,9 +28,12 @@ __all__ = ["EDGE", "LedgerSide"]
 EDGE = timedelta(hours=1)
 """Looked at beyond both ends of the window, to tell what lies on its other side from what is lost."""
 
+OVERLAP = timedelta(seconds=10)
+"""Batches of several partitions are in order by when they were received; one may be recorded a little later."""
+
 
 class LedgerSide:
-    """Reads the ledger once, for all the destinations of a comparison."""
+    """Reads the ledger, for all the destinations of a comparison."""
 
     def __init__(
         self, gateway: Gateway, scope: Scope, labels: Mapping[str, Labels], beside: Mapping[str, Collection[str]]
@@ -55,46 +58,60 @@ class LedgerSide:
         self._foreign: dict[str, set[str]] = {name: set() for name in labels}
         self._called: dict[tuple[str, str, str], frozenset[str]] = {}
         self._relinked: Relinked | None = None
+        self._after = 0
+        self._lately: set[int] = set()
+        """Batches that were read beyond that number, and are not read again."""
         self.events = 0
         self.trimmed = 0
         """Batches of which only ids and statuses are left, so that nothing of them can be added up."""
 
     async def read(self) -> None:
-        """Read every event of the window, and a little beyond."""
+        """Read every event of the window, and a little beyond; the next time, those that came since."""
         scope = self._scope
         relinked = await self._learn_names()
-        async for view in stored(self._gateway.ledger, None):
+        since = to_micros(self._gateway.clock.now() - OVERLAP)
+        async for view in stored(self._gateway.ledger, None, self._after):
             snapshot = view.snapshot
+            if snapshot.batch in self._lately:
+                continue
+            if snapshot.received < since:
+                self._after = snapshot.batch
+            else:
+                self._lately.add(snapshot.batch)
             await self._pass_over(view)
-            if snapshot.tenant != scope.tenant:
-                continue
-            chosen = [index for index in range(len(snapshot.events)) if self._wanted(view, index)]
-            if not chosen:
-                continue
-            await self.book.learn(scope.tenant, {snapshot.events[index].customer for index in chosen})
-            tracks = {track.destination: track for track in snapshot.tracks if track.destination in self._labels}
-            errors = {name: dict(_errors(track)) for name, track in tracks.items()}
-            sent = {name: _sent(track) for name, track in tracks.items()}
-            reader = LedgerReader(self._gateway.ledger)
-            erased = frozenset[int]() if snapshot.remains is None else snapshot.remains.erased
-            async for part in slices(len(chosen)):
-                for index in chosen[part.start : part.stop]:
-                    event, received = snapshot.events[index], snapshot.received_at(index)
-                    self.events += 1
-                    alone = scope.against is not None and await self._alone(reader, snapshot, index)
-                    for name, track in tracks.items():
-                        standing = standing_of(Code(track.codes[index]), errors[name].get(index))
-                        if standing is not None and event.meter in self._labels[name].meters:
-                            for ours in await self._ours(reader, name, event, received, standing):
-                                ours.sent = max(received, sent[name].get(index, 0))
-                                ours.renamed = ours.renamed or index in erased  # the pseudonym is known here alone
-                                ours.remetered = relinked.had_metered(name, event.meter, ours.sent)
-                                ours.alone = alone
-                                self.spills[name].put(ours.key, ours)
+            if snapshot.tenant == scope.tenant:
+                await self._take(view, relinked)
         self.trimmed = await self._gateway.ledger.trimmed(scope.tenant, to_micros(scope.window.start))
         for name, theirs in self._foreign.items():
             for one in theirs & self.known[name].keys():
                 self.shared[name].setdefault(one, set()).add(self.known[name][one])
+
+    async def _take(self, view: View, relinked: Relinked) -> None:
+        """Put away what a batch has of the window, by destination."""
+        scope, snapshot = self._scope, view.snapshot
+        chosen = [index for index in range(len(snapshot.events)) if self._wanted(view, index)]
+        if not chosen:
+            return
+        await self.book.learn(scope.tenant, {snapshot.events[index].customer for index in chosen})
+        tracks = {track.destination: track for track in snapshot.tracks if track.destination in self._labels}
+        errors = {name: dict(_errors(track)) for name, track in tracks.items()}
+        sent = {name: _sent(track) for name, track in tracks.items()}
+        reader = LedgerReader(self._gateway.ledger)
+        erased = frozenset[int]() if snapshot.remains is None else snapshot.remains.erased
+        async for part in slices(len(chosen)):
+            for index in chosen[part.start : part.stop]:
+                event, received = snapshot.events[index], snapshot.received_at(index)
+                self.events += 1
+                alone = scope.against is not None and await self._alone(reader, snapshot, index)
+                for name, track in tracks.items():
+                    standing = standing_of(Code(track.codes[index]), errors[name].get(index))
+                    if standing is not None and event.meter in self._labels[name].meters:
+                        for ours in await self._ours(reader, name, event, received, standing):
+                            ours.sent = max(received, sent[name].get(index, 0))
+                            ours.renamed = ours.renamed or index in erased  # the pseudonym is known here alone
+                            ours.remetered = relinked.had_metered(name, event.meter, ours.sent)
+                            ours.alone = alone
+                            self.spills[name].put(ours.key, ours)
 
     async def _learn_names(self) -> Relinked:
         scope, book = self._scope, self.book
