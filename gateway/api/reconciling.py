@@ -16,7 +16,7 @@ from canonical_schema import ErrorCode, format_time, parse_time, plain
 from gateway.api.access import tenant_of
 from gateway.api.asked import Asked, answer, body_of, query_of
 from gateway.errors import RequestRefused
-from gateway.reconciling._model import Cell, Side, Why, in_unit
+from gateway.reconciling._model import UNLINKED, Cell, Side, Why, in_unit
 from gateway.reconciling.comparing import Comparison, compare, scope_of
 from gateway.reconciling.readback import Reader
 from gateway.reconciling.reconciliations import Reconciliations, Terms
@@ -109,6 +109,9 @@ class _Reconciling:
         unread = side.unread or next(iter(side.missing.values()), None)
         if not cells:
             cells = {"": Cell(_ONE, provider=None if unread else _ZERO, unread=unread)}
+        if not side.links:  # nobody was asked
+            for cell in cells.values():
+                cell.provider, cell.unread = None, cell.unread or UNLINKED
         return {
             "destination": name,
             "kind": side.kind,

@@ -17,6 +17,7 @@ __all__ = [
     "OPEN",
     "RENAMED",
     "RESCALED",
+    "UNLINKED",
     "Cell",
     "Difference",
     "Ours",
@@ -63,11 +64,12 @@ OPEN = frozenset({Why.DUPLICATE, Why.ONLY_HERE, Why.ONLY_THERE, Why.UNEXPLAINED}
 """What nothing that is known explains: a cut-over stops at it."""
 
 
+UNLINKED = Unread(kind=UnreadKind.UNSUPPORTED, why="no link names the customer there")
+
 RENAMED = Unread(
     kind=UnreadKind.UNSUPPORTED,
     why="the customer had another name there when some of it was sent: what is under that one was not read",
 )
-
 
 REMETERED = Unread(
     kind=UnreadKind.UNSUPPORTED,

@@ -188,7 +188,8 @@ class _Destination:
         side, wide = self._side, self._scope.window.widened(EDGE)
         links: list[Link | None] = [None]
         if self._scope.customer is not None:
-            links = [*await self._links()]
+            side.links = await self._links()
+            links = [*side.links]
         for link in links:
             told = await self._reader.usage(wide, self._labels.bindings, link, take)
             if isinstance(told, Unread):
@@ -211,14 +212,14 @@ class _Destination:
             named.setdefault(tuple(getattr(link, name) for name in link.names), link)
         for link in named.values():
             self._ours.known[self._name].setdefault(name_of(link), customer)
-        self._side.links = list(named.values())
-        return self._side.links
+        return list(named.values())
 
     async def _count(self) -> None:
         """Read the counters of each customer that the ledger has something of."""
         side, links = self._side, self._ours.links[self._name]
-        if self._scope.customer is not None:
-            links = links or dict.fromkeys(await self._links(), self._scope.customer)
+        if (whose := self._scope.customer) is not None:
+            side.links = [*links] or await self._links()
+            links = dict.fromkeys(side.links, whose)
         asked: dict[tuple[str, str], None] = {}
         for link, customer in links.items():
             if (customer, name_of(link)) in asked or name_of(link) in self._ours.shared[self._name]:
@@ -242,7 +243,7 @@ class _Destination:
         for number in range(PARTS):
             counters.take(self._ours.spills[self._name].part(number))
             await asyncio.sleep(0)
-        counters.end(self._labels.reads)
+        counters.end(self._labels.reads, self._scope.customer)
         if self._ours.beside[self._name]:
             for meter in self._labels.meters:
                 self._leave_out(meter, BESIDE)

@@ -5,7 +5,19 @@ from dataclasses import dataclass, field, replace
 from decimal import Decimal
 
 from adapters import Read, Unread, UnreadKind, Window
-from gateway.reconciling._model import EXACT, REMETERED, RENAMED, Cell, Ours, Place, Side, Standing, Why, total
+from gateway.reconciling._model import (
+    EXACT,
+    REMETERED,
+    RENAMED,
+    UNLINKED,
+    Cell,
+    Ours,
+    Place,
+    Side,
+    Standing,
+    Why,
+    total,
+)
 from gateway.reconciling.joining import Joiner
 from gateway.times import to_micros
 
@@ -82,8 +94,11 @@ class Counters:
                 else:
                     tally.more += 1
 
-    def end(self, reads: Mapping[tuple[str, str], tuple[str, str]]) -> None:
-        """Lay the counters beside the sums. `reads`: by meter and part, the label and measure that were read."""
+    def end(self, reads: Mapping[tuple[str, str], tuple[str, str]], customer: str | None) -> None:
+        """Lay the counters beside the sums. `reads`: by meter and part, the label and measure that were read.
+
+        `customer`: the one that was asked about, of whom what could not be read is told where there is no sum, too.
+        """
         for customer, told in self._told.items():
             if isinstance(told, Read) and told.counted is not None:
                 for (meter, part), read in reads.items():
@@ -91,6 +106,11 @@ class Counters:
                     place = Place(customer, meter, part)
                     if counted is not None and (counted or place in self._side.cells):
                         self._joiner.cell(place).provider = counted
+        if customer is not None:
+            told = self._told.get(customer)
+            for (meter, part), (label, _) in reads.items():
+                if isinstance(told, Unread) or (told is not None and label in told.unread):
+                    self._joiner.cell(Place(customer, meter, part))
         for place, cell in self._side.cells.items():
             told = self._told.get(place.customer)
             if isinstance(told, Read) and told.window != self._window:
@@ -98,7 +118,7 @@ class Counters:
             label, _ = reads.get((place.meter, place.part), ("", ""))
             unread = told if isinstance(told, Unread) else None if told is None else told.unread.get(label)
             if told is None and EXACT.add(cell.recorded, _explained(cell)) != 0:  # else nothing of it ever left
-                unread = Unread(kind=UnreadKind.UNSUPPORTED, why="no link names the customer there")
+                unread = UNLINKED
             if unread is not None:
                 cell.provider, cell.unread = None, unread
                 cell.reasons.clear()

@@ -109,3 +109,24 @@ async def test_a_counter_under_another_name_of_the_meter_is_not_laid_beside_all_
     clock.ahead = timedelta(minutes=30)
     found = await reconciled(asking, clock)
     assert "under another name of its meter" in found["acme"]["unread"]["why"]
+
+
+@pytest.mark.parametrize("back", [0, 100])
+async def test_what_nothing_was_read_of_is_told_where_the_ledger_has_nothing_either(
+    house: House, clock: MovableClock, back: int
+) -> None:
+    """A counter of a past month cannot be read, and a feature without one neither: that is no zero."""
+    nowhere = {"bindings": {"wingback": {"feature_slug": "NOWHERE"}}}
+    async with house({"meters": {"other": nowhere}}) as asking:
+        await asking.send(event("e1"))
+        then = clock.now() - timedelta(days=back)
+        start = then.replace(day=1, hour=0, minute=0, second=0, microsecond=0)
+        window = {"from": start.isoformat(), "to": (start + timedelta(days=32)).replace(day=1).isoformat()}
+        meter = "api_calls" if back else "other"
+        usage = await asking.client.get("/v1/usage", params={**window, "customer": "acme", "meter": meter})
+        (figure,) = usage.json()["destinations"][-1]["figures"]
+        assert "unread" in figure
+        assert "provider" not in figure
+        asked = {**window, "destinations": ["wingback"], "customer": "acme", "meter": meter}
+        report = (await asking.client.post("/v1/reconciliations", json=asked)).json()["report"]
+        assert (False, 1) == (report["complete"], report["comparisons"][0]["unread"])

@@ -339,6 +339,19 @@ async def test_usage_is_read_back_beside_the_ledgers_in_the_meters_unit(house: H
         assert list(await day.usage(asking, meter="api_calls", destination="flowglad")) == ["flowglad"]
 
 
+@pytest.mark.parametrize("sent", [True, False])
+async def test_usage_of_whom_no_link_names_is_no_zero(asking: Asking, day: Day, sent: bool) -> None:
+    if sent:
+        await asking.send(day.event("e1", customer="stranger"))
+    read = await day.usage(asking, customer="stranger", meter="api_calls")
+    for name in ("flowglad", "paygentic", "wingback"):
+        (figure,) = read[name]["figures"]
+        assert (False, "no link names the customer there") == ("provider" in figure, figure["unread"]["why"])
+        assert ["unmapped"] * sent == [one["class"] for one in figure["reasons"]]
+    (figure,) = read["flexprice"]["figures"]
+    assert ("3" if sent else "0") == figure["provider"], "it takes our own names"
+
+
 @pytest.mark.parametrize(
     ("query", "named"),
     [
