@@ -28,13 +28,14 @@ SHARED = Unread(
 )
 
 OPEN = 16
-"""Deliveries in doubt of which every combination is tried; more are not told apart."""
+"""Deliveries in doubt of which every combination is tried; of more, only what they can come to at all is known."""
 _CERTAIN = {
     Standing.REJECTED: Why.REJECTED,
     Standing.UNMAPPED: Why.UNMAPPED,
     Standing.CAPABILITY: Why.CAPABILITY,
     Standing.LATE: Why.LATE,
 }
+_NONE = Decimal(0)
 
 
 @dataclass(slots=True)
@@ -42,7 +43,11 @@ class _Tally:
     """What of a figure may or may not be counted."""
 
     open: list[tuple[Decimal, str]] = field(default_factory=list[tuple[Decimal, str]])
-    more: int = 0
+    more: bool = False
+    """Whether there are others."""
+    least: Decimal = Decimal(0)
+    most: Decimal = Decimal(0)
+    """Between what all of them together can come to, the others included."""
     absolute: bool = False
     untold: Unread | None = None
     """Why some of it may be counted elsewhere."""
@@ -89,10 +94,12 @@ class Counters:
             if why is not None:
                 cell.put(why, EXACT.minus(one.quantity), one.id)
             elif one.standing is not Standing.DELIVERED or one.sent > self._settled:
+                tally.least = EXACT.add(tally.least, min(one.quantity, _NONE))
+                tally.most = EXACT.add(tally.most, max(one.quantity, _NONE))
                 if len(tally.open) < OPEN:
                     tally.open.append((one.quantity, one.id))
                 else:
-                    tally.more += 1
+                    tally.more = True
 
     def end(self, reads: Mapping[tuple[str, str], tuple[str, str]], customer: str | None) -> None:
         """Lay the counters beside the sums. `reads`: by meter and part, the label and measure that were read.
@@ -142,7 +149,8 @@ class Counters:
             cell.reasons.clear()
             return
         if missing is None:
-            cell.put(Why.UNEXPLAINED, rest, "")
+            open_ = tally.more and tally.least <= EXACT.minus(rest) <= tally.most
+            cell.put(Why.IN_FLIGHT if open_ else Why.UNEXPLAINED, rest, "")
             return
         for quantity, event_id in missing:
             cell.put(Why.IN_FLIGHT, EXACT.minus(quantity), event_id)

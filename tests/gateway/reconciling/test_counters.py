@@ -52,6 +52,19 @@ async def test_a_delivery_in_doubt_explains_its_own_quantity_alone(
     assert ([] if stored else [("in_flight", "-5", ["doubt"])]) == reasons
 
 
+@pytest.mark.parametrize(("lost", "why"), [(range(16, 19), "in_flight"), (range(1, 20), "unexplained")])
+async def test_more_that_need_not_count_yet_than_are_told_apart_explain_what_they_can_come_to(
+    asking: Asking, clock: MovableClock, lost: range, why: str
+) -> None:
+    await asking.send(event("before", quantity=2**21))
+    clock.ahead = timedelta(minutes=30)
+    await asking.send([event(f"e{number}", quantity=2**number) for number in range(20)], query="?ack=all")
+    gone = {f"e{number}" for number in lost} | ({"before"} if why == "unexplained" else set())
+    asking.vendors["wingback"].tamper(lambda stock: stock.forget(lambda row: row.key in gone))
+    found = await reconciled(asking, clock)
+    assert [why] == [one["class"] for one in found["acme"]["reasons"]]
+
+
 async def test_a_figure_of_many_digits_keeps_them_all(asking: Asking, clock: MovableClock) -> None:
     asking.vendors["wingback"].refuse("refused")
     sent = {"refused": "12345678901234567890123456.123456789012", "e1": "98765432109876543210987654.000000000001"}
