@@ -80,7 +80,7 @@ async def test_a_running_gateway_does_it_by_itself(house: House, clock: MovableC
     async with house(SHORT) as asking:
         asking.vendors["paygentic"].fail("lost_answer")
         await asking.send(event("doubt"), query="?ack=stored")
-        await asking.settled("doubt")
+        await until(lambda: asking.gateway.doubts.next, "it is not in doubt")
         clock.ahead += 2 * FIRST
         assert asking.gateway.doubts.wake is not None
         asking.gateway.doubts.wake()  # as its timer does, half a minute later
