@@ -106,11 +106,11 @@ class Counters:
 
         `customer`: the one that was asked about, of whom what could not be read is told where there is no sum, too.
         """
-        for customer, told in self._told.items():
+        for whose, told in self._told.items():
             if isinstance(told, Read) and told.counted is not None:
                 for (meter, part), read in reads.items():
                     counted = told.counted.get(read)
-                    place = Place(customer, meter, part)
+                    place = Place(whose, meter, part)
                     if counted is not None and (counted or place in self._side.cells):
                         self._joiner.cell(place).provider = counted
         if customer is not None:

@@ -13,7 +13,7 @@ pytestmark = pytest.mark.anyio
 OTHER = "Cust_0b8f3a44-3d0e-4f0e-9a53-5b1f4f7a2c11"
 
 
-async def reconciled(asking: Asking, clock: MovableClock) -> dict[str, Any]:
+async def reconciled(asking: Asking, clock: MovableClock, meter: str | None = "api_calls") -> dict[str, Any]:
     """Reconcile the vendor's current period; return its figures by customer."""
     now = clock.now()
     start = now.replace(day=1, hour=0, minute=0, second=0, microsecond=0)
@@ -21,7 +21,7 @@ async def reconciled(asking: Asking, clock: MovableClock) -> dict[str, Any]:
         "from": start.isoformat(),
         "to": (start + timedelta(days=32)).replace(day=1).isoformat(),
         "destinations": ["wingback"],
-        "meter": "api_calls",
+        "meter": meter,
     }
     answer = await asking.client.post("/v1/reconciliations", json=asked)
     assert 201 == answer.status_code, answer.text
@@ -143,3 +143,11 @@ async def test_what_nothing_was_read_of_is_told_where_the_ledger_has_nothing_eit
         asked = {**window, "destinations": ["wingback"], "customer": "acme", "meter": meter}
         report = (await asking.client.post("/v1/reconciliations", json=asked)).json()["report"]
         assert (False, 1) == (report["complete"], report["comparisons"][0]["unread"])
+
+
+async def test_a_feature_without_a_counter_that_nobody_used_is_no_figure(house: House, clock: MovableClock) -> None:
+    async with house({"meters": {"other": {"bindings": {"wingback": {"feature_slug": "NOPE"}}}}}) as asking:
+        await asking.send(event("e1"))
+        found = await reconciled(asking, clock, meter=None)
+        assert ["api_calls"] == [one["meter"] for one in found["report"]["comparisons"][0]["figures"]]
+        assert found["report"]["complete"]
