@@ -13,6 +13,7 @@ from adapters import Link, Unread, UnreadKind, Window
 
 __all__ = [
     "EXACT",
+    "FORMER",
     "IDS",
     "OPEN",
     "RENAMED",
@@ -75,6 +76,11 @@ REMETERED = Unread(
     kind=UnreadKind.UNSUPPORTED,
     why="some of it was sent under another name of its meter, or to another account: what is there was not read",
 )
+FORMER = Unread(
+    kind=UnreadKind.UNSUPPORTED,
+    why="usage of somebody who is erased, or had this name there before, may be counted with it",
+)
+
 
 RESCALED = Unread(
     kind=UnreadKind.UNSUPPORTED,
@@ -130,7 +136,10 @@ class Ours(msgspec.Struct, array_like=True):
     alone: bool = False
     """The other one of a pair of destinations was never meant to have it."""
     foreign: bool = False
-    """Of another tenant, or of a meter that is not compared, and listed with what is: only its key is looked at."""
+    """Of another tenant, of a meter that is not compared, or of somebody who was erased, and listed with what is.
+
+    Its key is looked at; its quantity, where it is `renamed`, may be counted with what others used.
+    """
 
 
 class Theirs(msgspec.Struct, array_like=True):

@@ -7,6 +7,7 @@ from decimal import Decimal
 from adapters import Read, Unread, UnreadKind, Window
 from gateway.reconciling._model import (
     EXACT,
+    FORMER,
     REMETERED,
     RENAMED,
     UNLINKED,
@@ -65,6 +66,8 @@ class Counters:
         self._begun = begun
         self._told: dict[str, Read | Unread] = {}
         self._tallies: dict[Place, _Tally] = {}
+        self._former: dict[tuple[str, str], dict[str, Decimal]] = {}
+        """By meter and part, and by customer: what may be counted under a name there that nobody knows any more."""
 
     def told(self, customer: str, what: Read | Unread) -> None:
         """Note what was read of one customer. What several links of one count over one period is added up."""
@@ -75,13 +78,19 @@ class Counters:
     def take(self, ours: Iterable[Ours]) -> None:
         """Count the ledger's events, each customer's over the window that was read."""
         for one in ours:
-            if one.foreign:
+            if one.foreign and not one.renamed:
                 continue
             told = self._told.get(one.customer)
             if told is None and one.received >= self._begun:
                 continue  # it came when nobody knew whom to ask for
             window = told.window if isinstance(told, Read) else self._window
             if not to_micros(window.start) <= one.at < to_micros(window.end):
+                continue
+            why = _CERTAIN.get(one.standing)
+            if one.renamed and why is None:
+                former = self._former.setdefault((one.meter, one.part), {})
+                former[one.customer] = EXACT.add(former.get(one.customer, _NONE), one.quantity)
+            if one.foreign:
                 continue
             place = Place(one.customer, one.meter, one.part)
             cell = self._joiner.cell(place)
@@ -90,7 +99,6 @@ class Counters:
             tally.absolute = tally.absolute or one.absolute
             if one.remetered or one.renamed:
                 tally.untold = REMETERED if one.remetered else RENAMED
-            why = _CERTAIN.get(one.standing)
             if why is not None:
                 cell.put(why, EXACT.minus(one.quantity), one.id)
             elif one.standing is not Standing.DELIVERED or one.sent > self._settled:
@@ -144,8 +152,9 @@ class Counters:
         if rest == 0:
             return
         missing = _combination(tally.open, EXACT.minus(rest))
-        if missing is None and tally.untold is not None:
-            cell.provider, cell.unread = None, tally.untold
+        untold = tally.untold or (FORMER if missing is None and self._may_be_others(place, tally, rest) else None)
+        if missing is None and untold is not None:
+            cell.provider, cell.unread = None, untold
             cell.reasons.clear()
             return
         if missing is None:
@@ -154,6 +163,15 @@ class Counters:
             return
         for quantity, event_id in missing:
             cell.put(Why.IN_FLIGHT, EXACT.minus(quantity), event_id)
+
+    def _may_be_others(self, place: Place, tally: _Tally, rest: Decimal) -> bool:
+        """Return whether what others may have there under this name comes to what is too much."""
+        former = self._former.get((place.meter, place.part), {})
+        others = [quantity for customer, quantity in former.items() if customer != place.customer]
+        if len(tally.open) + len(others) > OPEN:
+            return total(min(one, _NONE) for one in others) <= rest <= total(max(one, _NONE) for one in others)
+        either = [*tally.open, *((EXACT.minus(one), "") for one in others)]
+        return _combination(either, EXACT.minus(rest)) is not None
 
 
 def _explained(cell: Cell) -> Decimal:

@@ -12,7 +12,7 @@ from gateway.chain import LedgerReader
 from gateway.intake import slices
 from gateway.lanes.correcting import Situation, difference, saying, situation
 from gateway.lanes.rendering import Turned, usages
-from gateway.ledger import NO_WAY, Code, Snapshot, Track, split_ref
+from gateway.ledger import BILLS, NO_WAY, Code, Snapshot, Track, split_ref
 from gateway.links.naming import Relinked
 from gateway.merge import View
 from gateway.reconciling._model import EXACT, Ours, Scope, Standing
@@ -97,7 +97,7 @@ class LedgerSide:
         errors = {name: dict(_errors(track)) for name, track in tracks.items()}
         sent = {name: _sent(track) for name, track in tracks.items()}
         reader = LedgerReader(self._gateway.ledger)
-        erased = frozenset[int]() if snapshot.remains is None else snapshot.remains.erased
+        erased = _erased(snapshot)
         async for part in slices(len(chosen)):
             for index in chosen[part.start : part.stop]:
                 event, received = snapshot.events[index], snapshot.received_at(index)
@@ -126,6 +126,7 @@ class LedgerSide:
         """Note the keys of what is not compared, and may be listed with what is."""
         snapshot, scope = view.snapshot, self._scope
         ours = snapshot.tenant == scope.tenant
+        erased = _erased(snapshot)
         if ours and scope.customer is None and not any(self.beside.values()):
             return
         for track in snapshot.tracks:
@@ -146,9 +147,12 @@ class LedgerSide:
             await self.book.learn(snapshot.tenant, {snapshot.events[index].customer for index in chosen})
             async for part in slices(len(chosen)):
                 for index in chosen[part.start : part.stop]:
-                    event = snapshot.events[index]
+                    event, received = snapshot.events[index], snapshot.received_at(index)
                     if self._concerns(name, snapshot.tenant, event):
-                        self._note(name, snapshot.tenant, event, snapshot.received_at(index))
+                        self._note(name, snapshot.tenant, event, received)
+                    elif index in erased and Code(track.codes[index]) in BILLS:  # by any name that is read, perhaps
+                        for one in self._rows(name, event, received, Standing.DELIVERED):
+                            self.spills[name].put(one.key, msgspec.structs.replace(one, foreign=True))
 
     def _concerns(self, name: str, tenant: str, event: Event) -> bool:
         """Return whether what is passed over may be listed under a name that is read."""
@@ -328,6 +332,11 @@ _REFUSED: Mapping[ErrorCode, Standing] = {
     ErrorCode.UNKNOWN_BINDING: Standing.UNMAPPED,
     ErrorCode.UNKNOWN_METER: Standing.UNMAPPED,
 }
+
+
+def _erased(snapshot: Snapshot) -> Collection[int]:
+    """Return the events of a batch whose customer is not known any more."""
+    return frozenset[int]() if snapshot.remains is None else snapshot.remains.erased
 
 
 def _sent(track: Track) -> Mapping[int, int]:

@@ -13,7 +13,9 @@ pytestmark = pytest.mark.anyio
 OTHER = "Cust_0b8f3a44-3d0e-4f0e-9a53-5b1f4f7a2c11"
 
 
-async def reconciled(asking: Asking, clock: MovableClock, meter: str | None = "api_calls") -> dict[str, Any]:
+async def reconciled(
+    asking: Asking, clock: MovableClock, meter: str | None = "api_calls", customer: str | None = None
+) -> dict[str, Any]:
     """Reconcile the vendor's current period; return its figures by customer."""
     now = clock.now()
     start = now.replace(day=1, hour=0, minute=0, second=0, microsecond=0)
@@ -22,6 +24,7 @@ async def reconciled(asking: Asking, clock: MovableClock, meter: str | None = "a
         "to": (start + timedelta(days=32)).replace(day=1).isoformat(),
         "destinations": ["wingback"],
         "meter": meter,
+        "customer": customer,
     }
     answer = await asking.client.post("/v1/reconciliations", json=asked)
     assert 201 == answer.status_code, answer.text

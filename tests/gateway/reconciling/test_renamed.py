@@ -62,6 +62,53 @@ async def test_usage_of_a_customer_who_was_erased_is_found_by_its_key(asking: As
         assert lost == reasons(found, name)
 
 
+async def erase(asking: Asking) -> None:
+    said = {"reason": "on request", "unsettled": "abandon"}
+    answer = await asking.client.post("/v1/customers/acme/erase", json=said)
+    assert 200 == answer.status_code, answer.text
+
+
+@pytest.mark.parametrize(("lost", "unread"), [(False, True), (True, False)])
+@pytest.mark.parametrize("customer", [None, "acme"])
+async def test_a_counter_may_hold_what_an_erased_customer_used_under_its_name(
+    asking: Asking, clock: MovableClock, customer: str | None, lost: bool, unread: bool
+) -> None:
+    await asking.send(event("e1"), query="?ack=all")
+    await erase(asking)
+    await asking.send([event("e2", quantity=4), event("lost", quantity=5)], query="?ack=all")
+    if lost:
+        asking.vendors["wingback"].tamper(lambda stock: stock.forget(keyed("lost")))
+    clock.ahead = timedelta(minutes=30)
+    found = await reconciled(asking, clock, customer=customer)
+    assert int(not unread) == found["report"]["unexplained"]
+    assert unread == ("who is erased" in str(found["acme"].get("unread")))
+
+
+@pytest.mark.parametrize("name", ["flowglad", "paygentic", "flexprice"])
+async def test_what_an_erased_customer_used_is_not_another_ones_of_its_name(
+    asking: Asking, day: Day, name: str
+) -> None:
+    await asking.send(day.event("e1"), query="?ack=all")
+    await erase(asking)
+    await asking.send(day.event("e2", quantity=4), query="?ack=all")
+    day.later()
+    (figure,) = (await day.usage(asking, meter="api_calls", destination=name))[name]["figures"]
+    assert ("4", "4", []) == (figure["provider"], figure["ledger"]["recorded"], figure["reasons"])
+
+
+async def test_a_counter_may_hold_what_another_customer_used_before_it_had_the_name(
+    asking: Asking, clock: MovableClock
+) -> None:
+    await asking.send(event("e1"), query="?ack=all")
+    await relink(asking, "wingback", customer_id=OTHER)
+    link = {"links": {"wingback": {"customer_id": CONTRACT}}, "reason": "a merger"}
+    assert (await asking.client.put("/v1/customers/beta", json=link)).is_success
+    await asking.send(event("e2", customer="beta", quantity=4), query="?ack=all")
+    clock.ahead = timedelta(minutes=30)
+    found = await reconciled(asking, clock)
+    assert (0, False) == (found["report"]["unexplained"], found["report"]["complete"])
+
+
 async def test_usage_under_a_name_that_it_never_had_is_a_strangers(asking: Asking, day: Day) -> None:
     await relink(asking, "flowglad", subscription_id="sub_new")
     await asking.send(day.event("e1"))
