@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 
 from canonical_schema import DeliveryStatus, ErrorCode, Event, format_time, plain
-from gateway.chain import LedgerReader
+from gateway.chain import LedgerReader, quantities_of
 from gateway.errors import RequestRefused
 from gateway.intake import slices
 from gateway.lanes.correcting import Situation, difference, saying, situation
@@ -84,11 +84,11 @@ class _Tally:
         for name, code in live.items():
             if code in NO_WAY:
                 continue
-            status = code.status
+            status, brings = code.status, before.brings.get(name, event)
             if status in _OPEN:
-                self.open.setdefault((name, event.customer, event.meter, status), _Sum()).add(event)
+                self.open.setdefault((name, event.customer, event.meter, status), _Sum()).add(brings)
             else:
-                self.settled.setdefault((name, event.meter, status), _Sum()).add(before.brought.get(name, event))
+                self.settled.setdefault((name, event.meter, status), _Sum()).add(brings)
             if late:
                 self.late.setdefault((name, event.customer, event.meter), _Sum()).add(event)
         bills = {name for name, code in live.items() if code in BILLS}
@@ -112,8 +112,8 @@ class _Before(msgspec.Struct):
 
     bills: set[str] = msgspec.field(default_factory=set[str])
     """Where an event that it corrects is billed, or may be."""
-    brought: dict[str, Event] = msgspec.field(default_factory=dict[str, Event])
-    """What it added, where it arrived: all of it where nothing of the event had."""
+    brings: dict[str, Event] = msgspec.field(default_factory=dict[str, Event])
+    """What it adds, where that is more than it says: all of it where nothing of the event is there, or waits to be."""
 
 
 class Closing:
@@ -184,10 +184,11 @@ class Closing:
             if (snapshot := await reader.snapshot(batch)) is not None:
                 made.bills |= {name for name, code in View(snapshot).live(place).items() if code in BILLS}
         for name, code in view.live(index).items():
-            if code.status.success:
+            if code.status is not DeliveryStatus.FILTERED:
                 found = situation(await reader.stands(chain, name), event, self._gateway.clock.now())
-                if isinstance(found, Situation):
-                    made.brought[name] = saying(event, event.id, difference(found.have, event.corrects.after))
+                if isinstance(found, Situation) and (code.status.success or not found.unsent):
+                    adds = difference(found.have, event.corrects.after)
+                    made.brings[name] = saying(event, event.id, adds or dict.fromkeys(quantities_of(event), Decimal(0)))
         return made
 
     async def close(self, actor: Actor, period: Period, *, accept_open: bool) -> dict[str, Any]:

@@ -221,14 +221,17 @@ class LedgerSide:
         if said is None:
             return list(self._rows(name, event, received, standing))
         plainly = list(self._plain(name, event, received, standing))
-        if standing not in {Standing.DELIVERED, Standing.UNKNOWN, Standing.PENDING}:
-            return plainly
         chain = await reader.chain(self._scope.tenant, said.of, said.number)
         if chain is None:
             return plainly
         found = situation(await reader.stands(chain, name), event, self._gateway.clock.now())
-        if not isinstance(found, Situation) or (standing is Standing.PENDING and found.unsent):
+        arrives = standing in {Standing.DELIVERED, Standing.UNKNOWN}
+        if not isinstance(found, Situation) or (found.unsent and not arrives):
             return plainly
+        if not arrives and standing is not Standing.PENDING:
+            return list(
+                self._plain(name, saying(event, event.id, difference(found.have, said.after)), received, standing)
+            )
         carrier = found.carrier
         if carrier is None:
             return list(self._rows(name, saying(event, event.id, said.after), received, standing))

@@ -258,6 +258,28 @@ async def test_what_was_never_sent_says_why(asking: Asking, day: Day) -> None:
     assert 0 == report["unexplained"]
 
 
+@pytest.mark.parametrize(("to", "told"), [(8, "8"), (2, "2"), (0, None)])
+async def test_what_is_corrected_before_it_could_be_sent_is_missing_as_a_whole(
+    asking: Asking, day: Day, to: int, told: str | None
+) -> None:
+    """The event is taken back where it waits, and its correction, which waits in its place, brings all of it."""
+    await asking.send(day.event("e1", customer="stranger", quantity=5))
+    said = {"quantity": to, "reason": "a test"}
+    answer = await asking.client.post("/v1/events/e1/correct", json=said, headers={"prefer": "wait=5"})
+    assert 200 == answer.status_code, answer.text
+    await asking.settled("e1")
+    day.later()
+    report = await day.reconcile(asking, destinations=["wingback"])
+    wanted = {} if told is None else {("stranger", "unmapped"): (f"-{told}", ["e1~c2"])}
+    assert wanted == reasons(report, "wingback")
+    figures = [(one["left"], one["right"]) for one in report["comparisons"][0]["figures"]]
+    assert figures == ([] if told is None else [(told, "0")])
+    (open_,) = [
+        one for one in (await asking.get(f"/v1/periods/{day.inside:%Y-%m}"))["open"] if one["destination"] == "wingback"
+    ]
+    assert {"quantity": str(to)} == open_["quantities"]
+
+
 async def test_what_came_too_late_for_the_vendor_is_late(
     house: House, day: Day, monkeypatch: pytest.MonkeyPatch
 ) -> None:
