@@ -121,6 +121,8 @@ class _Destination:
         self._reader = reader
         self._side = Side()
         self._spill = Spill(Theirs)
+        self._named: set[str] = set()
+        """The provider's names of whoever is listed."""
         self._counted: list[tuple[str, Read | Unread]] = []
         """Whose counters were read, and what they say."""
         self._begun = 0
@@ -163,6 +165,7 @@ class _Destination:
 
     def _put(self, row: UsageRow) -> None:
         at = to_micros(row.instant)
+        self._named.add(row.customer)
         self._spill.put(
             row.key, Theirs(row.key, row.meter, row.measure, row.customer, at, row.quantity, row.evidence, row.version)
         )
@@ -170,6 +173,7 @@ class _Destination:
     async def _listed(self, joiner: Joiner) -> None:
         side = self._side
         side.rows = self._spill.count
+        await self._ours.recognise(self._name, self._named)
         for number in range(PARTS):
             theirs = () if side.unread is not None else self._spill.part(number)
             joiner.join(self._ours.spills[self._name].part(number), theirs)

@@ -31,6 +31,9 @@ EDGE = timedelta(hours=1)
 OVERLAP = timedelta(seconds=10)
 """Batches of several partitions are in order by when they were received; one may be recorded a little later."""
 
+LINKS = 1000
+"""Customers whose links are looked through at once."""
+
 
 class LedgerSide:
     """Reads the ledger, for all the destinations of a comparison."""
@@ -112,6 +115,19 @@ class LedgerSide:
                             ours.remetered = relinked.had_metered(name, event.meter, ours.sent)
                             ours.alone = alone
                             self.spills[name].put(ours.key, ours)
+
+    async def recognise(self, name: str, theirs: Collection[str]) -> None:
+        """Look through all links for whose names these are at a destination: no event here has brought them."""
+        unknown, links = set(theirs) - self.known[name].keys(), self._catalogue.destinations[name].adapter.door.link
+        after: str | None = None
+        while unknown and (page := await self.book.page(self._scope.tenant, after, LINKS)):
+            after = page[-1][0]
+            for customer, by_destination, _ in page:
+                for row in by_destination.get(name, ()):
+                    one = next((str(row[field]) for field in links.names if field in row), "")
+                    if one in unknown:
+                        self.known[name].setdefault(one, customer)
+            unknown -= self.known[name].keys()
 
     async def _learn_names(self) -> Relinked:
         scope, book = self._scope, self.book

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from tests.gateway.conftest import Asking, House, MovableClock
-from tests.gateway.reconciling.test_planted import HOUR, Day, reasons
+from tests.gateway.reconciling.test_planted import HOUR, Day, moved, reasons
 
 pytestmark = pytest.mark.anyio
 
@@ -40,3 +40,17 @@ async def test_a_correction_that_two_carry_out_otherwise_is_of_both(house: House
         day.later()
         report = await day.reconcile(asking, destinations=["flexprice"], against="paygentic", meter="api_calls")
     assert {("acme", "only_here"): ("-4", ["early"])} == reasons(report, "paygentic", "flexprice")
+
+
+async def test_usage_of_a_customer_that_went_past_the_gateway_is_one_figure_at_both(asking: Asking, day: Day) -> None:
+    """The ledger has nothing of the customer in the window: it is known by its links, of which some were put."""
+    links = {"flowglad": {"subscription_id": "sub_beta"}, "paygentic": {"customer_id": "cus_beta"}}
+    assert (await asking.client.put("/v1/customers/beta", json={"links": links, "reason": "a test"})).is_success
+    await asking.send([day.event("e1"), day.event("e2", customer="beta", quantity=5)], query="?ack=all")
+    for name in ("flowglad", "paygentic"):
+        asking.vendors[name].tamper(lambda stock: stock.change(moved(4 * HOUR)))
+    day.start, day.end = day.end, day.end + 4 * HOUR
+    day.clock.ahead += 8 * HOUR
+    report = await day.reconcile(asking, destinations=["flowglad"], against="paygentic", meter="api_calls")
+    for comparison in report["comparisons"]:
+        assert {"acme", "beta"} == {figure["customer"] for figure in comparison["figures"]}
