@@ -79,11 +79,21 @@ def _explain(
     if rest := EXACT.subtract(EXACT.subtract(both.right, both.left), known):
         both.put(Why.UNEXPLAINED, Difference(), rest)
     if both.left == both.right:  # what is missing at both, or at neither, is no difference between them
-        both.reasons = {why: found for why, found in both.reasons.items() if found.quantity}
+        same = _same(both.reasons.get(Why.ONLY_HERE), both.reasons.get(Why.ONLY_THERE))
+        both.reasons = {
+            why: found for why, found in both.reasons.items() if found.quantity and not (same and why in _FLIPPED)
+        }
 
 
 _FLIPPED = {Why.ONLY_HERE: Why.ONLY_THERE, Why.ONLY_THERE: Why.ONLY_HERE}
 """What only the ledger has and the left one does not, the right one has."""
+
+
+def _same(here: Difference | None, there: Difference | None) -> bool:
+    """Return whether it is the same events that both lack, or that the ledger alone lacks."""
+    if here is None or there is None or here.events > IDS or here.events != there.events:
+        return False
+    return here.quantity == EXACT.minus(there.quantity) and set(here.ids) == set(there.ids)
 
 
 def _empty(side: Side, labels: Labels, place: Place) -> Cell:

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from tests.gateway.conftest import Asking, House, MovableClock
-from tests.gateway.reconciling.test_planted import HOUR, Day, moved, reasons
+from tests.gateway.reconciling.test_planted import HOUR, Day, keyed, moved, reasons
 
 pytestmark = pytest.mark.anyio
 
@@ -54,3 +54,16 @@ async def test_usage_of_a_customer_that_went_past_the_gateway_is_one_figure_at_b
     report = await day.reconcile(asking, destinations=["flowglad"], against="paygentic", meter="api_calls")
     for comparison in report["comparisons"]:
         assert {"acme", "beta"} == {figure["customer"] for figure in comparison["figures"]}
+    assert {} == reasons(report, "paygentic", "flowglad")
+
+
+@pytest.mark.parametrize("second", ["lost", "gone"])
+async def test_what_two_vendors_lost_alike_is_no_difference_between_them(asking: Asking, day: Day, second: str) -> None:
+    await asking.send([day.event("e1"), day.event("lost", quantity=5), day.event("gone", quantity=5)], query="?ack=all")
+    for name, key in (("flowglad", "lost"), ("flexprice", second)):
+        asking.vendors[name].tamper(lambda stock, key=key: stock.forget(keyed(key)))
+    day.later()
+    report = await day.reconcile(asking, destinations=["flowglad"], against="flexprice", meter="api_calls")
+    found = reasons(report, "flexprice", "flowglad")
+    expected = {("acme", "only_there"): ("5", ["lost"]), ("acme", "only_here"): ("-5", ["gone"])}
+    assert ({} if second == "lost" else expected) == found
