@@ -247,7 +247,7 @@ class _Destination:
         for number in range(PARTS):
             counters.take(self._ours.spills[self._name].part(number))
             await asyncio.sleep(0)
-        counters.end(self._labels.reads, self._scope.customer)
+        await counters.end(self._labels.reads, self._scope.customer)
         if self._ours.beside[self._name]:
             for meter in self._labels.meters:
                 self._leave_out(meter, BESIDE)

@@ -1,6 +1,7 @@
 """Holds what the ledger sent against a provider's counters: sums alone, so that little is said of single events."""
 
-from collections.abc import Iterable, Mapping
+import asyncio
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from decimal import Decimal
 
@@ -28,6 +29,8 @@ SHARED = Unread(
     kind=UnreadKind.UNSUPPORTED, why="several customers of ours are one there: its counters cannot be told apart"
 )
 
+TURN = 20
+"""Figures after which other work has a turn: each may have every combination tried, which takes half a millisecond."""
 OPEN = 16
 """Deliveries in doubt of which every combination is tried; of more, only what they can come to at all is known."""
 _CERTAIN = {
@@ -39,11 +42,15 @@ _CERTAIN = {
 _NONE = Decimal(0)
 
 
+_Doubt = tuple[Decimal, str]
+"""A delivery that may have arrived: its quantity, and its event."""
+
+
 @dataclass(slots=True)
 class _Tally:
     """What of a figure may or may not be counted."""
 
-    open: list[tuple[Decimal, str]] = field(default_factory=list[tuple[Decimal, str]])
+    open: list[_Doubt] = field(default_factory=list[_Doubt])
     more: bool = False
     """Whether there are others."""
     least: Decimal = Decimal(0)
@@ -109,7 +116,7 @@ class Counters:
                 else:
                     tally.more = True
 
-    def end(self, reads: Mapping[tuple[str, str], tuple[str, str]], customer: str | None) -> None:
+    async def end(self, reads: Mapping[tuple[str, str], tuple[str, str]], customer: str | None) -> None:
         """Lay the counters beside the sums. `reads`: by meter and part, the label and measure that were read.
 
         `customer`: the one that was asked about, of whom what could not be read is told where there is no sum, too.
@@ -126,7 +133,9 @@ class Counters:
             for (meter, part), (label, _) in reads.items():
                 if isinstance(told, Unread) or (told is not None and label in told.unread):
                     self._joiner.cell(Place(customer, meter, part))
-        for place, cell in self._side.cells.items():
+        for number, (place, cell) in enumerate(self._side.cells.items()):
+            if number % TURN == 0:
+                await asyncio.sleep(0)
             told = self._told.get(place.customer)
             if isinstance(told, Read) and told.window != self._window:
                 cell.window = told.window
@@ -194,12 +203,23 @@ def _together(one: Read | Unread, other: Read | Unread) -> Read | Unread:
     )
 
 
-def _combination(given: list[tuple[Decimal, str]], wanted: Decimal) -> list[tuple[Decimal, str]] | None:
-    """Return deliveries in doubt that come to a sum exactly, the fewest that do; `None`: none do."""
-    reached: dict[Decimal, list[tuple[Decimal, str]]] = {Decimal(0): []}
+def _combination(given: Sequence[_Doubt], wanted: Decimal) -> Sequence[_Doubt] | None:
+    """Return deliveries in doubt that come to a sum exactly, the fewest that do; `None`: none do.
+
+    By halves: what one half can come to needs the rest from the other, so that 16 have 512 sums and not 65,536.
+    """
+    half = len(given) // 2
+    some, others = _sums(given[:half]), _sums(given[half:])
+    found = ((chosen, others.get(EXACT.subtract(wanted, made))) for made, chosen in some.items())
+    return min(([*chosen, *rest] for chosen, rest in found if rest is not None), key=len, default=None)
+
+
+def _sums(given: Sequence[_Doubt]) -> dict[Decimal, list[_Doubt]]:
+    """Return all that some of these come to, with the fewest that do."""
+    reached: dict[Decimal, list[_Doubt]] = {Decimal(0): []}
     for one in given:
         for known, chosen in list(reached.items()):
             made = EXACT.add(known, one[0])
             if made not in reached or len(reached[made]) > len(chosen) + 1:
                 reached[made] = [*chosen, one]
-    return reached.get(wanted)
+    return reached

@@ -114,7 +114,7 @@ class LedgerSide:
                             ours.renamed = ours.renamed or index in erased  # the pseudonym is known here alone
                             ours.remetered = relinked.had_metered(name, event.meter, ours.sent)
                             ours.alone = alone
-                            self.spills[name].put(ours.key, ours)
+                            self.spills[name].put(ours.key or ours.id, ours)
 
     async def recognise(self, name: str, theirs: Collection[str]) -> None:
         """Look through all links for whose names these are at a destination: no event here has brought them."""

@@ -1,11 +1,19 @@
 """A vendor that only counts: sums are held against sums, and what is in doubt explains exactly what it comes to."""
 
+from collections.abc import Iterator
 from datetime import timedelta
+from decimal import Decimal
+from itertools import combinations
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from gateway.configuration.file import loads
+from gateway.reconciling._model import Ours
+from gateway.reconciling.counting import _combination
+from gateway.reconciling.spill import Spill
 from tests.gateway.conftest import CONTRACT, Asking, House, MovableClock, configured, event
 
 pytestmark = pytest.mark.anyio
@@ -66,6 +74,37 @@ async def test_more_that_need_not_count_yet_than_are_told_apart_explain_what_the
     asking.vendors["wingback"].tamper(lambda stock: stock.forget(lambda row: row.key in gone))
     found = await reconciled(asking, clock)
     assert [why] == [one["class"] for one in found["acme"]["reasons"]]
+
+
+@given(st.lists(st.integers(-3, 9).map(Decimal), max_size=9), st.integers(-9, 40).map(Decimal))
+def test_a_sum_is_explained_by_the_fewest_deliveries_that_come_to_it(open_: list[Decimal], wanted: Decimal) -> None:
+    given_ = [(quantity, f"e{place}") for place, quantity in enumerate(open_)]
+    every = [some for count in range(len(given_) + 1) for some in combinations(given_, count)]
+    fewest = next((len(some) for some in every if sum(quantity for quantity, _ in some) == wanted), None)
+    found = _combination(given_, wanted)
+    assert fewest == (None if found is None else len(found))
+    if found is not None:
+        assert wanted == sum(quantity for quantity, _ in found)
+        assert set(found) <= set(given_)
+
+
+async def test_what_has_no_key_there_is_held_against_it_in_parts(
+    asking: Asking, clock: MovableClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A part is worked on without a break: there may be any number of events without a link."""
+    sizes: list[int] = []
+    real = Spill.part
+
+    def part(self: Spill[Ours], number: int) -> Iterator[Ours]:
+        rows = list(real(self, number))
+        sizes.append(len(rows))
+        return iter(rows)
+
+    monkeypatch.setattr(Spill, "part", part)
+    await asking.send([event(f"e{number}", customer="stranger") for number in range(60)])
+    found = await reconciled(asking, clock)
+    assert ("unmapped", 60) == (found["stranger"]["class"], found["stranger"]["events"])
+    assert max(sizes) < 20
 
 
 async def test_a_figure_of_many_digits_keeps_them_all(asking: Asking, clock: MovableClock) -> None:
