@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from adapters import Link, Unread, UnreadKind, Window
+from adapters import Link, Read, Unread, UnreadKind, Window
 
 __all__ = [
     "EXACT",
@@ -245,6 +245,8 @@ class Side:
     requests: int = 0
     rows: int = 0
     window: Window | None = None
+    asked: Mapping[str, Read | Unread] | None = None
+    """By customer, what was said of its counters; `None`: everybody's usage is listed."""
     links: list[Link] = field(default_factory=list[Link], repr=False)
     """Of the one customer that was asked about."""
 

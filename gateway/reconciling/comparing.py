@@ -231,6 +231,8 @@ class _Destination:
             asked[customer, name_of(link)] = None
             told = await self._reader.usage(self._scope.window, self._labels.bindings, link, _nothing)
             self._counted.append((customer, told))
+        side.asked = dict(self._counted)
+        for _, told in self._counted:
             if isinstance(told, Unread) and told.kind is UnreadKind.TROUBLE:
                 side.unread = told
             elif isinstance(told, Read):

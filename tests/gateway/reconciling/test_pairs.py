@@ -1,11 +1,13 @@
 """Two vendors held against each other: what one of them alone was meant to have is no difference that nobody knows."""
 
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
 import pytest
 
-from tests.gateway.conftest import Asking, House, MovableClock
+from tests.gateway.conftest import Asking, House, MovableClock, event
+from tests.gateway.reconciling.test_counters import OTHER
 from tests.gateway.reconciling.test_planted import HOUR, Day, keyed, moved, reasons
 
 pytestmark = pytest.mark.anyio
@@ -67,3 +69,20 @@ async def test_what_two_vendors_lost_alike_is_no_difference_between_them(asking:
     found = reasons(report, "flexprice", "flowglad")
     expected = {("acme", "only_there"): ("5", ["lost"]), ("acme", "only_here"): ("-5", ["gone"])}
     assert ({} if second == "lost" else expected) == found
+
+
+async def test_a_counter_that_was_not_asked_for_is_no_zero(house: House, clock: MovableClock) -> None:
+    links = {"flowglad": {"subscription_id": "sub_beta"}, "wingback": {"customer_id": OTHER}}
+    changes = {"customers": {"beta": links}, "routes": [{"destination": "wingback", "customers": ["acme"]}]}
+    async with house(changes) as asking:
+        await asking.send([event("e1"), event("e2", customer="beta", quantity=5)], query="?ack=all")
+        asking.vendors["wingback"].tamper(lambda stock: [stock.put(replace(row, customer=OTHER)) for row in [*stock]])
+        clock.ahead = timedelta(minutes=30)
+        start = clock.now().replace(day=1, hour=0, minute=0, second=0, microsecond=0)
+        window = {"from": start.isoformat(), "to": (start + timedelta(days=32)).replace(day=1).isoformat()}
+        asked = {**window, "destinations": ["flowglad"], "against": "wingback", "meter": "api_calls"}
+        answer = await asking.client.post("/v1/reconciliations", json=asked)
+    report = answer.json()["report"]
+    found = {one["customer"]: one for one in report["comparisons"][2]["figures"]}
+    assert ("3", "3") == (found["acme"]["left"], found["acme"]["right"])
+    assert ("5", False, False) == (found["beta"]["left"], "right" in found["beta"], report["complete"])
