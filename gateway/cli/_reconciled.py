@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping
 from html import escape
 from typing import Any
 
-__all__ = ["html"]
+__all__ = ["html", "left_out"]
 
 MAP = 500
 """Customers of one heat map: those with differences come first."""
@@ -28,6 +28,11 @@ td.number { text-align: right } .map td { text-align: center; min-width: 5rem; c
 code { font-size: .85em; overflow-wrap: anywhere } .key span { padding: .1rem .5rem; margin-right: .3rem; color: #111 }
 .quiet { opacity: .75 }
 """
+
+
+def left_out(report: Mapping[str, Any]) -> int:
+    """Return how many figures a report counts and does not have."""
+    return sum(one["figures_count"] - len(one["figures"]) for one in report["comparisons"])
 
 
 def html(told: Mapping[str, Any]) -> str:
@@ -54,6 +59,8 @@ def _page(told: Mapping[str, Any]) -> Iterator[str]:
         yield "<p class='verdict partial'>No unexplained difference in what could be read, and something could not</p>"
     if report["trimmed_batches"]:
         yield f"<p>{report['trimmed_batches']:,} batches are trimmed from the ledger: the figures lack them.</p>"
+    if more := left_out(report):
+        yield f"<p>{more:,} figures are in no report, those that match first: ask by meter for all of them.</p>"
     yield from _destinations(report)
     for comparison in report["comparisons"]:
         yield f"<h2>{_text(comparison['left'])} and {_text(comparison['right'])}</h2>"

@@ -11,7 +11,7 @@ from cyclopts import Parameter
 
 from gateway.cli._asking import LOCAL, Key, Url, ask
 from gateway.cli._out import CommandFailed, Exit, Json, hint, machine, say
-from gateway.cli._reconciled import html
+from gateway.cli._reconciled import html, left_out
 
 __all__ = ["reconcile"]
 
@@ -70,6 +70,8 @@ def reconcile(
         machine(told)
     else:
         _tell(told["id"], report)
+    if more := left_out(report):
+        say(f"{more:,} figures are in no report, those that match first: ask by --meter for all of them", "yellow")
     if report["unexplained"]:
         return Exit.DIFFERENT
     return Exit.OK if report["complete"] else Exit.PARTIAL

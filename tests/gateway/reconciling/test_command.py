@@ -33,7 +33,7 @@ def told(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
         "comparisons": [
             {
                 "left": "ledger", "right": "flexprice", "unexplained": 0, "unread": 0, "classes": {},
-                "figures_count": 1, "figures": [figure()],
+                "figures_count": 2, "figures": [figure(), figure(customer="zoe")],
             }
         ],
     }  # fmt: skip
@@ -94,3 +94,13 @@ def test_reports_hold_every_figure_and_nothing_in_them_is_code(told: dict[str, A
     assert "http:" not in written.replace("http-equiv", "")
     assert "class='only_here open'" in written
     assert "&lt;script&gt;" in written
+
+
+def test_figures_that_no_report_has_are_counted(
+    told: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    page = tmp_path / "report.html"
+    told["report"]["comparisons"][0]["figures_count"] = 20_002
+    assert 0 == main([*MONTH, "--json", "--html", str(page)])
+    for said in (capsys.readouterr().err, page.read_text("utf-8")):
+        assert "20,000 figures are in no report, those that match first" in said
