@@ -1,5 +1,6 @@
 """What is recorded and delivered while a comparison is being made, which reads the ledger before it reads a vendor."""
 
+import asyncio
 from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
@@ -7,6 +8,7 @@ from typing import Any
 import pytest
 
 from gateway.reconciling.readback import Reader
+from gateway.reconciling.report import report
 from tests.gateway.conftest import VENDORS, Asking, MovableClock, event
 
 pytestmark = pytest.mark.anyio
@@ -78,3 +80,17 @@ async def test_a_customer_who_comes_while_counters_are_read_is_asked_for_the_nex
     assert [("acme", "3"), ("beta", "4")] == [
         (one["customer"], one["right"]) for one in report["comparisons"][0]["figures"]
     ]
+
+
+async def test_a_report_is_written_beside_the_event_loop(
+    asking: Asking, clock: MovableClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a million figures it takes seconds, in which requests go on."""
+
+    def written(*given: Any) -> dict[str, Any]:
+        with pytest.raises(RuntimeError):
+            asyncio.get_running_loop()
+        return report(*given)
+
+    monkeypatch.setattr("gateway.reconciling.reconciliations.report", written)
+    assert 0 == (await month(asking, clock))["unexplained"]
