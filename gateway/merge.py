@@ -1,7 +1,7 @@
 """Many answers, one answer: what every provider said about every event of a request."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import timedelta
 from functools import lru_cache
 
@@ -59,6 +59,11 @@ class View:
     def deliveries(self, index: int) -> dict[str, DeliveryResult]:
         """Return one event's deliveries, as clients see them."""
         return {track.name: track.result(index) for track in self._tracks if track.codes[index]}
+
+    @property
+    def erased(self) -> Collection[int]:
+        """The events whose customer was erased: nobody can be told any more whose they are."""
+        return frozenset[int]() if self.snapshot.remains is None else self.snapshot.remains.erased
 
     @property
     def trimmed(self) -> bool:

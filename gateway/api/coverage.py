@@ -52,6 +52,8 @@ async def coverage(
             some = found[part.start : part.stop]
             await catalogue.learn([(tenant, (event.customer for event in some))])
             for index, event in zip(part, some, strict=True):
+                if index in view.erased:  # whoever it was can be given no link
+                    continue
                 when = event.timestamp or from_micros(view.snapshot.received_at(index))
                 seen.add(hash(event.customer))
                 for name in needing:

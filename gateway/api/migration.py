@@ -119,7 +119,7 @@ class _Migration:
                 await self._gateway.catalogue.learn([(tenant, (event.customer for event in some))])
                 for index in part:
                     event, received = view.snapshot.events[index], from_micros(view.snapshot.received_at(index))
-                    if wanted.takes(event, event.timestamp or received):
+                    if index not in view.erased and wanted.takes(event, event.timestamp or received):
                         says = await self._says(tenant, event)
                         if says is not None:
                             made.add(tenant, says, received)

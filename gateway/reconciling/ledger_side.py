@@ -100,7 +100,6 @@ class LedgerSide:
         errors = {name: dict(_errors(track)) for name, track in tracks.items()}
         sent = {name: _sent(track) for name, track in tracks.items()}
         reader = LedgerReader(self._gateway.ledger)
-        erased = _erased(snapshot)
         async for part in slices(len(chosen)):
             for index in chosen[part.start : part.stop]:
                 event, received = snapshot.events[index], snapshot.received_at(index)
@@ -111,7 +110,7 @@ class LedgerSide:
                     if standing is not None and event.meter in self._labels[name].meters:
                         for ours in await self._ours(reader, name, event, received, standing):
                             ours.sent = max(received, sent[name].get(index, 0))
-                            ours.renamed = ours.renamed or index in erased  # the pseudonym is known here alone
+                            ours.renamed = ours.renamed or index in view.erased  # the pseudonym is known here alone
                             ours.remetered = relinked.had_metered(name, event.meter, ours.sent)
                             ours.alone = alone
                             self.spills[name].put(ours.key or ours.id, ours)
@@ -142,7 +141,6 @@ class LedgerSide:
         """Note the keys of what is not compared, and may be listed with what is."""
         snapshot, scope = view.snapshot, self._scope
         ours = snapshot.tenant == scope.tenant
-        erased = _erased(snapshot)
         if ours and scope.customer is None and not any(self.beside.values()):
             return
         for track in snapshot.tracks:
@@ -166,7 +164,9 @@ class LedgerSide:
                     event, received = snapshot.events[index], snapshot.received_at(index)
                     if self._concerns(name, snapshot.tenant, event):
                         self._note(name, snapshot.tenant, event, received)
-                    elif index in erased and Code(track.codes[index]) in BILLS:  # by any name that is read, perhaps
+                    elif (
+                        index in view.erased and Code(track.codes[index]) in BILLS
+                    ):  # by any name that is read, perhaps
                         for one in self._rows(name, event, received, Standing.DELIVERED):
                             self.spills[name].put(one.key, msgspec.structs.replace(one, foreign=True))
 
@@ -351,11 +351,6 @@ _REFUSED: Mapping[ErrorCode, Standing] = {
     ErrorCode.UNKNOWN_BINDING: Standing.UNMAPPED,
     ErrorCode.UNKNOWN_METER: Standing.UNMAPPED,
 }
-
-
-def _erased(snapshot: Snapshot) -> Collection[int]:
-    """Return the events of a batch whose customer is not known any more."""
-    return frozenset[int]() if snapshot.remains is None else snapshot.remains.erased
 
 
 def _sent(track: Track) -> Mapping[int, int]:

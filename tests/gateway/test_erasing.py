@@ -153,3 +153,15 @@ async def test_a_customer_is_erased_from_the_command_line(house: House, monkeypa
         await asking.one(event("e1", customer="a/b c", meter="jobs"))
         answer = await erase(asking, "a%2Fb%20c")
         assert 1 == answer.json()["events"]
+
+
+async def test_an_erased_customer_lacks_no_link(house: House) -> None:
+    """Nobody can give it one; a backfill leaves its events out, and says so."""
+    async with house() as asking:
+        await asking.send([event("e1"), event("e2")], query="?ack=all")
+        await erase(asking)
+        await asking.send(event("e3"), query="?ack=all")
+        lines = (await asking.client.get("/v1/links/coverage")).text.splitlines()
+        assert [("coverage", 1)] == [(one["object"], one.get("customers")) for one in map(json.loads, lines)]
+        report = (await asking.client.post("/v1/preflights", json={"to": "flowglad"})).json()
+        assert (1, []) == (report["events"], report["refused"])
