@@ -1,7 +1,4 @@
-"""What the four vendors do that their declarations leave out: bodies of refusals that no dialect reads.
-
-Nothing here is needed to send or to settle. A provider without an entry has plain manners.
-"""
+"""How a vendor answers what no dialect reads: the bodies of its refusals, and what it is lenient about."""
 
 import re
 from collections.abc import Mapping
@@ -12,7 +9,7 @@ import msgspec
 
 from adapters import Reply, Row
 
-__all__ = ["INVALID", "Manners", "Shape", "answer", "manners", "text"]
+__all__ = ["Manners", "Shape", "answer", "text"]
 
 _ENCODER = msgspec.json.Encoder(decimal_format="number")
 
@@ -74,82 +71,3 @@ class Manners:
     """Whether a time in milliseconds is read as JavaScript does: from text too, and null is the year 1970."""
     absolute: str | None = None
     """The member that makes a row state the running value."""
-
-
-INVALID: Row = {"code": "validation_error", "http_status_code": 400}
-"""How Flexprice begins to say that it cannot read something."""
-
-
-def _unvalidated(model: str, member: str, tag: str) -> Row:
-    """Return what Flexprice says of a member that breaks a rule."""
-    said = f"Key: '{model}.{member}' Error:Field validation for '{member}' failed on the '{tag}' tag"
-    return {**INVALID, "message": "Request validation failed", "details": {member: said}}
-
-
-_NAME = re.compile(r"[a-zA-Z0-9_-]{1,255}")
-_FLOWGLAD: Row = {"code": "BAD_REQUEST", "request_id": "51f7a0c2"}
-
-_MANNERS: Mapping[str, Manners] = {
-    "flowglad": Manners(
-        bare_key=True,
-        unauthorized=text(401, "API key not found or invalid"),
-        unreadable=answer(400, {"error": "Invalid JSON in request body", "request_id": "51f7a0c2"}),
-        rowless=answer(
-            400,
-            {
-                **_FLOWGLAD,
-                "error": [
-                    {"path": ["usageEvents"], "message": "Invalid input: expected array", "code": "invalid_type"}
-                ],
-            },
-        ),
-        not_json=answer(415, {"error": "Unsupported content-type", "code": "UNSUPPORTED_MEDIA_TYPE"}),
-        empty=True,
-        either="priceId",
-        coerced=True,
-        issues=_FLOWGLAD,
-        optional={"bulk": frozenset({"timestamp"})},
-    ),
-    "paygentic": Manners(
-        unauthorized=answer(401, {"message": "Unauthorized", "error": "unauthorized"}),
-        not_found=answer(404, {"message": "Not found", "error": "not_found"}),
-        unreadable=answer(400, {"message": "Bad request", "error": "bad_request"}),
-        issues={"message": "Validation failed", "error": "validation_error"},
-        dotted=True,
-        optional={"events": frozenset({"key", "timestamp"})},
-        also={"events": ("source", "data"), "usage-v0": ("merchantId",)},
-        shapes={
-            "events": {"source": "string", "data": "object", "externalSubject": _NAME, "externalId": _NAME},
-            "usage-v0": {"merchantId": "string", "entitlementId": "string", "metadata": "object"},
-        },
-    ),
-    "flexprice": Manners(
-        unauthorized=answer(401, {"error": "Unauthorized"}),
-        not_found=text(404, "404 page not found"),
-        unreadable=answer(400, {**INVALID, "message": "Invalid request payload"}),
-        rowless=answer(400, _unvalidated("BulkIngestEventRequest", "Events", "required")),
-        too_few=answer(400, _unvalidated("BulkIngestEventRequest", "Events", "min")),
-        too_many=answer(400, _unvalidated("BulkIngestEventRequest", "Events", "max")),
-        too_large=answer(
-            400, {**INVALID, "message": "Request body exceeds the maximum size; split the batch into smaller requests"}
-        ),
-        optional={"bulk": frozenset({"key", "timestamp"})},
-        shapes={"bulk": {"properties": "object", "source": "string", "customer_id": "string"}},
-        lacking={
-            "event_name": answer(400, _unvalidated("IngestEventRequest", "EventName", "required")),
-            "external_customer_id": answer(400, _unvalidated("IngestEventRequest", "ExternalCustomerID", "required")),
-        },
-    ),
-    "wingback": Manners(
-        unauthorized=answer(401, {"feedback": {"token": {"type": "error", "value": "Invalid API token"}}}),
-        unreadable=answer(400, {"feedback": {"body": {"type": "error", "value": "Invalid request body"}}}),
-        empty=True,
-        optional={"bulk": frozenset({"key", "timestamp"})},
-        absolute="is_absolute",
-    ),
-}
-
-
-def manners(provider: str) -> Manners:
-    """Return a vendor's manners."""
-    return _MANNERS.get(provider) or Manners()

@@ -14,10 +14,11 @@ from adapters._facts import Refusal
 from adapters._values import JsonValue
 from canonical_schema import ErrorCode
 from gateway.simulator.faults import Answer, Armed, Script, When, picks
-from gateway.simulator.manners import answer, manners
+from gateway.simulator.manners import answer
 from gateway.simulator.reading import EPOCH, Flaw, Incoming, Properties, label, lacks_rows, raw_rows, understand
-from gateway.simulator.reads import ReadRequest, month_of, queried, read
+from gateway.simulator.reads import ReadRequest, month_of, queried
 from gateway.simulator.transport import SimulatedTransport, respond
+from gateway.simulator.vendors import manners, read
 from gateway.simulator.withdrawing import Withdrawal, withdrawal
 from gateway.simulator.world import Stock, StoredRow
 
