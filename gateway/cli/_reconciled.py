@@ -22,7 +22,7 @@ th, td { border: 1px solid var(--line); padding: .25rem .6rem; text-align: left;
 td.number { text-align: right } .map td { text-align: center; min-width: 5rem; color: #111 }
 .scroll { overflow-x: auto }
 .match { background: #c7ecd0 } .rounding { background: #dff0b8 } .in_flight, .late, .boundary { background: #fbe7a1 }
-.rejected, .unmapped { background: #f9cf9c } .capability { background: #d5d8de }
+.rejected, .unmapped { background: #f9cf9c } .capability, .trimmed { background: #d5d8de }
 .duplicate, .only_here, .only_there, .unexplained { background: #f2a3a3 }
 .open { outline: 3px solid #c0252d; font-weight: 600 }
 code { font-size: .85em; overflow-wrap: anywhere } .key span { padding: .1rem .5rem; margin-right: .3rem; color: #111 }

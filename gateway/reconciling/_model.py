@@ -58,6 +58,8 @@ class Why(StrEnum):
     """Both have it, on different sides of the window's edge."""
     CAPABILITY = "capability"
     """The provider cannot express it, or cannot tell it."""
+    TRIMMED = "trimmed"
+    """The ledger has only ids left of some of the window, and what the provider has may be of those."""
     UNEXPLAINED = "unexplained"
 
 
@@ -245,6 +247,8 @@ class Side:
     requests: int = 0
     rows: int = 0
     window: Window | None = None
+    trimmed: bool = False
+    """Whether the ledger has only ids left of something that may be of the window."""
     asked: Mapping[str, Read | Unread] | None = None
     """By customer, what was said of its counters; `None`: everybody's usage is listed."""
     links: list[Link] = field(default_factory=list[Link], repr=False)

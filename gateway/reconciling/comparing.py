@@ -148,6 +148,7 @@ class _Destination:
     async def compare(self) -> Side:
         """Hold what was read against what the ledger has."""
         side, read_back = self._side, self._door.read_back
+        side.trimmed = self._ours.trimmed > 0
         settled = self._begun - (read_back.settles // _MICRO if read_back else 0)
         copies = read_back is not None and read_back.copies
         by = self._door.dedupe.by if copies and self._door.dedupe is not None else None

@@ -168,7 +168,8 @@ class Counters:
             return
         if missing is None:
             open_ = tally.more and tally.least <= EXACT.minus(rest) <= tally.most
-            cell.put(Why.IN_FLIGHT if open_ else Why.UNEXPLAINED, rest, "")
+            left = Why.TRIMMED if self._side.trimmed else Why.UNEXPLAINED
+            cell.put(Why.IN_FLIGHT if open_ else left, rest, "")
             return
         for quantity, event_id in missing:
             cell.put(Why.IN_FLIGHT, EXACT.minus(quantity), event_id)

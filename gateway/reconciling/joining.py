@@ -80,7 +80,7 @@ class Joiner:
         for rows in listed.values():
             for row in rows:
                 if self._within(row.at) and row.key not in foreign and self._shown_as(row) not in used:
-                    self._stray(row)
+                    self._stray(row, Why.TRIMMED if self._side.trimmed else Why.ONLY_THERE)
             used.update(self._shown_as(row) for row in rows if len(self._labels.reads) > 1)
 
     def cell(self, place: Place) -> Cell:
@@ -116,7 +116,7 @@ class Joiner:
         right = [row for row in there if ours.renamed or row.customer == ours.theirs]
         for row in there:
             if row not in right:  # it went to somebody else's bill
-                self._stray(row)
+                self._stray(row, Why.ONLY_THERE)
         self._add(cell, right)
         if not here:
             for row in right:
@@ -161,6 +161,8 @@ class Joiner:
         """Return why what the ledger has is not listed."""
         if ours.standing is not Standing.DELIVERED:
             return _NOT_THERE[ours.standing]
+        if not ours.key and self._side.trimmed:
+            return Why.TRIMMED  # a correction, perhaps, of what is not kept: nobody can tell by which key it went
         if ours.sent <= self._settled:
             return Why.ONLY_HERE  # however late it came, it should show by now
         return Why.LATE if ours.received >= self._end else Why.IN_FLIGHT
@@ -169,11 +171,11 @@ class Joiner:
         """Return what is the same where several of our meters share one of theirs: they are shown one row each."""
         return (row.evidence, row.at, row.measure, self._labels.named[row.label])
 
-    def _stray(self, row: Theirs) -> None:
+    def _stray(self, row: Theirs, why: Why) -> None:
         meter, part, _ = self._labels.places[row.label, row.measure]
         cell = self.cell(Place(self._known.get(row.customer, row.customer), meter, part))
         self._add(cell, [row])
-        cell.put(Why.ONLY_THERE, row.quantity, row.key)
+        cell.put(why, row.quantity, row.key)
 
     @staticmethod
     def _add(cell: Cell, rows: Sequence[Theirs]) -> None:
