@@ -22,6 +22,7 @@ from gateway.ledger.redis import RedisLedger
 from gateway.opening import ledger_of
 from tests.gateway.ledger.conftest import TENANT, events, rendered
 from tests.redis_servers import Cluster, Server
+from tests.waiting import until
 
 PLAN = Plan(live=("a",))
 PASSWORD = "hunter2-and-more"
@@ -175,6 +176,29 @@ async def test_everything_goes_over_tls_with_a_certificate_on_both_sides(server:
                 key_file=key,
             )
         )
+
+
+async def test_a_cluster_is_spoken_to_over_tls_at_the_ports_that_it_announces(tmp_path: Path, papers: Papers) -> None:
+    cluster = Cluster(tmp_path, replicas=False)
+    async with contextlib.AsyncExitStack() as stack:
+        stack.callback(cluster.kill)
+        ports = [await stack.enter_async_context(over_tls(server, papers)) for server in cluster.masters]
+        for server, port in zip(cluster.masters, ports, strict=True):
+            server.command("CONFIG", "SET", "cluster-announce-bus-port", server.port + 10_000)
+            server.command("CONFIG", "SET", "cluster-announce-port", port)
+        wanted = sorted(ports)
+        await until(lambda: all(wanted == announced(server) for server in cluster.masters), "not all know all ports")
+        cert, key = papers.client
+        files = {"ca_file": papers.authority, "cert_file": cert, "key_file": key, "replicas": 0}
+        await went(ledger_at(f"rediss+cluster://127.0.0.1:{ports[0]}", **files))
+        said = await refused(
+            ledger_at(f"rediss+cluster://127.0.0.1:{ports[0]}", **files | {"ca_file": papers.stranger})
+        )
+        assert "shows a certificate that is not trusted" in said
+
+
+def announced(server: Server) -> list[int]:
+    return sorted(port for _, _, (_, port, *_), *_ in server.command("CLUSTER", "SLOTS"))
 
 
 async def test_who_is_not_to_be_trusted_is_told_nothing(server: Server, papers: Papers) -> None:
