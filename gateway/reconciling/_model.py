@@ -247,6 +247,7 @@ class Side:
     requests: int = 0
     rows: int = 0
     window: Window | None = None
+    """What was read, where that is not what was asked for."""
     trimmed: bool = False
     """Whether the ledger has only ids left of something that may be of the window."""
     asked: Mapping[str, Read | Unread] | None = None

@@ -238,7 +238,7 @@ class _Destination:
                 side.unread = told
             elif isinstance(told, Read):
                 side.exact = side.exact and told.exact
-                side.window = told.window
+                side.window = None if told.window == self._scope.window else told.window
 
     async def _by_customer(self, joiner: Joiner, settled: int) -> None:
         counters = Counters(self._side, joiner, self._scope.window, settled, self._begun)

@@ -100,9 +100,9 @@ def _empty(side: Side, labels: Labels, place: Place) -> Cell:
     """Return the figure of what neither the ledger nor the provider has anything of."""
     cell = Cell(labels.scales.get((place.meter, place.part), Decimal(1)), window=side.window)
     cell.unread = side.unread or labels.missing(side.missing, place.meter, place.part)
-    if cell.unread is None and side.asked is not None:
-        told = side.asked.get(place.customer, _NOT_ASKED)
-        label, _ = labels.reads.get((place.meter, place.part), ("", ""))
+    read = labels.reads.get((place.meter, place.part))
+    if cell.unread is None and side.asked is not None and read is not None:
+        told, (label, _) = side.asked.get(place.customer, _NOT_ASKED), read
         cell.unread = told if isinstance(told, Unread) else told.unread.get(label)
     if cell.unread is not None:
         cell.provider = None

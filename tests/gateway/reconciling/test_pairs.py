@@ -8,6 +8,7 @@ import pytest
 
 from tests.gateway.conftest import Asking, House, MovableClock, event
 from tests.gateway.reconciling.test_counters import OTHER
+from tests.gateway.reconciling.test_meanwhile import month
 from tests.gateway.reconciling.test_planted import HOUR, Day, keyed, moved, reasons
 
 pytestmark = pytest.mark.anyio
@@ -86,3 +87,13 @@ async def test_a_counter_that_was_not_asked_for_is_no_zero(house: House, clock: 
     found = {one["customer"]: one for one in report["comparisons"][2]["figures"]}
     assert ("3", "3") == (found["acme"]["left"], found["acme"]["right"])
     assert ("5", False, False) == (found["beta"]["left"], "right" in found["beta"], report["complete"])
+
+
+async def test_a_meter_that_a_counter_does_not_know_is_unmapped_there(asking: Asking, clock: MovableClock) -> None:
+    await asking.send([event("e1"), event("e2", meter="jobs", quantity=5)], query="?ack=all")
+    await asking.send(event("e3", customer="stranger", meter="jobs", quantity=6), query="?ack=all")
+    clock.ahead = timedelta(minutes=90)
+    report = await month(asking, clock, meter=None, destinations=["wingback"], against="flexprice")
+    expected = {("acme", "unmapped"): ("5", ["e2"]), ("stranger", "unmapped"): ("6", ["e3"])}
+    assert expected == reasons(report, "flexprice", "wingback")
+    assert report["complete"]
