@@ -128,8 +128,11 @@ class LedgerReader:
             self._snapshots[batch] = found
         return self._snapshots[batch]
 
-    async def event(self, tenant: str, event_id: str) -> tuple[int, Snapshot, Event] | None:
-        """Return an event with its ref and its batch; `None` where it is unknown, or not kept any more."""
+    async def event(self, tenant: str, event_id: str, *, erased: bool = False) -> tuple[int, Snapshot, Event] | None:
+        """Return an event with its ref and its batch; `None` where it is unknown, or not kept any more.
+
+        `erased`: or where its customer is not known any more, but what it came to is.
+        """
         ref = await self.ref(tenant, event_id)
         if ref is None:
             return None
@@ -137,7 +140,7 @@ class LedgerReader:
         snapshot = await self.snapshot(batch)
         if snapshot is None or index >= len(snapshot.events):
             return None
-        if snapshot.remains is not None and index in snapshot.remains.erased:
+        if not erased and snapshot.remains is not None and index in snapshot.remains.erased:
             return None  # nobody can be told any more whose usage it was
         return ref, snapshot, snapshot.events[index]
 
@@ -151,18 +154,21 @@ class LedgerReader:
         left = None if snapshot is None else snapshot.remains
         return left is not None and not left.trimmed and index in left.erased
 
-    async def chain(self, tenant: str, original: str, before: int | None = None) -> Chain | None:
+    async def chain(
+        self, tenant: str, original: str, before: int | None = None, *, erased: bool = False
+    ) -> Chain | None:
         """Return an event with its corrections, or those numbered below `before`.
 
-        `None` where it is unknown, or one of them is not kept any more: nobody can say what it says.
+        `None` where it is unknown, or one of them is not kept any more: nobody can say what it says. `erased`: one
+        whose customer was erased is kept.
         """
-        found = await self.event(tenant, original)
+        found = await self.event(tenant, original, erased=erased)
         if found is None:
             return None
         events, refs = [found[2]], [found[0]]
         while before is None or len(events) < before:
             following = correction_id(original, len(events))
-            more = await self.event(tenant, following)
+            more = await self.event(tenant, following, erased=erased)
             if more is None and await self.ref(tenant, following) is not None:
                 return None
             if more is None or more[2].corrects is None or more[2].corrects.of != original:

@@ -222,7 +222,7 @@ class LedgerSide:
         """
         event = snapshot.events[index]
         if event.corrects is not None:
-            found = await reader.event(snapshot.tenant, event.corrects.of)
+            found = await reader.event(snapshot.tenant, event.corrects.of, erased=True)
             if found is not None:
                 (_, index), snapshot = split_ref(found[0]), found[1]
         codes = {track.destination: Code(track.codes[index]) for track in snapshot.tracks}
@@ -237,7 +237,7 @@ class LedgerSide:
         if said is None:
             return list(self._rows(name, event, received, standing))
         plainly = list(self._plain(name, event, received, standing))
-        chain = await reader.chain(self._scope.tenant, said.of, said.number)
+        chain = await reader.chain(self._scope.tenant, said.of, said.number, erased=True)
         if chain is None:
             return plainly
         found = situation(await reader.stands(chain, name), event, self._gateway.clock.now())

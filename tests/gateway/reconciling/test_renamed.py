@@ -229,3 +229,18 @@ SCALED = {
     "paygentic": {"billable_metric_id": "bm_calls", "scale": "10"},
     "flexprice": {"event_name": "api_call", "scale": "10"},
 }
+
+
+@pytest.mark.parametrize("name", ["flowglad", "paygentic", "flexprice"])
+async def test_what_was_corrected_before_its_customer_was_erased_is_what_it_says_since(
+    asking: Asking, day: Day, name: str
+) -> None:
+    await asking.send(day.event("e1"), query="?ack=all")
+    answer = await asking.client.post("/v1/events/e1/correct", json={"quantity": 9, "reason": "a test"})
+    assert 200 == answer.status_code, answer.text
+    await erase(asking)
+    day.later()
+    found = await day.reconcile(asking, destinations=[name], meter="api_calls")
+    assert {} == reasons(found, name)
+    (figure,) = found["comparisons"][0]["figures"]
+    assert ("9", "9") == (figure["left"], figure["right"])
