@@ -68,6 +68,10 @@ def scope_of(
             raise RequestRefused(400, ErrorCode.INVALID_REQUEST, detail)
     asked = [meters[meter]] if meter is not None else list(meters.values())
     bound = {name for one in asked for name in one.bindings}
+    for name in destinations:
+        if name not in bound:  # nothing can be asked there, and nothing is no answer
+            detail = f"destination: {name} has no binding for " + ("any meter" if meter is None else f"meter {meter}")
+            raise RequestRefused(400, ErrorCode.INVALID_REQUEST, detail)
     serves = {name for name, one in catalogue.destinations.items() if one.serves(tenant)}
     chosen = destinations or tuple(name for name in catalogue.destinations if name in bound & serves)
     return Scope(

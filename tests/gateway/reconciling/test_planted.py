@@ -382,6 +382,10 @@ async def test_usage_of_whom_no_link_names_is_no_zero(asking: Asking, day: Day, 
         ("customer=a&meter=jobs&from=x&to=2026-12-01", "from"),
         ("customer=a&meter=jobs&from=2026-12-01&to=2026-12-01", "from"),
         ("customer=a&meter=jobs&from=2026-11-01&to=2026-12-01&destination=q", "destination"),
+        (
+            "customer=a&meter=jobs&from=2026-11-01&to=2026-12-01&destination=wingback",
+            "destination: wingback has no binding for meter jobs",
+        ),
         ("kustomer=a", "kustomer"),
     ],
 )
