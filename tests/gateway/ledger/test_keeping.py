@@ -323,7 +323,7 @@ async def test_what_is_trimmed_or_erased_gets_no_further_deliveries(ledger: Ledg
     assert [Code.NONE, Code.PENDING, Code.NONE] == await codes(ledger, batch, "b")
     await settle(ledger, batch, Code.ACCEPTED, destination="b")
     await trimmed(ledger, batch)
-    assert 0 == await ledger.extend(batch, [0, 1, 2], plans, 3000)
+    assert 0 == await ledger.extend(batch, [0, 1, 2], [Plan(live=("c",))] * 3, 3000)
     assert [] == list(await ledger.batches_after(0, 10))
 
 

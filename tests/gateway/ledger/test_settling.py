@@ -57,6 +57,20 @@ async def test_settling_takes_each_its_own_way(ledger: Ledger) -> None:
     assert (ERROR, [[part(batch, 3)]]) == (found.group.error, found.parts)
 
 
+async def test_what_stands_between_goes_its_own_way_later_and_nothing_is_left_of_the_piece(ledger: Ledger) -> None:
+    batch = await recorded(ledger, "e0", "e1", "e2")
+    work, held_by = await sending(ledger)
+    await ledger.settle([change(work, held_by, [0, 2], Code.ACCEPTED)], [])
+    assert [Code.ACCEPTED, Code.PENDING, Code.ACCEPTED] == await codes(ledger, batch)
+    assert {WorkState.SENDING: [1]} == await places(ledger, batch)
+    other = await recorded(ledger, "f0", "f1", "f2")
+    work, held_by = await sending(ledger)
+    answers = [change(work, held_by, [0, 2], Code.ACCEPTED), change(work, held_by, [1], Code.DUPLICATE)]
+    await ledger.settle(answers, [])
+    assert [Code.ACCEPTED, Code.DUPLICATE, Code.ACCEPTED] == await codes(ledger, other)
+    assert [batch] == [found.batch for found in await ledger.held("a", WorkState.SENDING)]
+
+
 async def test_what_is_being_sent_is_not_sent_a_second_time(ledger: Ledger) -> None:
     batch = await recorded(ledger, "e1", "e2")
     (work,) = await taken(ledger)
