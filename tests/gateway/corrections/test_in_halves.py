@@ -42,8 +42,9 @@ async def test_a_replacement_that_was_refunded_only_is_made_when_it_is_asked_for
 async def test_what_was_refunded_in_order_to_be_replaced_is_void_only_when_it_is_everywhere(house: House) -> None:
     async with house({"destinations": {"wingback": {"settings": {"allow_negative": True}}}}) as asking:
         await refunded_only(asking)
-        await corrected(asking, "e1")
+        said = await corrected(asking, "e1")
         assert {"flexprice": 0, "paygentic": 0, "flowglad": 3, "wingback": 0} == billed(asking)
+        assert "0" == (await asking.get(f"/v1/events/{said['id']}"))["event"]["quantity"], "it changes nothing any more"
         assert (await corrected(asking, "e1"))["replayed"]
 
 

@@ -300,6 +300,8 @@ async def test_a_counted_event_is_voided_where_zero_is_as_good_as_none(asking: A
     answer = await corrected(asking, "e1")
     assert {"flexprice": "rejected", "flowglad": "rejected"} == statuses(answer)
     assert "aggregates by count" in answer["deliveries"]["flexprice"]["error"]["message"]
+    shown = (await asking.get("/v1/events/e1~c1"))["deliveries"]
+    assert {"no_binding"} == {shown[name].get("reason") for name in ("paygentic", "wingback")}
 
 
 async def test_what_has_no_way_yet_or_is_a_running_value_is_not_corrected(house: House) -> None:

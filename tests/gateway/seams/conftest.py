@@ -42,9 +42,9 @@ async def standing(asking: Asking, event_id: str, name: str = "paygentic") -> An
     return (await asking.get(f"/v1/events/{event_id}"))["deliveries"][name]
 
 
-async def filled(asking: Asking, to: str = "flexprice") -> dict[str, int]:
+async def filled(asking: Asking, to: str = "flexprice", **asked: Any) -> dict[str, int]:
     """Fill a destination in from the ledger; return what was counted."""
-    job = await posted(asking, "/v1/backfills", to=to, source="ledger")
+    job = await posted(asking, "/v1/backfills", to=to, source="ledger", **asked)
 
     async def ended() -> Any:
         found = await asking.get(f"/v1/backfills/{job['id']}")

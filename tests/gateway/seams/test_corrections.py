@@ -10,7 +10,7 @@ from gateway.corrections.recording import record
 from gateway.corrections.steps import chain_of, steps_to
 from gateway.repair import Actor
 from tests.gateway.conftest import Asking, House, MovableClock, event
-from tests.gateway.seams.conftest import OLD, corrected, posted, standing
+from tests.gateway.seams.conftest import APART, OLD, corrected, filled, posted, standing
 
 pytestmark = pytest.mark.anyio
 
@@ -68,6 +68,18 @@ async def test_what_is_void_stays_void_whatever_everything_is_scaled_by(house: H
         said = await posted(asking, "/v1/corrections", filter={"meter": "calls"}, action="scale", factor=2)
         assert (1, 1) == (said["corrected"], said["unchanged"])
         assert {"void": True} == (await asking.get("/v1/events/e1"))["current"]
+
+
+async def test_where_only_another_event_of_the_request_was_filled_in_nothing_is_told_of_a_correction(
+    house: House,
+) -> None:
+    async with house(OLD) as asking:
+        await asking.send([event("e1", meter="calls", customer="zoe"), event("e2", meter="calls")])
+    async with house(APART) as asking:
+        assert 1 == (await filled(asking, filter={"customer": "zoe"}))["fed"]
+        await asking.settled("e1")
+        assert {"flowglad"} == (await corrected(asking, "e2", quantity=5))["deliveries"].keys()
+        assert {("zoe", "calls"): 3} == asking.vendors["flexprice"].billed()
 
 
 async def test_what_is_an_erased_customer_s_is_left_out_by_name(asking: Asking) -> None:
