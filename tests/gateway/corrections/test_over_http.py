@@ -44,6 +44,7 @@ async def test_a_replacement_is_billed_instead_where_it_can_be_said(house: House
         assert {
             "flexprice": "accepted", "flowglad": "rejected", "paygentic": "accepted", "wingback": "accepted",
         } == statuses(answer)  # fmt: skip
+        assert ("e1~c1", "e1~c2") == (answer["refund"]["id"], answer["id"])
         refund = answer["refund"]["deliveries"]["paygentic"]
         assert ("accepted", "usg_e1") == (refund["status"], refund["provider_event_id"])
         assert {"flexprice": 2, "paygentic": 2, "flowglad": 3, "wingback": 2} == billed(asking)
@@ -91,6 +92,7 @@ async def test_no_sender_can_write_a_correction(asking: Asking) -> None:
     await asking.one(event("e1~c1"))
     status, problem = await ask(asking, "/v1/events/e1/void")
     assert (409, "conflict") == (status, problem["code"])
+    assert {"current", "corrections"}.isdisjoint(await asking.get("/v1/events/e1"))
     assert {"flexprice": 6} == {"flexprice": billed(asking)["flexprice"]}
 
 
@@ -230,6 +232,23 @@ async def test_many_are_corrected_by_filter_once(house: House, tmp_path: Any) ->
         _, again = await ask(asking, "/v1/corrections", **wanted, factor="2.0")
         assert (0, 5, []) == (again["corrected"], again["unchanged"], again["impact"])
     assert [] == add_up(tmp_path / "ledger.db")["problems"]
+
+
+async def test_more_than_so_many_are_corrected_by_no_request(asking: Asking, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gateway.corrections.many.MOST", 2)
+    await asking.send([event("e1"), event("e2"), event("other", customer="zoe")])
+    status, problem = await ask(asking, "/v1/corrections", filter={"meter": "api_calls"}, action="void")
+    assert (422, True) == (status, problem["detail"].startswith("more than 2 events match"))
+    assert [] == (await asking.get("/v1/audit"))["data"]
+    assert 2 == (await ask(asking, "/v1/corrections", filter={"customer": "acme"}, action="void"))[1]["corrected"]
+
+
+async def test_the_impact_is_of_each_measure_that_an_event_says(asking: Asking) -> None:
+    said = [{"input": 10, "output": 4}, {"input": 1}]
+    await asking.send([event(f"e{n}", meter="llm_call", quantity=None, quantities=each) for n, each in enumerate(said)])
+    _, done = await ask(asking, "/v1/corrections", filter={"meter": "llm_call"}, action="void", dry_run=True)
+    assert [{"input": "11", "output": "4"}] == [one["before"]["quantities"] for one in done["impact"]]
+    assert [{"input": "0", "output": "0"}] == [one["after"]["quantities"] for one in done["impact"]]
 
 
 async def test_many_corrections_do_not_look_their_events_up_one_by_one(
