@@ -86,7 +86,10 @@ def scope_of(
 
 
 async def compare(gateway: Gateway, scope: Scope) -> Comparison:
-    """Compare the ledger with each destination. Holds figures and a part of the events, the rest lies on disk."""
+    """Compare the ledger with each destination. Holds figures and a part of the events, the rest lies on disk.
+
+    What is counted of a million events takes many seconds: it is done beside the event loop, where requests go on.
+    """
     every = {name: meter.bindings for name, meter in gateway.configuration.meters.items()}
     meters = {name: bindings for name, bindings in every.items() if scope.meter in {None, name}}
     labels = {name: labels_of(meters, name) for name in scope.destinations}
@@ -103,7 +106,7 @@ async def compare(gateway: Gateway, scope: Scope) -> Comparison:
         for name, one in parts.items():
             made.sides[name] = await one.compare()
         if scope.against is not None:
-            made.pair = paired(made.sides, labels, scope.destinations[0], scope.against)
+            made.pair = await asyncio.to_thread(paired, made.sides, labels, scope.destinations[0], scope.against)
     finally:
         ours.close()
         for one in parts.values():
@@ -181,8 +184,7 @@ class _Destination:
         await self._ours.recognise(self._name, self._named)
         for number in range(PARTS):
             theirs = () if side.unread is not None else self._spill.part(number)
-            joiner.join(self._ours.spills[self._name].part(number), theirs)
-            await asyncio.sleep(0)
+            await asyncio.to_thread(joiner.join, self._ours.spills[self._name].part(number), theirs)
         for place, untold in joiner.untold.items():
             _unread(side.cells[place], untold)
         if side.unread is not None:
@@ -252,9 +254,8 @@ class _Destination:
         for customer, told in self._counted:
             counters.told(customer, told)
         for number in range(PARTS):
-            counters.take(self._ours.spills[self._name].part(number))
-            await asyncio.sleep(0)
-        await counters.end(self._labels.reads, self._scope.customer)
+            await asyncio.to_thread(counters.take, self._ours.spills[self._name].part(number))
+        await asyncio.to_thread(counters.end, self._labels.reads, self._scope.customer)
         if self._ours.beside[self._name]:
             for meter in self._labels.meters:
                 self._leave_out(meter, BESIDE)

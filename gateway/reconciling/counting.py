@@ -1,6 +1,5 @@
 """Holds what the ledger sent against a provider's counters: sums alone, so that little is said of single events."""
 
-import asyncio
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from decimal import Decimal
@@ -29,8 +28,6 @@ SHARED = Unread(
     kind=UnreadKind.UNSUPPORTED, why="several customers of ours are one there: its counters cannot be told apart"
 )
 
-TURN = 20
-"""Figures after which other work has a turn: each may have every combination tried, which takes half a millisecond."""
 OPEN = 16
 """Deliveries in doubt of which every combination is tried; of more, only what they can come to at all is known."""
 _CERTAIN = {
@@ -116,7 +113,7 @@ class Counters:
                 else:
                     tally.more = True
 
-    async def end(self, reads: Mapping[tuple[str, str], tuple[str, str]], customer: str | None) -> None:
+    def end(self, reads: Mapping[tuple[str, str], tuple[str, str]], customer: str | None) -> None:
         """Lay the counters beside the sums. `reads`: by meter and part, the label and measure that were read.
 
         `customer`: the one that was asked about, of whom what could not be read is told where there is no sum, too.
@@ -133,9 +130,7 @@ class Counters:
             for (meter, part), (label, _) in reads.items():
                 if isinstance(told, Unread) or (told is not None and label in told.unread):
                     self._joiner.cell(Place(customer, meter, part))
-        for number, (place, cell) in enumerate(self._side.cells.items()):
-            if number % TURN == 0:
-                await asyncio.sleep(0)
+        for place, cell in self._side.cells.items():
             told = self._told.get(place.customer)
             if isinstance(told, Read) and told.window != self._window:
                 cell.window = told.window

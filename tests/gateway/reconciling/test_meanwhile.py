@@ -1,6 +1,7 @@
 """What is recorded and delivered while a comparison is being made, which reads the ledger before it reads a vendor."""
 
 import asyncio
+import pkgutil
 from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
@@ -8,7 +9,6 @@ from typing import Any
 import pytest
 
 from gateway.reconciling.readback import Reader
-from gateway.reconciling.report import report
 from tests.gateway.conftest import VENDORS, Asking, MovableClock, event
 
 pytestmark = pytest.mark.anyio
@@ -82,15 +82,28 @@ async def test_a_customer_who_comes_while_counters_are_read_is_asked_for_the_nex
     ]
 
 
-async def test_a_report_is_written_beside_the_event_loop(
-    asking: Asking, clock: MovableClock, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    "step",
+    [
+        "gateway.reconciling.reconciliations.report",
+        "gateway.reconciling.comparing.Joiner.join",
+        "gateway.reconciling.comparing.Counters.take",
+        "gateway.reconciling.comparing.Counters.end",
+        "gateway.reconciling.comparing.paired",
+    ],
+)
+async def test_what_takes_long_of_a_million_is_done_beside_the_event_loop(
+    asking: Asking, clock: MovableClock, monkeypatch: pytest.MonkeyPatch, step: str
 ) -> None:
-    """Of a million figures it takes seconds, in which requests go on."""
+    """Requests go on in the meantime."""
+    real, done = pkgutil.resolve_name(step), list[None]()
 
-    def written(*given: Any) -> dict[str, Any]:
+    def aside(*given: Any) -> Any:
         with pytest.raises(RuntimeError):
             asyncio.get_running_loop()
-        return report(*given)
+        done.append(None)
+        return real(*given)
 
-    monkeypatch.setattr("gateway.reconciling.reconciliations.report", written)
-    assert 0 == (await month(asking, clock))["unexplained"]
+    monkeypatch.setattr(step, aside)
+    assert 0 == (await month(asking, clock, destinations=["flexprice"], against="wingback"))["unexplained"]
+    assert done
