@@ -1,14 +1,14 @@
 """The ledger's side of a comparison: every stored event of a window, as each destination was given it."""
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from datetime import timedelta
 from decimal import Decimal
 
 import msgspec
 
 from adapters import Amend, Deltas, Link, TakeBack
-from canonical_schema import DeliveryStatus, ErrorCode, Event, Kind
-from gateway.chain import LedgerReader
+from canonical_schema import DeliveryStatus, ErrorCode, Event, Kind, Quantities
+from gateway.chain import LedgerReader, Stand, quantities_of
 from gateway.intake import slices
 from gateway.lanes.correcting import Situation, difference, saying, situation
 from gateway.lanes.rendering import Turned, usages
@@ -236,18 +236,16 @@ class LedgerSide:
         said = event.corrects
         if said is None:
             return list(self._rows(name, event, received, standing))
-        plainly = list(self._plain(name, event, received, standing))
         chain = await reader.chain(self._scope.tenant, said.of, said.number, erased=True)
         if chain is None:
-            return plainly
-        found = situation(await reader.stands(chain, name), event, self._gateway.clock.now())
+            return list(self._plain(name, event, received, standing))
+        stands = await reader.stands(chain, name)
+        adds = difference(_recorded(stands), said.after)
+        plainly = list(self._plain(name, saying(event, event.id, adds), received, standing))
+        found = situation(stands, event, self._gateway.clock.now())
         arrives = standing in {Standing.DELIVERED, Standing.UNKNOWN}
-        if not isinstance(found, Situation) or (found.unsent and not arrives):
+        if not isinstance(found, Situation) or not (arrives or (standing is Standing.PENDING and not found.unsent)):
             return plainly
-        if not arrives and standing is not Standing.PENDING:
-            return list(
-                self._plain(name, saying(event, event.id, difference(found.have, said.after)), received, standing)
-            )
         carrier = found.carrier
         if carrier is None:
             return list(self._rows(name, saying(event, event.id, said.after), received, standing))
@@ -351,6 +349,15 @@ _REFUSED: Mapping[ErrorCode, Standing] = {
     ErrorCode.UNKNOWN_BINDING: Standing.UNMAPPED,
     ErrorCode.UNKNOWN_METER: Standing.UNMAPPED,
 }
+
+
+def _recorded(stands: Sequence[Stand]) -> Quantities:
+    """Return what the figures of a destination have of a chain by now, whatever became of it there."""
+    for stand in reversed(stands):
+        if standing_of(stand.code, None) is not None:
+            said = stand.event.corrects
+            return quantities_of(stand.event) if said is None else said.after
+    return {}
 
 
 def _sent(track: Track) -> Mapping[int, int]:

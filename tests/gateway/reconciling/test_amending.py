@@ -69,3 +69,15 @@ async def test_a_refund_in_doubt_is_in_flight_until_it_is_seen(house: House, day
         report = await day.reconcile(asking, destinations=["paygentic"], meter="api_calls")
         expected = {} if arrived else {("acme", "in_flight"): ("3", ["e1~c1"])}
         assert expected == reasons(report, "paygentic")
+
+
+async def test_a_refund_and_what_replaces_it_come_to_what_is_said_while_both_wait(house: House, day: Day) -> None:
+    async with house(WAITS) as asking:
+        await asking.send(day.event("e1"), query="?ack=all")
+        day.later()
+        asking.vendors["paygentic"].fail("unavailable")
+        await ask(asking, "correct", "e1~c1", "paygentic", quantity=9)
+        report = await day.reconcile(asking, destinations=["paygentic"], against="flexprice", meter="api_calls")
+        (figure,) = report["comparisons"][0]["figures"]
+        assert ("9", "3", True) == (figure["left"], figure["right"], figure["explained"])
+        assert 0 == report["unexplained"]
