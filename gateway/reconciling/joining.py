@@ -67,7 +67,7 @@ class Joiner:
     def join(self, ours: Iterable[Ours], theirs: Iterable[Theirs]) -> None:
         """Compare all that one part holds; every record of a key is in the same part."""
         ours = list(ours)
-        foreign = {one.key for one in ours if one.foreign}
+        foreign = {one.key for one in ours if one.foreign and one.key}
         listed: dict[tuple[str, str, str], list[Theirs]] = {}
         for row in self._counted(theirs):
             meter, part, _ = self._labels.places[row.label, row.measure]

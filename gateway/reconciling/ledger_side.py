@@ -164,11 +164,10 @@ class LedgerSide:
                     event, received = snapshot.events[index], snapshot.received_at(index)
                     if self._concerns(name, snapshot.tenant, event):
                         self._note(name, snapshot.tenant, event, received)
-                    elif (
-                        index in view.erased and Code(track.codes[index]) in BILLS
-                    ):  # by any name that is read, perhaps
-                        for one in self._rows(name, event, received, Standing.DELIVERED):
-                            self.spills[name].put(one.key, msgspec.structs.replace(one, foreign=True))
+                    elif index in view.erased and Code(track.codes[index]) in BILLS:  # by what name, nobody knows
+                        self._note(name, snapshot.tenant, event, received)
+                        for one in self._plain(name, event, received, Standing.DELIVERED):
+                            self.spills[name].put("", msgspec.structs.replace(one, foreign=True, renamed=True))
 
     def _concerns(self, name: str, tenant: str, event: Event) -> bool:
         """Return whether what is passed over may be listed under a name that is read."""

@@ -88,7 +88,10 @@ async def test_a_counter_may_hold_what_an_erased_customer_used_under_its_name(
 async def test_what_an_erased_customer_used_is_not_another_ones_of_its_name(
     asking: Asking, day: Day, name: str
 ) -> None:
-    await asking.send(day.event("e1"), query="?ack=all")
+    await asking.send([day.event("e1"), day.event("less"), day.event("more")], query="?ack=all")
+    for event_id, quantity in (("less", 2), ("more", 9)):
+        said = {"quantity": quantity, "reason": "a test"}
+        assert (await asking.client.post(f"/v1/events/{event_id}/correct", json=said)).is_success
     await erase(asking)
     await asking.send(day.event("e2", quantity=4), query="?ack=all")
     day.later()
