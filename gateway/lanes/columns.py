@@ -26,6 +26,9 @@ __all__ = ["Columns", "Look", "Shape", "columns_of", "escaped", "picked", "share
 BYTES = 8 * 2**20
 """Of events as they are stored: how many have their columns remembered, until the last lane had them."""
 
+EACH = 3_000
+"""Bytes that a batch's columns take besides its events: of single events they would be most of it."""
+
 SHARED = 8
 """Events that are less than an eighth of their batch are read by themselves, as of few that are sent once more."""
 
@@ -197,8 +200,8 @@ class Columns:
         self.events = events
         stored = StoredEvents.of(events)
         self.shapes = [*_shapes(stored)] if shapes is None else shapes
-        self.weight = len(stored.text)
-        """Bytes of the events, as they are stored."""
+        self.weight = len(stored.text) + EACH
+        """Bytes of the events, as they are stored, and what there is of each batch."""
 
     def part(self, events: Sequence[Event], first: int) -> "Columns | None":
         """Return the columns of events that are some of these, from a place on; `None` where not all look alike."""

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from canonical_schema import DeliveryStatus
-from gateway.ledger._events import some_events
+from gateway.ledger._events import apart, some_events
 from gateway.ledger._keeping import remains
 from gateway.ledger._looking import Looking
 from gateway.ledger._model import Code, Snapshot, Track, Unrouted, Work, WorkState
@@ -136,7 +136,7 @@ def snapshot(connection: sqlite3.Connection, load: Load, batch: int) -> Snapshot
         batch=batch,
         tenant=tenant,
         received=received,
-        events=[] if left and left.trimmed else load(connection, batch),
+        events=[] if left and left.trimmed else apart(load(connection, batch)),
         tracks=list(tracks.values()),
         remains=left,
         receipts=unpack_times(receipts),

@@ -10,7 +10,7 @@ from canonical_schema import Event, encode_events
 from gateway.errors import LedgerUnavailable
 from gateway.ledger._claims import Claim, ClaimKind, Run, Spread
 from gateway.ledger._deliveries import earliest, times
-from gateway.ledger._events import StoredEvents
+from gateway.ledger._events import StoredEvents, apart
 from gateway.ledger._kept import AuditRow
 from gateway.ledger._looking import Looking
 from gateway.ledger._model import AttemptRow, Plan, Snapshot, Track
@@ -327,7 +327,7 @@ class Recording(Keeping):
             batch=batch,
             tenant=held.tenant,
             received=held.received,
-            events=held.events,
+            events=apart(held.events),
             tracks=list(tracks.values()),
             remains=left,
             receipts=held.receipts,

@@ -1,6 +1,7 @@
 """Columns: the texts of a batch's events, by what they look like, each where it belongs."""
 
 import json
+import tracemalloc
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -224,3 +225,18 @@ def test_what_is_remembered_is_what_was_asked_for_and_not_more_than_so_many_byte
     assert columns_of(some) is first
     assert ["e3", "e4", "e5"] == [*columns_of(others).keys]
     assert columns_of(some) is not first
+
+
+def test_of_small_batches_no_more_is_remembered_than_of_large_ones(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Columns of one event take ten times its text."""
+    monkeypatch.setattr(columns, "BYTES", 300_000)
+    known = columns._Known()
+    tracemalloc.start()
+    try:
+        for number in range(1500):
+            seen = known.of(stored([plain(number)]))
+            assert (1, 1) == (len(seen.keys), len(seen.customers))
+        kept = tracemalloc.get_traced_memory()[0]
+    finally:
+        tracemalloc.stop()
+    assert kept < 3 * columns.BYTES

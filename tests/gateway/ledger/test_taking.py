@@ -26,6 +26,16 @@ async def test_no_more_than_the_limit_is_taken_and_the_last_piece_may_be_a_part(
     assert ("default", 3000, None) == (second.tenant, second.received, second.parts)
 
 
+async def test_lanes_share_what_is_at_hand_and_what_a_reader_decodes_goes_with_it(ledger: Ledger) -> None:
+    """Decoded, all that is at hand would take several times its bytes, for whoever once listed it."""
+    batch = await recorded(ledger, "e1", "e2", received=2000)
+    (work,), (again_,) = await taken(ledger), await taken(ledger)
+    assert work.events is again_.events
+    shown = [(await ledger.snapshots([batch]))[batch].events for _ in range(2)]
+    assert work.events == shown[0] == shown[1]
+    assert 3 == len({id(work.events), id(shown[0]), id(shown[1])})
+
+
 async def test_what_is_being_sent_is_neither_taken_nor_due(ledger: Ledger) -> None:
     batch = await recorded(ledger, "e1", "e2")
     work, held_by = await sending(ledger)
