@@ -131,6 +131,11 @@ def _tell(name: str, report: Mapping[str, Any]) -> None:
     for one in report["destinations"]:
         if "unread" in one:
             say(f"  {one['destination']} could not be read: {one['unread']['why']}", "yellow")
+        if "outside" in one:
+            say(
+                f"  {one['destination']} counts its own period: {one['outside']:,} events outside are left out",
+                "yellow",
+            )
         for missing in one["missing"]:
             say(f"  {one['destination']} {missing['meter']} could not be read: {missing['why']}", "yellow")
     if report["trimmed_batches"]:

@@ -248,6 +248,8 @@ class Side:
     rows: int = 0
     window: Window | None = None
     """What was read, where that is not what was asked for."""
+    outside: int = 0
+    """Measures of the ledger's events in the window that was asked for, of a time that the counters leave out."""
     trimmed: bool = False
     """Whether the ledger has only ids left of something that may be of the window."""
     asked: Mapping[str, Read | Unread] | None = None

@@ -88,7 +88,8 @@ class Counters:
             if told is None and one.received >= self._begun:
                 continue  # it came when nobody knew whom to ask for
             window = told.window if isinstance(told, Read) else self._window
-            if not to_micros(window.start) <= one.at < to_micros(window.end):
+            if not _within(one.at, window):
+                self._side.outside += not one.foreign and _within(one.at, self._window)
                 continue
             why = _CERTAIN.get(one.standing)
             if one.renamed and why is None:
@@ -177,6 +178,10 @@ class Counters:
             return total(min(one, _NONE) for one in others) <= rest <= total(max(one, _NONE) for one in others)
         either = [*tally.open, *((EXACT.minus(one), "") for one in others)]
         return _combination(either, EXACT.minus(rest)) is not None
+
+
+def _within(at: int, window: Window) -> bool:
+    return to_micros(window.start) <= at < to_micros(window.end)
 
 
 def _explained(cell: Cell) -> Decimal:

@@ -52,7 +52,11 @@ def report(made: Comparison, meters: Mapping[str, Meter]) -> dict[str, Any]:
 
 
 def _in_trouble(side: Side) -> bool:
-    return side.unread is not None or any(why.kind is UnreadKind.TROUBLE for why in side.missing.values())
+    return (
+        side.unread is not None
+        or side.outside > 0
+        or any(why.kind is UnreadKind.TROUBLE for why in side.missing.values())
+    )
 
 
 def _destination(name: str, side: Side) -> dict[str, Any]:
@@ -66,6 +70,7 @@ def _destination(name: str, side: Side) -> dict[str, Any]:
         "requests": side.requests,
         "rows": side.rows,
         **({} if side.unread is None else {"unread": why_unread(side.unread)}),
+        **({"outside": side.outside} if side.outside else {}),
         "missing": [{"meter": meter, **why_unread(why)} for meter, why in missing.items()],
     }
 

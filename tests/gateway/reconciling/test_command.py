@@ -104,3 +104,14 @@ def test_figures_that_no_report_has_are_counted(
     assert 0 == main([*MONTH, "--json", "--html", str(page)])
     for said in (capsys.readouterr().err, page.read_text("utf-8")):
         assert "20,000 figures are in no report, those that match first" in said
+
+
+def test_what_a_vendor_that_counts_leaves_out_is_told(
+    told: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    told["report"]["destinations"][0] |= {"kind": "counters", "outside": 2}
+    told["report"]["complete"] = False
+    page = tmp_path / "report.html"
+    assert 4 == main([*MONTH, "--html", str(page)])
+    for written in (" ".join(capsys.readouterr().err.split()), page.read_text("utf-8")):
+        assert "counts its own period: 2 events outside are left out" in written

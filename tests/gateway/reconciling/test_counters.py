@@ -193,3 +193,17 @@ async def test_a_feature_without_a_counter_that_nobody_used_is_no_figure(house: 
         found = await reconciled(asking, clock, meter=None)
         assert ["api_calls"] == [one["meter"] for one in found["report"]["comparisons"][0]["figures"]]
         assert found["report"]["complete"]
+
+
+async def test_usage_beyond_the_period_that_is_counted_is_said_to_be_left_out(
+    asking: Asking, clock: MovableClock
+) -> None:
+    start = clock.now().replace(day=1, hour=0, minute=0, second=0, microsecond=0)
+    before = (start - timedelta(minutes=30)).isoformat()
+    await asking.send([event("e1"), event("e2", quantity=4, timestamp=before)], query="?ack=all")
+    asked = {"to": (start + timedelta(days=32)).replace(day=1).isoformat(), "destinations": ["wingback"]}
+    for since, outside in ((start, None), (start - timedelta(days=1), 1)):
+        answer = await asking.client.post("/v1/reconciliations", json={"from": since.isoformat(), **asked})
+        report = answer.json()["report"]
+        assert [("3", "3")] == [(one["left"], one["right"]) for one in report["comparisons"][0]["figures"]]
+        assert (outside, outside is None) == (report["destinations"][0].get("outside"), report["complete"])
