@@ -136,7 +136,7 @@ class _Destination:
 
     def close(self) -> None:
         """Let go of what lies on disk."""
-        self._spill.__exit__(None, None, None)
+        self._spill.close()
 
     async def read(self, now: datetime) -> None:
         """Read the provider."""

@@ -314,7 +314,7 @@ class LedgerSide:
     def close(self) -> None:
         """Let go of what lies on disk."""
         for spill in self.spills.values():
-            spill.__exit__(None, None, None)
+            spill.close()
 
 
 def standing_of(code: Code, error: ErrorCode | None) -> Standing | None:

@@ -4,8 +4,7 @@ import tempfile
 from collections.abc import Iterator
 from hashlib import blake2b
 from pathlib import Path
-from types import TracebackType
-from typing import Generic, Self, TypeVar
+from typing import Generic, TypeVar
 
 import msgspec
 
@@ -49,10 +48,8 @@ class Spill(Generic[R]):
             yield self._decoder.decode(memoryview(body)[at + 4 : at + 4 + size])
             at += 4 + size
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+    def close(self) -> None:
+        """Let go of the disk."""
         self._folder.cleanup()
 
     def _flush(self, part: int) -> None:
