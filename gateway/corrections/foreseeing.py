@@ -45,6 +45,8 @@ async def _at(
     await catalogue.learn([(chain.tenant, [step.event.customer])])
     made = rendered(catalogue, name, chain.tenant, step.event, found, now, now, named)
     if isinstance(made, Rows):
+        if name not in gateway.lanes:  # switched off: what was decided waits
+            return {"does": "blocked", **taken}
         does = made.does if step is last else f"{made.does}, then new row"
         return {"does": does, **taken}
     if made.code in {Code.VOIDED, Code.ZERO}:

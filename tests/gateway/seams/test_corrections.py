@@ -118,6 +118,15 @@ async def test_a_measure_that_a_vendor_does_not_bill_is_corrected_there_as_nothi
         assert {("sub_acme", "tokens_in"): 12} == asking.vendors["flowglad"].billed()
 
 
+async def test_what_is_there_in_part_is_for_a_person_to_correct_and_that_is_foreseen(asking: Asking) -> None:
+    asking.vendors["flowglad"].known_meters = {"tokens_in"}
+    await asking.one(event(meter="llm_call", quantity=None, quantities={"input": 10, "output": 4}))
+    foreseen = (await posted(asking, "/v1/events/e1/void", dry_run=True))["deliveries"]["flowglad"]
+    told = (await corrected(asking, "e1"))["deliveries"]["flowglad"]
+    assert {"does": "unsupported", "error": told["error"]} == foreseen
+    assert ("rejected", "a part of what it corrects") == (told["status"], told["error"]["message"][:26])
+
+
 DELTAS: dict[str, Any] = {
     "destinations": {"flowglad": None, "wingback": None, "paygentic": {"settings": {"profile": "events"}},
                      "flexprice": {"settings": {"allow_amend": True}}},
