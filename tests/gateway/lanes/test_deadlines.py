@@ -12,7 +12,7 @@ import pytest
 
 from adapters import Door, provider
 from canonical_schema import Kind
-from gateway.ledger import Moved, split_ref
+from gateway.ledger import Moved, WorkState, split_ref
 from gateway.ledger.doubting import doubt
 from gateway.merge import closing, fresh
 from gateway.repair import Actor, resolve, retry
@@ -135,6 +135,22 @@ async def test_the_window_of_one_closes_for_that_one(tmp_path: Path, windowed: W
         await world.later()
         assert {"e1": "accepted", "e2": "dead", "e3": "accepted", "e4": "accepted"} == await world.statuses()
         world.sound()
+
+
+async def test_the_window_of_one_closes_and_the_others_wait_as_long_as_they_would(
+    tmp_path: Path, windowed: Windowed
+) -> None:
+    windowed()
+    async with World(tmp_path) as world:
+        world.vendor.fail("throttled", times=None, retry_after=1800)
+        await world.record("e1", used("e2", timestamp=ago(50)))
+        await world.now()
+        (before,) = await world.ledger.held("it", WorkState.READY)
+        await minutes(world, 15)
+        assert ({"e1": "retrying", "e2": "dead"}, 1) == (await world.statuses(), len(world.vendor.calls))
+        (after,) = await world.ledger.held("it", WorkState.READY)
+        assert before.parts is not None
+        assert before.parts[:1] == after.parts, "what was sent once is sent again as it was"
 
 
 async def test_usage_without_a_time_has_that_of_its_own_receipt(tmp_path: Path, windowed: Windowed) -> None:
