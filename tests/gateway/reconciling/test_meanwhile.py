@@ -35,7 +35,8 @@ def meanwhile(asking: Asking, monkeypatch: pytest.MonkeyPatch) -> Callable[[Sent
 
 
 async def month(asking: Asking, clock: MovableClock, **asked: Any) -> dict[str, Any]:
-    start = clock.now().replace(day=1, hour=0, minute=0, second=0, microsecond=0)
+    """Reconcile the month in which things were sent, however far the clock was moved since."""
+    start = (clock.now() - clock.ahead).replace(day=1, hour=0, minute=0, second=0, microsecond=0)
     end = (start + timedelta(days=32)).replace(day=1)
     body = {"from": start.isoformat(), "to": end.isoformat(), "meter": "api_calls", **asked}
     answer = await asking.client.post("/v1/reconciliations", json=body)

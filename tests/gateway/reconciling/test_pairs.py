@@ -79,11 +79,7 @@ async def test_a_counter_that_was_not_asked_for_is_no_zero(house: House, clock: 
         await asking.send([event("e1"), event("e2", customer="beta", quantity=5)], query="?ack=all")
         asking.vendors["wingback"].tamper(lambda stock: [stock.put(replace(row, customer=OTHER)) for row in [*stock]])
         clock.ahead = timedelta(minutes=30)
-        start = clock.now().replace(day=1, hour=0, minute=0, second=0, microsecond=0)
-        window = {"from": start.isoformat(), "to": (start + timedelta(days=32)).replace(day=1).isoformat()}
-        asked = {**window, "destinations": ["flowglad"], "against": "wingback", "meter": "api_calls"}
-        answer = await asking.client.post("/v1/reconciliations", json=asked)
-    report = answer.json()["report"]
+        report = await month(asking, clock, destinations=["flowglad"], against="wingback")
     found = {one["customer"]: one for one in report["comparisons"][2]["figures"]}
     assert ("3", "3") == (found["acme"]["left"], found["acme"]["right"])
     assert ("5", False, False) == (found["beta"]["left"], "right" in found["beta"], report["complete"])
