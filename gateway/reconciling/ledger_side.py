@@ -7,7 +7,7 @@ from decimal import Decimal
 import msgspec
 
 from adapters import Amend, Deltas, Link, TakeBack
-from canonical_schema import DeliveryStatus, ErrorCode, Event, Kind, Quantities
+from canonical_schema import ErrorCode, Event, Kind, Quantities
 from gateway.chain import LedgerReader, Stand, quantities_of
 from gateway.intake import slices
 from gateway.lanes.correcting import Situation, difference, saying, situation
@@ -19,6 +19,7 @@ from gateway.reconciling._model import EXACT, Ours, Scope, Standing
 from gateway.reconciling.labels import Labels, part_of
 from gateway.reconciling.readback import name_of
 from gateway.reconciling.spill import Spill
+from gateway.reconciling.standing import standing_of
 from gateway.service import Gateway
 from gateway.stored import stored
 from gateway.times import from_micros, to_micros
@@ -315,39 +316,6 @@ class LedgerSide:
         """Let go of what lies on disk."""
         for spill in self.spills.values():
             spill.close()
-
-
-def standing_of(code: Code, error: ErrorCode | None) -> Standing | None:
-    """Return what a delivery's status means for figures; `None`: it is not meant for this destination."""
-    if code is Code.NONE:
-        return None
-    match code.status:
-        case DeliveryStatus.ACCEPTED | DeliveryStatus.DUPLICATE:
-            return Standing.DELIVERED
-        case DeliveryStatus.PENDING | DeliveryStatus.RETRYING:
-            return Standing.PENDING
-        case DeliveryStatus.BLOCKED:
-            unmapped = error in {ErrorCode.UNMAPPED_CUSTOMER, ErrorCode.UNKNOWN_METER}
-            return Standing.UNMAPPED if unmapped else Standing.PENDING
-        case DeliveryStatus.UNKNOWN:
-            return Standing.UNKNOWN
-        case DeliveryStatus.REJECTED | DeliveryStatus.DEAD:
-            return _REFUSED.get(error, Standing.REJECTED) if error is not None else Standing.REJECTED
-        case DeliveryStatus.FILTERED:
-            return None
-
-
-_REFUSED: Mapping[ErrorCode, Standing] = {
-    ErrorCode.QUANTITY_NOT_REPRESENTABLE: Standing.CAPABILITY,
-    ErrorCode.UNSUPPORTED: Standing.CAPABILITY,
-    ErrorCode.OUTSIDE_TIME_WINDOW: Standing.LATE,
-    ErrorCode.EXPIRED: Standing.LATE,
-    ErrorCode.UNMAPPED_CUSTOMER: Standing.UNMAPPED,
-    ErrorCode.UNKNOWN_CUSTOMER: Standing.UNMAPPED,
-    ErrorCode.UNKNOWN_SUBSCRIPTION: Standing.UNMAPPED,
-    ErrorCode.UNKNOWN_BINDING: Standing.UNMAPPED,
-    ErrorCode.UNKNOWN_METER: Standing.UNMAPPED,
-}
 
 
 def _recorded(stands: Sequence[Stand]) -> Quantities:
