@@ -9,6 +9,7 @@ import msgspec
 from adapters import Amend, Deltas, Link, TakeBack
 from canonical_schema import ErrorCode, Event, Kind, Quantities
 from gateway.chain import LedgerReader, Stand, quantities_of
+from gateway.configuration import Configuration, Destination
 from gateway.intake import slices
 from gateway.lanes.correcting import Situation, difference, saying, situation
 from gateway.lanes.rendering import Turned, usages
@@ -61,6 +62,8 @@ class LedgerSide:
         """By the provider's name, customers of ours that are one there, or are another tenant's as well."""
         self._foreign: dict[str, set[str]] = {name: set() for name in labels}
         self._called: dict[tuple[str, str, str], frozenset[str]] = {}
+        self._twins = {name: _twins(gateway.configuration, name) for name in labels}
+        """By destination, others that put usage into the same account."""
         self._relinked: Relinked | None = None
         self._after = 0
         self._lately: set[int] = set()
@@ -141,6 +144,9 @@ class LedgerSide:
     async def _pass_over(self, view: View) -> None:
         """Note the keys of what is not compared, and may be listed with what is."""
         snapshot, scope = view.snapshot, self._scope
+        for name, twins in self._twins.items():
+            for track in (track for track in snapshot.tracks if track.destination in twins):
+                await self._note_twin(name, track, view)
         ours = snapshot.tenant == scope.tenant
         if ours and scope.customer is None and not any(self.beside.values()):
             return
@@ -170,6 +176,22 @@ class LedgerSide:
                         for one in self._plain(name, event, received, Standing.DELIVERED):
                             self.spills[name].put("", msgspec.structs.replace(one, foreign=True, renamed=True))
 
+    async def _note_twin(self, name: str, track: Track, view: View) -> None:
+        """Note the keys of what another destination put into the same account."""
+        snapshot = view.snapshot
+        chosen = [
+            index
+            for index, event in enumerate(snapshot.events)
+            if Code(track.codes[index]) in BILLS
+            and (event.timestamp or from_micros(snapshot.received_at(index))) in self._wide
+        ]
+        await self.book.learn(snapshot.tenant, {snapshot.events[index].customer for index in chosen})
+        async for part in slices(len(chosen)):
+            for index in chosen[part.start : part.stop]:
+                self._note(
+                    name, snapshot.tenant, snapshot.events[index], snapshot.received_at(index), track.destination
+                )
+
     def _concerns(self, name: str, tenant: str, event: Event) -> bool:
         """Return whether what is passed over may be listed under a name that is read."""
         scope = self._scope
@@ -190,13 +212,14 @@ class LedgerSide:
             self._called[key] = frozenset({name_of(row) for row in rows} | own)
         return self._called[key]
 
-    def _note(self, name: str, tenant: str, event: Event, received: int) -> None:
+    def _note(self, name: str, tenant: str, event: Event, received: int, by: str | None = None) -> None:
+        """Note the keys of an event. `by`: the destination that put it into the account, where it is another."""
         said = event.corrects
         if said is not None:
             if not said.after:
                 return
             event = saying(event, event.id, said.after)
-        made = usages(self._catalogue, name, tenant, event, from_micros(received), nameless=True)
+        made = usages(self._catalogue, by or name, tenant, event, from_micros(received), nameless=True)
         for _, key, usage in () if isinstance(made, Turned) else made:
             if usage is not None:
                 nobody = Ours(key, "", "", "", 0, Decimal(0), Standing.PENDING, received, "", "", foreign=True)
@@ -316,6 +339,17 @@ class LedgerSide:
         """Let go of what lies on disk."""
         for spill in self.spills.values():
             spill.close()
+
+
+def _twins(configuration: Configuration, name: str) -> frozenset[str]:
+    """Return the other destinations of the same provider that go by the same settings, and so by the same account."""
+
+    def place(one: Destination) -> tuple[object, ...]:
+        said = {key: value for key, value in one.settings if key != "profile" and not isinstance(value, bool)}
+        return one.provider, said
+
+    mine = place(configuration.destinations[name])
+    return frozenset(other for other, one in configuration.destinations.items() if other != name and place(one) == mine)
 
 
 def _recorded(stands: Sequence[Stand]) -> Quantities:

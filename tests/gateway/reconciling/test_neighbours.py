@@ -115,3 +115,23 @@ async def test_a_counter_that_meters_share_tells_of_none_of_them(house: House, c
         report = await day.reconcile(asking, destinations=["wingback"], meter="asked", **window)
         (figure,) = report["comparisons"][0]["figures"]
         assert (0, False, "unsupported") == (report["unexplained"], report["complete"], figure["unread"]["kind"])
+
+
+@pytest.mark.parametrize("key", ["secret-flexprice", "another"])
+async def test_what_another_destination_put_into_the_same_account_is_no_strangers(
+    house: House, day: Day, key: str
+) -> None:
+    then = (day.inside - timedelta(hours=1)).isoformat()
+    changes: dict[str, Any] = {
+        "destinations": {"after": {"provider": "flexprice", "rate": "none", "settings": {"api_key": key}}},
+        "meters": {"api_calls": {"bindings": {"after": {"event_name": "api_call"}}}},
+        "routes": [{"destination": "flexprice", "until": then}, {"destination": "after", "from": then}],
+    }
+    async with house(changes) as asking:
+        before = day.event("before", day.inside - timedelta(hours=2), quantity=4)
+        await asking.send([before, day.event("e2")], query="?ack=all")
+        day.later()
+        for name, left, other in (("flexprice", "4", ("3", ["e2"])), ("after", "3", ("4", ["before"]))):
+            report = await day.reconcile(asking, destinations=[name], meter="api_calls")
+            assert left == report["comparisons"][0]["figures"][0]["left"]
+            assert ({("acme", "only_there"): other} if key == "another" else {}) == reasons(report, name)
