@@ -32,6 +32,20 @@ async def test_what_a_lost_answer_may_have_left_twice_is_not_refunded_by_one_of_
         assert 3 == billed(asking)["paygentic"]
 
 
+async def test_a_correction_without_an_answer_is_sent_again_where_the_vendor_tells_repeats(house: House) -> None:
+    events = {"profile": "events"}
+    binding = {"event_type": "calls", "billable_metric_id": None}
+    async with house({
+        "destinations": {"paygentic": {"settings": events}},
+        "meters": {"api_calls": {"bindings": {"paygentic": binding}}},
+    }) as asking:  # fmt: skip
+        await asking.one(event())
+        asking.vendors["paygentic"].fail("lost_answer")
+        told = (await corrected(asking, "e1", "correct", quantity=7))["deliveries"]["paygentic"]
+        assert ("accepted", 2) == (told["status"], told["attempts"])
+        assert {("cus_acme", "calls"): 7} == asking.vendors["paygentic"].billed()
+
+
 async def never_heard(asking: Asking) -> None:
     """Have an event sent by a process that ends before it can write the answers down."""
 
