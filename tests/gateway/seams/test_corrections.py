@@ -1,10 +1,12 @@
 """Corrections, and who has taken their ids, closed their month, or given their event other names."""
 
+from dataclasses import replace
 from datetime import timedelta
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
+from adapters import Door, provider
 from gateway.chain import LedgerReader
 from gateway.corrections.recording import record
 from gateway.corrections.steps import chain_of, steps_to
@@ -116,6 +118,19 @@ async def test_a_measure_that_a_vendor_does_not_bill_is_corrected_there_as_nothi
         said = await corrected(asking, "e1", quantities={"input": 12, "output": 2})
         assert "accepted" == said["deliveries"]["flowglad"]["status"]
         assert {("sub_acme", "tokens_in"): 12} == asking.vendors["flowglad"].billed()
+
+
+async def test_where_no_way_to_correct_is_known_the_correction_is_refused(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    doors = cast("dict[str, Door]", provider("flexprice").spec.doors)
+    for profile, door in doors.items():
+        monkeypatch.setitem(doors, profile, replace(door, corrections=None))
+    async with house() as asking:
+        await asking.one(event("e1", meter="jobs"))
+        told = (await corrected(asking, "e1", quantity=5))["deliveries"]["flexprice"]
+        assert ("rejected", "unsupported") == (told["status"], told["error"]["code"])
+        assert {("acme", "jobs"): 3} == asking.vendors["flexprice"].billed()
 
 
 async def test_what_is_there_in_part_is_for_a_person_to_correct_and_that_is_foreseen(asking: Asking) -> None:
