@@ -15,9 +15,9 @@ from gateway.lanes.lots import FRAME, Lot, deadline_of, moved
 from gateway.lanes.rendering import Turned, encoded, render
 from gateway.lanes.runs import Run
 from gateway.lanes.stencils import Stencils
-from gateway.lanes.verdict import Next, doubtful, may_resend
+from gateway.lanes.verdict import SET_BACK, Next, doubtful, may_resend
 from gateway.ledger import Change, Code, Part, Rendered, Sheet, Work, some_of
-from gateway.times import from_micros
+from gateway.times import from_micros, to_micros
 
 __all__ = ["Preparer"]
 
@@ -66,7 +66,7 @@ class Preparer:
                 following = Next(code=Code.UNKNOWN, doubt=group.doubt, error=group.error)
                 turned.append(moved(work, range(len(work.members)), following, now))
                 continue
-            if renamed := self._renamed(work):  # the others are taken again
+            if renamed := self._renamed(work, now):  # the others are taken again
                 following = Next(code=Code.UNKNOWN, doubt=group.doubt, error=group.error)
                 turned.append(moved(work, renamed, following, now))
                 continue
@@ -95,16 +95,18 @@ class Preparer:
             rows, size = rows + lot.count, size + lot.size
         return lots, turned
 
-    def _renamed(self, work: Work) -> list[int]:
+    def _renamed(self, work: Work, now: datetime) -> list[int]:
         """Return the places of what may be there under another name of its meter, where a repeat has to have the same.
 
-        What is in doubt by a restore may have been sent as it was named before: its rows are not known any more.
+        What is in doubt by a restore may have been sent as it was named before: its rows are not known any more. Where
+        the clock was set back since, the meter must never have had another name: when it had, nobody can tell.
         """
         dedupe, sent = self._adapter.dedupe, work.group.sent
         if not work.group.doubt or work.parts is not None or sent is None or dedupe is None or "meter" not in dedupe.by:
             return []
+        since = 0 if sent > to_micros(now + SET_BACK) else sent
         events = enumerate(work.events)
-        return [place for place, one in events if self._catalogue.renamed(self._destination, one.meter, sent)]
+        return [place for place, one in events if self._catalogue.renamed(self._destination, one.meter, since)]
 
     def _seen(self, runs: Sequence[Run], now: datetime) -> Iterable[tuple[Work, _Seen]]:
         """Return each piece of work with what there is to see of it. None is looked at before its run is asked for."""
