@@ -73,9 +73,8 @@ def _destinations(report: Mapping[str, Any]) -> Iterator[str]:
     yield "<h2>What was read</h2><table><tr><th>Destination<th>Tells<th>Rows<th>Requests<th>Could not be read"
     for one in report["destinations"]:
         problems = [] if "unread" not in one else [one["unread"]["why"]]
-        problems += (
-            [f"it counts its own period: {one['outside']:,} events outside are left out"] if "outside" in one else []
-        )
+        if "outside" in one:
+            problems.append(f"it counts its own period: {one['outside']:,} events outside are left out")
         problems += [f"{missing['meter']}: {missing['why']}" for missing in one["missing"]]
         exact = "" if one["exact"] else ", through doubles"
         yield f"<tr><td>{_text(one['destination'])}<td>{_text(one['kind'])}{exact}<td class=number>{one['rows']:,}"

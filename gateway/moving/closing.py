@@ -113,7 +113,7 @@ class _Before(msgspec.Struct):
     bills: set[str] = msgspec.field(default_factory=set[str])
     """Where an event that it corrects is billed, or may be."""
     brings: dict[str, Event] = msgspec.field(default_factory=dict[str, Event])
-    """What it adds, where that is more than it says: all of it where nothing of the event is there, or waits to be."""
+    """What it adds, by destination: all that it says now where nothing of the event is there, or waits to be."""
 
 
 class Closing:

@@ -78,11 +78,11 @@ REMETERED = Unread(
     kind=UnreadKind.UNSUPPORTED,
     why="some of it was sent under another name of its meter, or to another account: what is there was not read",
 )
+
 FORMER = Unread(
     kind=UnreadKind.UNSUPPORTED,
     why="usage of somebody who is erased, or had this name there before, may be counted with it",
 )
-
 
 RESCALED = Unread(
     kind=UnreadKind.UNSUPPORTED,

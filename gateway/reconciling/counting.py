@@ -38,7 +38,6 @@ _CERTAIN = {
 }
 _NONE = Decimal(0)
 
-
 _Doubt = tuple[Decimal, str]
 """A delivery that may have arrived: its quantity, and its event."""
 
